@@ -1,0 +1,53 @@
+"""Files that are either whole or not there: temp in the same folder -> write -> fsync -> rename -> fsync of the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_with(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Let `write` make a temporary file, then put it in place of `path`; on any error the old file stays and the temporary one goes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes; the file is whole or unchanged."""
+    write_with(path, lambda temporary: _put(temporary, data))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8; the file is whole or unchanged."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON with two spaces of indent; NaN and infinity are refused, because they are not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Make a file's or a folder's content survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)

@@ -1,0 +1,77 @@
+"""What a model costs before anybody times it: parameters, bytes of its file, multiply-accumulates for one example."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.students.weights import serialise
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters: trained numbers (buffers such as running means are not counted). bytes: of the safetensors file, buffers and header too.
+    macs: multiply-accumulates for one example.
+    """
+
+    parameters: int
+    bytes: int
+    macs: int
+
+
+def measure(module: nn.Module, shape: tuple[int, ...]) -> Cost:
+    """The cost of a module that takes (B, *shape) float inputs."""
+    return Cost(parameters(module), len(serialise(module)), multiply_accumulates(module, shape))
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of parameters; a tied one counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def multiply_accumulates(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Multiply-accumulates of one forward pass on one example, in eval mode.
+
+    Counted: nn.Linear (outputs * inputs) and nn.Conv1d/2d/3d (output elements * filter elements / groups), each as often as it is called.
+    Not counted: biases, normalisation, activations, pooling, additions, and products that are no layer (attention scores): under
+    two per cent in the convolutional nets here. Two floating-point operations make one multiply-accumulate.
+    Modes and random state are left as they were.
+    """
+    total = 0
+
+    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal total
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        total += output.numel() * math.prod(weight.shape[1:])
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        _in_eval_mode(module, lambda: module(torch.zeros(1, *shape, device=device_of(module))))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter lies; the CPU for a module without one."""
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _in_eval_mode(module: nn.Module, run: Callable[[], object]) -> None:
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

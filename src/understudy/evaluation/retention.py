@@ -1,0 +1,78 @@
+"""How much of the teacher is left: retention, `kept` and the gap that distilling closed, each with a 95 % interval.
+
+A ratio's interval is the delta method over items and seeds jointly: the ratio is replaced by its first-order per-item scores
+(its influence of each model's score), and `compare.spread` does the rest, so that teacher, student and trivial predictor stay paired by
+item and each arm keeps its own seeds. Good where the denominator is far from zero compared with its own error; `gap_closed` gives no
+interval where it is not. Arrays: students (S, n), teacher and trivial predictor (n,), all from `metrics.scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from understudy.evaluation.compare import ONE_SEED, Interval, spread
+
+TEACHER_NOT_ABOVE_CONTROL = "the teacher is not better than the control"
+TEACHER_NOT_ABOVE_TRIVIAL = "the teacher is not better than the trivial predictor"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its 95 % interval; either may be None, then `reason` says why."""
+
+    value: float | None
+    ci95: Interval | None
+    reason: str = ""
+
+
+def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True) -> Estimate:
+    """Student / teacher (teacher / student where lower is better), so that 1 is "as good" and less is worse.
+
+    Hurts when read alone: a constant predictor retains 87 % of a 0.88 teacher on a 76 % majority. Read `kept` beside it.
+    """
+    s, t = float(student.mean()), float(teacher.mean())
+    if (t if higher_is_better else s) == 0:
+        return Estimate(None, None, "the denominator is zero")
+    if higher_is_better:
+        return _estimate(s / t, [student / t], -(s / t) * teacher / t, 1 / t)
+    return _estimate(t / s, [-(t / s) * student / s], teacher / s, 1 / s)
+
+
+def kept(student: np.ndarray, teacher: np.ndarray, trivial: np.ndarray, higher_is_better: bool = True) -> Estimate:
+    """(student - trivial) / (teacher - trivial): 0 for a predictor that learnt nothing, 1 for the teacher. Same for either direction."""
+    s, t, v = float(student.mean()), float(teacher.mean()), float(trivial.mean())
+    lead = t - v
+    if not (lead > 0 if higher_is_better else lead < 0):
+        return Estimate(None, None, TEACHER_NOT_ABOVE_TRIVIAL)
+    value = (s - v) / lead
+    return _estimate(value, [student / lead], -(value * teacher + (1 - value) * trivial) / lead, 1 / lead)
+
+
+def gap_closed(control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True) -> Estimate:
+    """(distilled - control) / (teacher - control): the share of the teacher's lead that distilling won.
+
+    None where the teacher is not better than the control; no interval where its lead is within its own 95 % error (the ratio of a
+    difference to something that may be zero has no first-order interval).
+    """
+    c, d, t = float(control.mean()), float(distilled.mean()), float(teacher.mean())
+    lead = t - c
+    if not (lead > 0 if higher_is_better else lead < 0):
+        return Estimate(None, None, TEACHER_NOT_ABOVE_CONTROL)
+    value = (d - c) / lead
+    around = lead_over(control, teacher).ci95
+    if around is not None and around[0] <= 0 <= around[1]:
+        return Estimate(value, None, "the teacher's lead over the control is within its own error")
+    return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, 1 / lead)
+
+
+def lead_over(control: np.ndarray, teacher: np.ndarray) -> Estimate:
+    """Teacher - control in the metric's unit; the teacher is one fixed model, so only the control's seeds vary."""
+    return _estimate(float(teacher.mean() - control.mean()), [-control], teacher, 1.0)
+
+
+def _estimate(value: float, parts: Sequence[np.ndarray], fixed: np.ndarray, guard: float) -> Estimate:
+    found = spread(parts, fixed, guard)
+    return Estimate(value, None, ONE_SEED) if found is None else Estimate(value, found.interval(value))

@@ -1,0 +1,151 @@
+"""ONNX: one float32 file with a dynamic batch for ONNX Runtime, OpenVINO, browsers and phones."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy import atomic
+from understudy.errors import RecipeError, four_parts
+from understudy.export.safetensors import answers, compare, mismatch
+from understudy.students import artefact
+
+FILE = "model.onnx"
+FILES = (FILE, artefact.CONFIG)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """model.onnx beside the student's config.json, which says what goes in and comes out.
+
+    tolerance: the largest difference of a logit from the student's, relative to the largest logit where that is above 1. Another
+    runtime adds in another order: 1e-6 is usual, 1e-4 far below what changes a decision.
+
+    The graph takes *encoded* inputs, `input`, (N, *shape): of images the plain uint8 pixels (N, C, H, W), of vectors and tables what
+    `preprocess.encode` gives (numpy only). The division by 255, mean and deviation are inside, so nobody can forget them. It gives
+    `logits`, (N, C) float32; their softmax is the probabilities.
+    """
+
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise RecipeError(four_parts("onnx: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
+                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise RecipeError(four_parts("the ONNX export is not installed", got="no " + ", ".join(lacking), expected="the extra `export`",
+                                         otherwise="The run would fail at its end", do='Run pip install "understudy[export]"'))
+
+    def export(self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe_inputs: np.ndarray,
+               module: nn.Module | None = None) -> dict[str, Any]:
+        """Write `out_folder`/onnx, once ONNX Runtime has given the student's answers on the probe rows, one alone and the rest in batches.
+
+        Args:
+            probe_inputs: (N, ...) held-out rows, encoded (`preprocess.encode`).
+            module: the trained student in memory; needed for a module of one's own.
+
+        Returns:
+            {"path", "bytes", "parity": {"max_abs", "argmax_agreement", "rows"}}; bytes of model.onnx.
+
+        Raises GateError, and leaves no artefact, where the largest difference exceeds the tolerance. Within it, only a row whose first two
+        logits are closer than twice the tolerance can change its class.
+        """
+        out = Path(os.path.abspath(out_folder)) / "onnx"
+        student, reference = answers(Path(student_folder), probe_inputs, module)
+        data = to_onnx(student, probe_inputs)
+        found = run(data, probe_inputs)
+        parity = compare(reference, found)
+        allowed = self.tolerance * max(1.0, float(np.abs(reference).max()))
+        if not parity["max_abs"] <= allowed:
+            raise mismatch(out, FILES, parity, f"at most {allowed:.3g} (tolerance {self.tolerance:g})")
+        with artefact.whole(out) as made:
+            atomic.write_bytes(made / FILE, data)
+            config = {**student.config, "onnx": interface(student, probe_inputs, parity)}
+            atomic.write_text(made / artefact.CONFIG, json.dumps(config, indent=2) + "\n")
+        return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
+
+
+class Whole(nn.Module):
+    """Encoded input -> logits: the student with the scale and shift of its preprocessing before it."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, student: artefact.Student) -> None:
+        super().__init__()
+        self.student = student.module
+        self.register_buffer("scale", torch.from_numpy(student.preprocess.scale))
+        self.register_buffer("shift", torch.from_numpy(student.preprocess.shift))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """(N, C) float32 logits."""
+        return self.student(encoded.float() * self.scale + self.shift).float()
+
+
+def to_onnx(student: artefact.Student, probe_inputs: np.ndarray) -> bytes:
+    """The bytes of the ONNX file, without the paths and stack traces that the exporter leaves in its nodes."""
+    import onnx
+
+    example = torch.from_numpy(np.ascontiguousarray(np.resize(probe_inputs, (2, *probe_inputs.shape[1:]))))
+    with warnings.catch_warnings(), _quiet("torch.onnx._internal.exporter._registration"):
+        warnings.simplefilter("ignore")  # deprecations inside the exporter, which a user can't act upon
+        program = torch.onnx.export(
+            Whole(student).eval(), (example,), dynamo=True, external_data=False, input_names=["input"], output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Errors only: PyTorch's exporter warns four times that torchvision is missing, which nothing here needs."""
+    found = logging.getLogger(logger)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        found.setLevel(level)
+
+
+def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
+    """(N, C) logits by ONNX Runtime on the CPU: the first row alone, the rest in batches."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
+    return np.concatenate([
+        session.run(["logits"], {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
+
+
+def interface(student: artefact.Student, probe_inputs: np.ndarray, parity: dict[str, float | int]) -> dict[str, Any]:
+    """What config.json says of the file beside it."""
+    image = student.preprocess.kind == "image"
+    return {
+        "file": FILE, "parity": parity,
+        "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *student.shape],
+                  "meaning": "pixels, not scaled" if image else "rows as understudy.preprocess encodes them"},
+        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", len(student.classes)],
+                   "meaning": "their softmax is the probabilities"}}

@@ -1,0 +1,45 @@
+"""What a row of a data set looks like to a person: a small PNG for images, a line of text for everything else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from PIL import Image
+
+from understudy.data import Examples
+
+LONGEST = 120
+
+
+def thumbnails(examples: Examples, rows: np.ndarray) -> Callable[[int], bytes | str]:
+    """A function from a position in `rows` to PNG bytes, or to text."""
+    if examples.kind == "image":
+        return lambda position: picture(np.asarray(examples.raw)[rows[position]], examples.maximum)
+    return lambda position: line(examples.raw, int(rows[position]))
+
+
+def picture(raw: np.ndarray, maximum: float = 255.0) -> bytes:
+    """PNG of (H, W) or (H, W, C) grey or RGB values 0..maximum; small images are enlarged without smoothing."""
+    pixels = np.clip(raw.astype(np.float32) * (255.0 / maximum), 0, 255).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    image = Image.fromarray(pixels)
+    factor = max(1, 56 // max(image.size))
+    if max(image.size) > 64:
+        image.thumbnail((64, 64))
+    elif factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def line(raw: np.ndarray | Mapping[str, np.ndarray], row: int) -> str:
+    """The first values of a row, as text."""
+    if isinstance(raw, Mapping):
+        text = ", ".join(f"{name} = {values[row]}" for name, values in raw.items())
+    else:
+        text = ", ".join(f"{value:.4g}" for value in np.asarray(raw)[row].ravel()[:12])
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,275 @@
+"""The run, top to bottom. Terminal, Python and service call `run`; nobody else holds logic of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from understudy import recipe as recipes
+from understudy.cache import Cache
+from understudy.errors import GateError
+from understudy.events import Cancel, Event, OnEvent
+from understudy.recipe import Recipe
+from understudy.report import card
+from understudy.report.summary import summarise
+from understudy.report.words import verdict_line
+from understudy.rights import gate
+from understudy.rights.terms import Rights
+from understudy.run_folder import RunFolder
+from understudy.selftest.subject import Check
+from understudy.stages import arms, check, finish, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages.prepare import Given
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may set that is not part of the recipe, because it changes no result."""
+
+    runs: Path = Path("runs")
+    cache: Path | None = None
+    replace: bool = False
+    acknowledge: tuple[str, ...] = ()
+    checkpoint_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, `summary.json` as a dict, and what the page is made from."""
+
+    path: Path
+    summary: Mapping[str, Any]
+    details: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one line."""
+        return verdict_line(dict(self.summary))
+
+    @property
+    def student(self) -> Any:
+        """The shipped student, ready to predict."""
+        from understudy.students import artefact
+
+        return artefact.load(self.path / "student")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A claimed run folder with its data, its settled recipe and what is known for provenance."""
+
+    tree: dict[str, Any]
+    data: prepare.Prepared
+    rights: dict[str, Any]
+    about: dict[str, Any]
+    cache: Cache
+    folder: RunFolder
+    stage: _Stages
+
+
+def run(
+    recipe: Recipe,
+    on_event: OnEvent = lambda event: None,
+    cancel: Cancel = lambda: False,
+    *,
+    given: Given | None = None,
+    options: Options | None = None,
+) -> Run:
+    """recipe -> data -> settle -> teacher -> self-test -> record -> train arms x seeds -> evaluate -> export -> measure -> report -> gates.
+
+    Raises RecipeError, DataError, RightsError and SelfTestError before the students' first step, Interrupted after a checkpoint
+    when `cancel()` says so, and GateError once the report is written.
+    """
+    result = _run(recipe, on_event, cancel, given or Given(), options or Options())
+    missed = _missed(result)
+    if missed:
+        raise GateError(f"{missed}. The student misses what the recipe asks for. The report is written: {result.path / 'report.html'}.")
+    return result
+
+
+def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, options: Options) -> Run:
+    with _begin(recipe, on_event, given, options) as begun:
+        tree, data, about, cache, folder, stage = begun.tree, begun.data, begun.about, begun.cache, begun.folder, begun.stage
+        teacher = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
+        header = record.header_of(tree, data, teacher, begun.rights)
+        checks = stage("self-test", lambda: check.before_recording(tree, data, teacher, header, given))
+        store = stage("record", lambda: record.record(data, teacher, header, cache, on_event, cancel))
+        data = record.without_quarantined(store, header, data)
+        stored = record.learn_from(store, header, data, tree)
+        table = stage("self-test", lambda: check.after_recording(tree, data, teacher, stored, header, given, checks))
+        students = stage(
+            "train",
+            lambda: arms.train_arms(
+                tree, data, stored, record.identity(header), given, cache, folder, on_event, cancel, options.checkpoint_seconds
+            ),
+        )
+        folder.write_metrics([*teacher.rows, *(row for arm in students.values() for row in arm.rows)])
+
+        shipped = finish.shipped_seed(tree, students["distilled"])
+        module = finish.shipped_module(tree, data, given, folder, shipped)
+        student = finish.ship(tree, data, module, folder, shipped, "")
+        exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
+        latency = stage("measure", lambda: finish.latency_of(data, teacher, module, about["hardware"]["words"]))
+        said = {name: record.said(store, header, data, rows) for name, rows in (("test", data.test), ("validation", data.validation))}
+        about |= provenance.of_models(teacher, student)
+        facts = finish.facts_of(
+            tree, data, teacher, said, students, finish.size_of_student(tree, data, given), table, about, exports, latency
+        )
+        summary, details = stage("evaluate", lambda: summarise(facts))
+        finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
+        finish.put_card(folder)
+        provenance.write(folder, about)
+        page = stage("report", lambda: finish.write_report(folder, summary, details))
+    result = Run(folder.path, summary, details)
+    on_event(Event("done", "end", result.verdict, 1.0, {"report": str(page), "student": str(student)}))
+    return result
+
+
+def _missed(run: Run) -> str:
+    """The gates that the shipped student does not meet, in words."""
+    failed = [row for row in run.summary["gates"] if not row["passed"]]
+    return "; ".join(f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed)
+
+
+@dataclass(frozen=True)
+class SeriesRun:
+    """A finished series: its folder, `series.json` as a dict, and the runs."""
+
+    path: Path
+    found: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+
+def run_series(
+    recipe: Recipe,
+    on_event: OnEvent = lambda event: None,
+    cancel: Cancel = lambda: False,
+    *,
+    given: Given | None = None,
+    options: Options | None = None,
+) -> SeriesRun:
+    """The runs of a recipe with a `series`, in `<runs>/<name>/`, sharing one cache; a plot at the end. Resumes like a single run.
+
+    Raises GateError for all runs that miss a gate, once the plot is written.
+    """
+    given, options = given or Given(), options or Options()
+    assert recipe.series is not None
+    folder = options.runs / recipe.name
+    inner = replace(options, runs=folder, cache=options.cache or options.runs / "_cache")
+    found = []
+    for member in recipes.members(recipe):
+        on_event(Event("series", "note", member.name))
+        found.append(_run(member, on_event, cancel, given, inner))
+    rows = series.table(recipe.series.key, recipe.series.values, [one.summary for one in found])
+    plot = series.write(folder, rows)
+    missed = [f"{one.path.name}: {text}" for one in found if (text := _missed(one))]
+    if missed:
+        raise GateError(f"{'; '.join(missed)}. Not every student does what the recipe asks for. The plot is written: {plot}.")
+    return SeriesRun(folder, rows, tuple(found))
+
+
+def record_only(
+    recipe: Recipe,
+    on_event: OnEvent = lambda event: None,
+    cancel: Cancel = lambda: False,
+    *,
+    given: Given | None = None,
+    options: Options | None = None,
+) -> Path:
+    """The first half of `run`: everything up to the store, whose folder is returned."""
+    given, options = given or Given(), options or Options()
+    with _begin(recipe, on_event, given, options) as begun:
+        teacher = begun.stage("teacher", lambda: teach.obtain(begun.tree, begun.data, given, begun.cache, on_event, cancel))
+        header = record.header_of(begun.tree, begun.data, teacher, begun.rights)
+        begun.stage("self-test", lambda: check.before_recording(begun.tree, begun.data, teacher, header, given))
+        store = begun.stage("record", lambda: record.record(begun.data, teacher, header, begun.cache, on_event, cancel))
+    return store
+
+
+def check_only(recipe: Recipe, *, given: Given | None = None, options: Options | None = None) -> tuple[list[Check], list[dict[str, str]]]:
+    """The self-test's table and the plan of a run; nothing is trained and no run folder is made."""
+    given, options = given or Given(), options or Options()
+    rights = gate.gate(named_rights(recipe), options.acknowledge)
+    data = prepare.prepare(recipe, given)
+    tree = recipes.resolved(recipe)
+    check.refuse_before_compute(tree, data, given)
+    arms.refuse_prior(tree, data, given)
+    cache = Cache(options.cache or options.runs / "_cache")
+    trials = settle.settle_recipe(tree, data, given, cache)
+    try:
+        teacher = teach.obtain(tree, data, given, cache, lambda event: None, lambda: False, may_train=False)
+    except teach.NotTrained:
+        teacher = None
+    checks = check.without_faults(tree, data, teacher, rights, given)
+    return checks, plan.plan(tree, data, teacher, rights, trials)
+
+
+@contextmanager
+def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) -> Iterator[_Begun]:
+    """Rights, run folder, data, and every `auto` settled: all that can be refused without a teacher is refused here."""
+    rights = gate.gate(named_rights(recipe), options.acknowledge)
+    folder = RunFolder(options.runs, recipe.name)
+    stage = _Stages(on_event, folder)
+    tree = recipes.resolved(recipe)
+    with folder.claim(), _threads(tree["training"]["threads"]):
+        before = folder.begin(tree, options.replace)
+        data = stage("data", lambda: prepare.prepare(recipe, given))
+        tree = before or tree
+        check.refuse_before_compute(tree, data, given)
+        arms.refuse_prior(tree, data, given)
+        if before is None:
+            folder.clear()
+        cache = Cache(options.cache or options.runs / "_cache", folder.path)
+        trials = provenance.settled(folder) if before else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
+        torch.set_num_threads(tree["training"]["threads"])
+        about = provenance.collect(tree, data, rights, trials, folder.path)
+        provenance.write(folder, about)
+        folder.write_recipe(tree)
+        yield _Begun(tree, data, rights, about, cache, folder, stage)
+
+
+@contextmanager
+def _threads(wanted: int | str) -> Iterator[None]:
+    """Compute with the recipe's number of threads, and put the caller's back."""
+    before = torch.get_num_threads()
+    if isinstance(wanted, int):
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def named_rights(recipe: Recipe) -> dict[str, Rights]:
+    """Each teacher's rights by the name that messages and reports use; a store brings those under which it was recorded."""
+    found: dict[str, Rights] = {}
+    for index, teacher in enumerate(recipe.teacher):
+        name = f"teacher {index} ({teacher.kind})" if len(recipe.teacher) > 1 else f"teacher ({teacher.kind})"
+        recorded = record.rights_of(teacher.options["path"]) if teacher.kind == "stored" else {}
+        found |= {f"{name}, {inner}": rights for inner, rights in recorded.items()}
+        if not recorded or teacher.rights != Rights():
+            found[name] = teacher.rights
+    return found
+
+
+class _Stages:
+    """Announces a stage, times it, and announces its end."""
+
+    def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
+        self.on_event, self.folder = on_event, folder
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T:
+        self.on_event(Event(name, "start"))
+        begun = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - begun
+        self.folder.note_time(name, seconds)
+        self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
+        return result

@@ -1,0 +1,660 @@
+"""The recipe: typed, frozen, complete. YAML + dotted overrides -> `Recipe`.
+
+An unknown key is refused with the nearest known one, file and line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from understudy import kinds
+from understudy.errors import RecipeError, four_parts
+from understudy.evaluation import claims, metrics
+from understudy.rights.terms import Rights
+
+LISTS = ("teacher", "objective")
+"""Sections that may be written as one mapping instead of a list of one."""
+Where = Callable[[Iterable[Any]], str]
+"""`file:line` of a path of keys."""
+GIVEN = "given"
+"""The kind of data, teacher or model that comes as a Python object instead of being named."""
+
+
+Rights.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]  # else a misspelt `licence` would be dropped
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Split(_Part):
+    """Shares of the examples kept apart; a split that the data set brings is used as it is.
+
+    `validation: 0`: the last weights are kept, there is no early stop, and seed 0 ships.
+    """
+
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = 0
+
+
+class Augment(_Part):
+    """Replayable augmentation in pixels; `views` is how many views of each example the store keeps."""
+
+    crop: int = Field(default=0, ge=0)
+    flip: bool = False
+    jitter: int = Field(default=0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    views: int = Field(default=4, ge=1)
+
+
+class Transfer(_Part):
+    """What the students see of the training examples: `examples` is the share of them, `labels` the share of those that keep
+    their label (the rest is unlabelled), `omit` and `only` leave classes out. Shares are stratified by class."""
+
+    examples: float = Field(default=1.0, gt=0, le=1)
+    labels: float = Field(default=1.0, gt=0, le=1)
+    omit: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+class Data(BaseModel):
+    """Where examples come from; further fields belong to the kind (`understudy recipes schema` lists them).
+
+    groups: class -> group, for the severity of errors (a fox for a dog is not a pizza for a dog).
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str
+    split: Split = Split()
+    groups: dict[str, str] = {}
+    augment: Augment | None = None
+    transfer: Transfer = Transfer()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The kind's own fields."""
+        return dict(self.model_extra or {})
+
+
+class Training(_Part):
+    """How a model is trained. `epochs` or `steps`; `auto` values are settled once and written into the resolved recipe."""
+
+    epochs: float = Field(default=30, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
+    augment: bool = True
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+
+
+class StudentTraining(Training):
+    """Training of the arms. seeds: how many; auto is 10 where a run takes under 5 s, else 3. control: what distilling is compared with."""
+
+    seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=1000, strict=True)] = "auto"
+    control: Literal["no_teacher", "none"] = "no_teacher"
+    control_reason: str = ""
+    class_weights: Literal["none", "balanced"] = "none"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = "auto"
+
+
+class Teacher(BaseModel):
+    """One teacher; further fields belong to the kind. `stated` is what its owner says of it, for the self-test to compare."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    kind: str
+    rights: Rights = Rights()
+    stated: Mapping[str, float] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The kind's own fields."""
+        return dict(self.model_extra or {})
+
+
+class Student(_Part):
+    """The model to train: an architecture, start weights, and `match_prior`: classes whose bias is set, after training, so that
+    their mean probability over the unlabelled training inputs equals their share there (Hinton et al. 2015, section 3)."""
+
+    model: dict[str, Any]
+    weights: str | None = None
+    match_prior: tuple[str, ...] = ()
+
+
+class Store(_Part):
+    """What is kept of the teacher's answers."""
+
+    keep: Literal["dense", "topk"] = "dense"
+    dtype: Literal["float32", "float16"] = "float32"
+    k: int = Field(default=64, ge=1)
+
+
+class Series(_Part):
+    """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
+
+    key: str
+    values: tuple[Any, ...] = Field(min_length=2)
+
+
+class Recipe(_Part):
+    """One run, whole.
+
+    gates: what the shipped student must reach, else exit 4; `evaluation.claims` lists what can be bounded.
+    metric_weights: how much a class counts in the metric, by its name; 1 where it is not named.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    data: Data
+    teacher: tuple[Teacher, ...] = Field(min_length=1)
+    teacher_weights: tuple[float, ...] | None = None
+    student: Student
+    objective: tuple[dict[str, Any], ...] = Field(min_length=1)
+    training: StudentTraining = StudentTraining()
+    metric: str = "auto"
+    metric_weights: dict[str, float] = {}
+    store: Store = Store()
+    export: tuple[str, ...] = ("safetensors",)
+    gates: dict[str, Any] = {}
+    series: Series | None = None
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, a packaged recipe's name, or a mapping, with `a.b=value` overrides on top. Raises RecipeError."""
+    if isinstance(source, Mapping):
+        return build(plain(source), {}, "recipe", overrides)
+    path = Path(source)
+    if not path.is_file() and str(source) in packaged():
+        path = packaged()[str(source)]
+    if not path.is_file():
+        raise RecipeError(
+            kinds.unknown("recipe", str(source), packaged()).replace(
+                "A setting that is not known would be ignored without a word", "It is neither a file nor a packaged recipe"
+            )
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_Loader)
+        lines = _line_numbers(node, str(path))
+        tree = plain(parse(text))  # plain() also parts what an alias shares, so that an override changes one place
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(
+            four_parts(
+                f"{where}: this is not readable YAML",
+                got=str(getattr(error, "problem", error)),
+                expected="a YAML mapping",
+                otherwise="Nothing of the recipe could be used",
+                do="Correct the line; `understudy recipes show digits` is an example",
+            )
+        ) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            four_parts(
+                f"{path}: the recipe is not a mapping",
+                got=type(tree).__name__,
+                expected="keys such as data, teacher, student",
+                otherwise="There would be nothing to run",
+                do="Start from `understudy recipes copy digits`",
+            )
+        )
+    return build(tree, lines, str(path), overrides)
+
+
+def build(tree: dict[str, Any], lines: Mapping[tuple[Any, ...], int], file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Check a tree of plain values and complete it: every default of every kind is filled in."""
+    tree = dict(tree)
+    for override in overrides:
+        for key in LISTS:
+            if override.startswith(f"{key}.0") and isinstance(tree.get(key), Mapping):
+                tree[key] = [tree[key]]
+        _apply(tree, override)
+    for key in LISTS:
+        if isinstance(tree.get(key), Mapping):
+            tree[key] = [tree[key]]
+
+    def where(path: Iterable[Any]) -> str:
+        parts = tuple(path)
+        if parts[1:2] == (0,) and parts[:2] not in lines:  # one mapping was written instead of a list
+            parts = (parts[0], *parts[2:])
+        while parts and parts not in lines:
+            parts = parts[:-1]
+        return f"{file}:{lines[parts]}" if parts in lines else file
+
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(_first(error, tree, where)) from None
+    return _complete(recipe, where)
+
+
+def _complete(recipe: Recipe, where: Where) -> Recipe:
+    """The recipe with every kind's fields checked and written out."""
+    data = _kind("datasets", recipe.data.kind, recipe.data.options, where, ("data",), ("kind", *Data.model_fields))
+    student = recipe.student.model_copy(update={"model": model(recipe.student.model, where, ("student", "model"))})
+    if recipe.training.control == "none" and not recipe.training.control_reason.strip():
+        raise RecipeError(
+            four_parts(
+                f"{where(('training', 'control'))}: control: none needs a reason",
+                got="no control_reason",
+                expected="a sentence",
+                otherwise="The report could not say why nobody knows whether distilling helped",
+                do="Set training.control_reason",
+            )
+        )
+    if recipe.metric != "auto" and recipe.metric not in metrics.NAMES:
+        raise RecipeError(kinds.unknown("metric", recipe.metric, ("auto", *metrics.NAMES), where(("metric",))))
+    gates = {name: want for name, want in recipe.gates.items() if want is not None}
+    claims.check_gates(gates, f"{where(('gates',))}: gates")
+    if recipe.teacher_weights is not None:
+        from understudy.teachers.ensemble import check_weights  # imports torch
+
+        check_weights(len(recipe.teacher), recipe.teacher_weights)
+    for index, name in enumerate(recipe.export):
+        kinds.find("export", name, where(("export", index)))
+    return recipe.model_copy(
+        update={
+            "data": Data.model_validate({**recipe.data.model_dump(exclude=set(recipe.data.options)), **data}),
+            "teacher": tuple(_teacher(teacher, index, where) for index, teacher in enumerate(recipe.teacher)),
+            "objective": tuple(_objective(entry, index, where) for index, entry in enumerate(recipe.objective)),
+            "student": student,
+            "gates": gates,
+        }
+    )
+
+
+def _teacher(teacher: Teacher, index: int, where: Where) -> Teacher:
+    path = ("teacher", index)
+    options = dict(teacher.options)
+    if teacher.kind == "ensemble":
+        raise RecipeError(
+            four_parts(
+                f"{where(path)}: teacher: an ensemble is written as a list",
+                got="kind: ensemble",
+                expected="teacher: [{...}, {...}]",
+                otherwise="Members would not be checked one by one",
+                do="Write the members as a YAML list",
+            )
+        )
+    if teacher.kind == "local":
+        options["seed"] = options["seed"] if options.get("seed") is not None else index
+        training = options.get("train")
+        options["train"] = None if options.get("weights") and not training else _training({} if training is None else training, where, path)
+        if options.get("model") is not None:
+            options["model"] = model(options["model"], where, (*path, "model"))
+    configured = _kind("teachers", teacher.kind, options, where, path, tuple(Teacher.model_fields))
+    return Teacher.model_validate({"kind": teacher.kind, "rights": teacher.rights, "stated": dict(teacher.stated), **configured})
+
+
+def _objective(entry: Mapping[str, Any], index: int, where: Where) -> dict[str, Any]:
+    path = ("objective", index)
+    if "kind" not in entry:
+        raise RecipeError(
+            four_parts(
+                f"{where(path)}: objective has no kind",
+                got=", ".join(entry) or "nothing",
+                expected="kind: logits.SoftTargets or another of " + ", ".join(kinds.objective_names()),
+                otherwise="There would be no loss",
+                do="Add kind:",
+            )
+        )
+    options = {key: value for key, value in entry.items() if key != "kind"}
+    return {"kind": entry["kind"], **_kind("objectives", entry["kind"], options, where, path, ("kind",))}
+
+
+def model(spec: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:
+    """A model's mapping, checked and complete: `{arch: ..., options}` or `{factory: "module:function"}`."""
+    spot = f"{where(path)}: {_dotted(path)}"
+    if not isinstance(spec, Mapping) or not {"factory", "arch"} & set(spec):
+        raise RecipeError(
+            four_parts(
+                f"{spot} names no architecture",
+                got=", ".join(spec) if isinstance(spec, Mapping) else repr(spec),
+                expected="arch: one of " + ", ".join(kinds.names("models")),
+                otherwise="There would be nothing to train",
+                do="Write it as {arch: mlp, hidden: [64]}",
+            )
+        )
+    if "factory" in spec:
+        usable = isinstance(spec["factory"], str) and re.fullmatch(r"[\w.]+:\w+", spec["factory"])
+        if set(spec) - {"factory", "options"} or not usable or not isinstance(spec.get("options", {}), Mapping):
+            raise RecipeError(
+                four_parts(
+                    f"{spot}: factory is not usable",
+                    got=dict(spec),
+                    expected='factory: "module:function", and options: {...} where it takes some',
+                    otherwise="Another function would be called",
+                    do="Correct it; it runs only with --allow-code",
+                )
+            )
+        return dict(spec)
+    options = {key: value for key, value in spec.items() if key != "arch"}
+    return {"arch": spec["arch"], **_kind("models", spec["arch"], options, where, path, ("arch",))}
+
+
+def _kind(folder: str, kind: Any, options: Mapping[str, Any], where: Where, path: tuple[Any, ...], beside: Sequence[str]) -> dict[str, Any]:
+    """All fields of a kind, checked and complete. `beside`: keys that may stand there too, for the nearest known one.
+
+    `given` is an object that a Python caller hands over: it has no fields.
+    """
+    named = "arch" if folder == "models" else "kind"
+    if kind == GIVEN and folder != "objectives":
+        known: list[str] = []
+    else:
+        found = kinds.find(folder, kind if isinstance(kind, str) else repr(kind), f"{where((*path, named))}: {_dotted(path)}")
+        known = [field.name for field in dataclasses.fields(found)]
+    for key in options:
+        if key not in known:
+            raise RecipeError(kinds.unknown(f"field in {_dotted(path)} ({kind})", str(key), [*known, *beside], where((*path, key))))
+    return _asdict(kinds.configure(folder, kind, options, f"{where(path)}: {_dotted(path)}")) if known or kind != GIVEN else {}
+
+
+def members(recipe: Recipe) -> list[Recipe]:
+    """The recipes of a series, one a value, named `<last part of the key>-<value>`."""
+    assert recipe.series is not None
+    found = []
+    for value in recipe.series.values:
+        tree = resolved(recipe) | {
+            "series": None,
+            "name": re.sub(r"[^A-Za-z0-9._-]", "_", f"{recipe.series.key.rpartition('.')[2]}-{value}"),
+        }
+        _set(tree, recipe.series.key, value, f"series: {recipe.series.key}={value}")
+        found.append(build(tree, {}, f"series of {recipe.name}"))
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        raise RecipeError(
+            four_parts(
+                "two values of the series give the same run",
+                got=", ".join(names),
+                expected="one name a value",
+                otherwise="One run would stand for both in the plot",
+                do="Leave out the value that is there twice",
+            )
+        )
+    return found
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain YAML values; loading it again gives the same recipe."""
+    return plain(recipe.model_dump(mode="python"))
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """YAML text of a resolved recipe, keys in their order."""
+    return yaml.dump(plain(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def parse(text: str) -> Any:
+    """The values in a recipe's text. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys in which two resolved recipes differ; an `auto` that was settled since is no difference."""
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        left, right = before.get(key), now.get(key)
+        if (
+            isinstance(left, list)
+            and isinstance(right, list)
+            and len(left) == len(right)
+            and all(isinstance(item, Mapping) for item in [*left, *right])
+        ):
+            left, right = dict(enumerate(left)), dict(enumerate(right))
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += changed(left, right, f"{prefix}{key}.")
+        elif left != right and right != "auto":
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, with each kind's own fields under `$defs`."""
+    from pydantic import TypeAdapter
+
+    schema = Recipe.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    for key in LISTS:
+        part = schema["properties"][key]
+        schema["properties"][key] = {"anyOf": [part, part["items"]]}
+    named = [(folder, name) for folder in ("datasets", "models", "teachers") for name in kinds.names(folder)]
+    for folder, name in [*named, *(("objectives", name) for name in kinds.objective_names())]:
+        found = TypeAdapter(kinds.find(folder, name)).json_schema()
+        definitions |= found.pop("$defs", {})  # where its references point to
+        definitions[f"{folder}.{name}"] = found
+    return schema
+
+
+def packaged() -> dict[str, Path]:
+    """The packaged recipes by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def _training(options: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:
+    """The complete training section of a teacher at this path."""
+    try:
+        return plain(Training.model_validate(options).model_dump())
+    except ValidationError as error:
+        raise RecipeError(_first(error, options, where, (*path, "train"), Training)) from None
+
+
+def _first(error: ValidationError, tree: Any, where: Where, above: tuple[Any, ...] = (), root: type[BaseModel] = Recipe) -> str:
+    """The four-part message for what pydantic found: an unknown key first, since it often is why another one is missing."""
+    found = error.errors()
+    first = next((one for one in found if one["type"] in UNKNOWN), found[0])
+    cause = first.get("ctx", {}).get("error")
+    inside = _written(first["loc"], tree)
+    path = (*above, *inside)
+    if isinstance(cause, RecipeError):
+        return f"{where(path)}: {cause}"
+    if first["type"] in UNKNOWN:
+        section = _dotted(path[:-1]) or "the recipe"
+        return kinds.unknown(f"field in {section}", str(path[-1]), _fields(root, inside[:-1]), where(path))
+    expected = [one["msg"].removeprefix("Input should be ") for one in found if _written(one["loc"], tree) == inside]
+    return four_parts(
+        f"{where(path)}: {_dotted(path) or 'the recipe'} is not usable",
+        got="nothing" if first["type"] == "missing" else repr(first["input"]),
+        expected=" or ".join(dict.fromkeys(expected)),
+        otherwise="The run would use another value than the one written",
+        do=f"Correct {_dotted(path) or 'it'}",
+    )
+
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""Pydantic's names for a key that nobody knows, in a model and in a dataclass."""
+
+
+def _written(loc: tuple[Any, ...], tree: Any) -> tuple[Any, ...]:
+    """Pydantic's place as a path of what was written: without the alternatives of a union; a missing key is the last one."""
+    path: list[Any] = []
+    for part in loc:
+        if isinstance(tree, Mapping):
+            path.append(part)
+            tree = tree.get(part)
+        elif isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree):
+            path.append(part)
+            tree = tree[part]
+    return tuple(path)
+
+
+def _dotted(path: Iterable[Any]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _fields(root: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """The names of the fields of the section at this path."""
+    here: Any = root
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation = here.model_fields[part].annotation if part in here.model_fields else None
+        options = [one for one in (annotation, *getattr(annotation, "__args__", ())) if isinstance(one, type)]
+        here = next((one for one in options if issubclass(one, BaseModel) or one is Rights), here)
+    return list(here.model_fields) if issubclass(here, BaseModel) else [field.name for field in dataclasses.fields(here)]
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one dotted key, as in `training.epochs=5` or `teacher.0.train.epochs=3`."""
+    dotted, sign, text = override.partition("=")
+    if not sign or not dotted:
+        raise RecipeError(
+            four_parts(
+                "an override has no value",
+                got=repr(override),
+                expected="key.key=value",
+                otherwise="It would change nothing",
+                do="Write it as training.epochs=5",
+            )
+        )
+    try:
+        value = parse(text)
+    except yaml.YAMLError:
+        value = text
+    _set(tree, dotted, value, override)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any, override: str) -> None:
+    """Put a value at a dotted key; `override` is what messages quote."""
+    here: Any = tree
+    *parents, last = dotted.split(".")
+    for part in parents:
+        if isinstance(here, list):
+            here = here[_index(here, part, override)]
+        elif isinstance(here, dict):
+            if here.get(part) is None:  # null is how a resolved recipe writes a section that is not there
+                here[part] = {}
+            here = here[part]
+        else:
+            raise RecipeError(
+                four_parts(
+                    f"the override {override} goes through a plain value",
+                    got=repr(here),
+                    expected="a mapping or a list",
+                    otherwise="It would change nothing",
+                    do=f"Look at {part} in the recipe",
+                )
+            )
+    if isinstance(here, list):
+        here[_index(here, last, override)] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise RecipeError(
+            four_parts(
+                f"the override {override} goes through a plain value",
+                got=repr(here),
+                expected="a mapping or a list",
+                otherwise="It would change nothing",
+                do=f"Look at {dotted} in the recipe",
+            )
+        )
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise RecipeError(
+            four_parts(
+                f"the override {override} names no item of a list",
+                got=repr(part),
+                expected=f"0 to {len(items) - 1}",
+                otherwise="It would change nothing",
+                do="Count from 0",
+            )
+        )
+    return int(part)
+
+
+def _asdict(instance: Any) -> dict[str, Any]:
+    return {field.name: plain(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, models and tuples as mappings and lists: what YAML and JSON can say."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _asdict(value)
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars: 3e-3 is a number, 010 is ten, `no` is not silently false, a date is a text."""
+
+
+_ELSEWHERE = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp"))
+_SCALARS = (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+        "-+0123456789.",
+    ),
+)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _ELSEWHERE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that puts quotes around every text that YAML 1.1 or `_Loader` would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out: an override of the file then changes one place."""
+        return True
+
+
+for _name, _pattern, _first_letters in _SCALARS:
+    for _one in (_Loader, _Dumper):
+        _one.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first_letters))
+
+
+def _line_numbers(node: yaml.Node | None, file: str, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
+    """The line of every key and item. Raises RecipeError for a key that is written twice."""
+    found: dict[tuple[Any, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            line = key.start_mark.line + 1
+            if inner in found and key.value != "<<":
+                raise RecipeError(
+                    four_parts(
+                        f"{file}:{line}: {_dotted(inner)} is written twice",
+                        got=f"it is in line {found[inner]} already",
+                        expected="every key once",
+                        otherwise="The first value would be dropped without a word",
+                        do="Remove one of them",
+                    )
+                )
+            found[inner] = line
+            found |= _line_numbers(value, file, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            found[(*path, index)] = value.start_mark.line + 1
+            found |= _line_numbers(value, file, (*path, index))
+    return found

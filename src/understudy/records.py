@@ -1,0 +1,155 @@
+"""What flows: Batch -> Knowledge -> StudentOutput -> LossTerms.
+
+Shapes: B batch, C classes, M members of an ensemble, K kept entries of a row, D width.
+Every hop takes records and returns a new one; nobody writes into an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples as a model takes them.
+
+    ids: (B,) int64, row numbers in the data set's table of ids (`Examples.ids`).
+    view: which augmentation: 0 is the plain example, 1..V are the recipe's views.
+    inputs: (B, ...) float, preprocessed.
+    labels: (B,) int64; -1 is unlabelled.
+    mask: (B,) bool, which examples count; None is all.
+    """
+
+    ids: Tensor
+    view: int
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TopKRows:
+    """The K largest entries of each row, and what the rest weighs.
+
+    ids: (B, K) int64 class indices, largest first. logits: (B, K) float32, relative to the row's maximum.
+    log_sum_exp: {temperature: (B,)} of the *full* row of logits / temperature (same reference as `logits`).
+    tail_log_mass: {temperature: (B,)} log of the probability outside the kept set (-inf where it is 0).
+    """
+
+    ids: Tensor
+    logits: Tensor
+    log_sum_exp: Mapping[float, Tensor]
+    tail_log_mass: Mapping[float, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the teacher said about a batch; never carries a gradient.
+
+    logits: (B, C), or (B, M, C) with one row a member of an ensemble; None where only top-k was kept.
+        Teachers that give probabilities give their logarithm here, which is a valid row of logits.
+    member_weights: (M,) float32, sums to 1; None is equal weights.
+    ready: {temperature: (B, C)} log-probabilities that were computed before; looked up first.
+    """
+
+    logits: Tensor | None = None
+    member_weights: Tensor | None = None
+    topk: TopKRows | None = None
+    ready: Mapping[float, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """(B, C) float32 log-probabilities at `temperature`; an ensemble is the mean of its members' probabilities.
+
+        Hinton, Vinyals, Dean 2015 (arXiv 1503.02531), section 2: the mean is taken *after* the softmax at T.
+        Raises KeyError where only top-k rows were kept.
+        """
+        found = self.ready.get(temperature)
+        if found is not None:
+            return found
+        if self.logits is None:
+            raise KeyError("these rows hold only the top-k entries of the teacher; full log-probabilities need dense rows")
+        log_probs = torch.log_softmax(self.logits.float() / temperature, dim=-1)
+        if log_probs.ndim == 2:
+            return log_probs
+        if self.member_weights is None:
+            return torch.logsumexp(log_probs, dim=1) - torch.log(torch.tensor(float(log_probs.shape[1])))
+        return torch.logsumexp(log_probs + self.member_weights.log()[None, :, None], dim=1)
+
+    def row_logits(self) -> Tensor:
+        """(B, C) float32 logits: the teacher's own, or for an ensemble the log of the mean probabilities at T = 1."""
+        if self.logits is not None and self.logits.ndim == 2:
+            return self.logits.float()
+        return self.log_probs(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StudentOutput:
+    """What the student said: logits (B, C) float32; tapped features by name."""
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One term of the loss before it is divided: a scalar `sum`, how many values it adds up, and the term's weight.
+
+    count: a float where every example counts (no tensor operation is spent on it), else a scalar tensor.
+    """
+
+    sum: Tensor
+    count: Tensor | float
+    weight: float
+
+
+LossTerms = dict[str, Term]
+
+
+def total(terms: LossTerms) -> Tensor:
+    """Sum of weight * sum / count: the one place where terms are divided. A term that counts nothing gives 0."""
+    parts = [term.sum * (term.weight / at_least_one(term.count)) for term in terms.values()]
+    return reduce(torch.add, parts)
+
+
+def at_least_one(count: Tensor | float) -> Tensor | float:
+    """The count as a divisor."""
+    return count.clamp(min=1.0) if isinstance(count, Tensor) else max(count, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What a term may need to know to make its parameters and buffers."""
+
+    classes: int
+    examples: int
+
+
+class Teacher(Protocol):
+    """Where knowledge comes from. Every file in `teachers/` holds one `Teacher`.
+
+    provides: subset of {"logits", "topk", "features"}.
+    fingerprint: hex digest of all that its answers depend on (weights, options), stable between processes.
+    """
+
+    provides: frozenset[str]
+    fingerprint: str
+
+    def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
+        """Knowledge for the batch, row by row in its order, without a gradient."""
+        ...
+
+
+class Model(Protocol):
+    """The configuration of an architecture. Every file in `models/` holds one frozen dataclass `Model`."""
+
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A module from (B, *shape) float to (B, classes) logits, with `features(x) -> (B, D)` and `head`."""
+        ...

@@ -1,0 +1,138 @@
+"""`Facts`: all that a report is made from, as plain arrays and numbers. The pipeline fills it; `summary.summarise` reads it.
+
+Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes.
+Nothing in here is a model, a file or a clock: the same facts give the same summary, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import DataError, four_parts
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a model weighs.
+
+    parameters, bytes (of its safetensors file): all members of an ensemble together; None where they can't be counted (a forest).
+    macs: multiply-accumulates for one example, all members together; None where they can't be counted.
+    members: 1, or the number of members of an ensemble.
+    """
+
+    parameters: int | None
+    bytes: int | None
+    macs: int | None = None
+    members: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What the students of one arm said, every seed of it.
+
+    logits_test: (S, n, C) float. logits_val: (S, m, C) float, m may be 0. seeds: (S,) the seeds' numbers, in that order.
+    """
+
+    logits_test: np.ndarray
+    logits_val: np.ndarray
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Wall-clock figures; they go to `details` and bench.json only, because summary.json has to repeat byte for byte.
+
+    teacher, student: seconds for one batch, one figure a round, measured in turns (round i of both is a pair).
+    conditions: batch, threads, precision and hardware in words.
+    """
+
+    teacher: Sequence[float]
+    student: Sequence[float]
+    conditions: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """One run, ready to be reported.
+
+    Attributes:
+        name, metric: as in the recipe; metric is one of `evaluation.metrics.NAMES` (`auto` is settled before).
+        classes: (C,) names. groups: class name -> group name, may be empty or leave classes out.
+        class_counts: (C,) labelled training rows of each class (the trivial predictor and the positive class come from it).
+        class_weights: (C,) how much a class counts in the metric; None is equal.
+        split: `Split.describe()`.
+        ids_test: (n,) str. labels_test: (n,) int, -1 is unlabelled (left out of every figure). labels_val: (m,).
+        teacher_log_probs_test, teacher_log_probs_val: (n, C), (m, C) natural logarithms at T = 1 (`Knowledge.log_probs(1.0)`).
+        teacher_tempered_test: {T: (n, C) log-probabilities}; empty: made from the rows at T = 1, which is exact for one member.
+        temperature: the objective's temperature, 1.0 where it has none.
+        arms: "distilled", and "control" unless the recipe has none.
+        control: "no_teacher", "init_only" or "none". control_reason: what the recipe gives as the reason for "none".
+        shipped: position in `arms["distilled"].seeds` of the seed that ships (best by validation).
+        teacher, student: sizes.
+        curves: rows of metrics.jsonl: "arm", "seed", "step" (and "epoch"), other numeric fields are series by name.
+        selftest: rows {"check", "result", "figure"} of the self-test, passed on as they are.
+        duplicates: positions of the test rows that are also in train.
+        gates: as in the recipe, e.g. {"min_kept": 0.95, "verdict": ["helps"]} (`evaluation.claims.check_gates`).
+        provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
+        exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
+        thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
+        notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
+
+    Raises DataError where shapes do not agree.
+    """
+
+    name: str
+    metric: str
+    classes: tuple[str, ...]
+    class_counts: np.ndarray
+    ids_test: np.ndarray
+    labels_test: np.ndarray
+    labels_val: np.ndarray
+    teacher_log_probs_test: np.ndarray
+    teacher_log_probs_val: np.ndarray
+    arms: Mapping[str, Arm]
+    shipped: int
+    teacher: Size
+    student: Size
+    task: str = "classification"
+    groups: Mapping[str, str] = field(default_factory=dict)
+    class_weights: Sequence[float] | None = None
+    split: Mapping[str, Any] = field(default_factory=dict)
+    teacher_tempered_test: Mapping[float, np.ndarray] = field(default_factory=dict)
+    temperature: float = 1.0
+    control: str = "no_teacher"
+    control_reason: str = ""
+    curves: Sequence[Mapping[str, Any]] = ()
+    selftest: Sequence[Mapping[str, Any]] = ()
+    duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    exports: Sequence[Mapping[str, Any]] = ()
+    latency: Latency | None = None
+    thumbnail: Callable[[int], bytes | str] | None = None
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not {"distilled"} <= set(self.arms) <= {"control", "distilled"}:
+            raise DataError(four_parts(
+                "the arms can't be reported", got=sorted(self.arms), expected='"distilled", and "control" where there is one',
+                otherwise="There would be nothing to compare", do="Train the distilled arm and a control"))
+        n, m, c = len(self.labels_test), len(self.labels_val), len(self.classes)
+        shapes = {"class_counts": (np.shape(self.class_counts), (c,)), "ids_test": (np.shape(self.ids_test), (n,)),
+                  "teacher_log_probs_test": (np.shape(self.teacher_log_probs_test), (n, c)),
+                  "teacher_log_probs_val": (np.shape(self.teacher_log_probs_val), (m, c))}
+        for name, arm in self.arms.items():
+            shapes[f"arms.{name}.logits_test"] = (np.shape(arm.logits_test), (len(arm.seeds), n, c))
+            shapes[f"arms.{name}.logits_val"] = (np.shape(arm.logits_val), (len(arm.seeds), m, c))
+        for what, (got, expected) in shapes.items():
+            if got != expected:
+                raise DataError(four_parts(
+                    f"{what} has the wrong shape", got=got, expected=expected,
+                    otherwise="Rows of different examples would be compared", do="Give one row an example and class"))
+        if not 0 <= self.shipped < len(self.arms["distilled"].seeds):
+            raise DataError(four_parts("shipped names no seed", got=self.shipped, expected=f"0..{len(self.arms['distilled'].seeds) - 1}",
+                                       otherwise="Gates would test another student than the one that ships", do="Give a position in seeds"))

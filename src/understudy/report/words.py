@@ -1,0 +1,99 @@
+"""The verdict in one line, and the sentence to act on. Rounding happens here, because these are for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from understudy.evaluation.metrics import LABELS
+
+CLEAR_LOSS = 0.05
+"""A worst class that is this much below the teacher is named in the sentence."""
+
+
+def verdict_line(summary: Mapping[str, Any]) -> str:
+    """One line for the terminal, from summary.json alone.
+
+    Example: `helps: accuracy 96.8 % against 94.1 % without a teacher (+2.7 points, 95 % interval +1.5 to +3.9; 3 seeds, 899 test rows);
+    keeps 98.1 % of the teacher with 3.3 % of its parameters; worst class=8: 91.0 % (teacher 96.0 %)`.
+    """
+    arms = summary["arms"]
+    distilled = arms["distilled"]
+    metric, seeds = summary["metric"], len(distilled["seeds"])
+    basis = f"{seeds} seed{'s' if seeds > 1 else ''}, {summary['examples']} test rows"
+    head = f"{LABELS[metric]} {_value(distilled['mean'], metric)}"
+    if distilled["verdict"] is None:
+        parts = [f"no control, so no verdict: {head} ({basis})"]
+    else:
+        parts = [f"{distilled['verdict']}: {head} against {_value(arms['control']['mean'], metric)} without a teacher "
+                 f"({_change(distilled, metric)}; {basis})"]
+    if distilled["kept"]["value"] is not None:
+        ratio = summary["parameters_ratio"]
+        of_it = f" with {_percent(ratio)} of its parameters" if ratio else ""
+        parts.append(f"keeps {_percent(distilled['kept']['value'])} of the teacher{of_it}")
+    worst = distilled["worst_slice"]
+    if worst is not None:
+        parts.append(f"worst {_name(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
+    return "; ".join(parts)
+
+
+def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_reason: str = "") -> str:
+    """What to do next, one plain sentence.
+
+    teacher_above: whether the teacher is better than the control beyond its error (True), worse (False) or not shown (None).
+    """
+    distilled, metric = summary["arms"]["distilled"], summary["metric"]
+    missed = [gate["name"] for gate in summary["gates"] if not gate["passed"]]
+    gate_clause = f"; it misses {' and '.join(missed)}, so don't ship it before that is settled" if missed else ""
+    if distilled["verdict"] is None:
+        because = f" (the recipe says: {control_reason})" if control_reason else ""
+        return f"Train a control arm before you credit the teacher: without one{because} nobody can tell what it added{gate_clause}."
+    if distilled["difference"]["ci95"] is None:
+        return f"Train 3 or more seeds: with a single one the teacher's effect can't be told from luck{gate_clause}."
+    gain = _size(abs(distilled["difference"]["value"]), metric)
+    if distilled["verdict"] == "hurts":
+        return f"Don't ship the distilled student: the same student without this teacher is better by {gain}{gate_clause}."
+    if distilled["verdict"] == "helps":
+        worst = distilled["worst_slice"]
+        behind = worst["teacher"] - worst["distilled"] if worst is not None else 0.0
+        watch = ""
+        if behind >= CLEAR_LOSS:
+            watch = f", and look at {_name(worst['name'])} first: it is {100 * behind:.1f} points below the teacher there"
+        return (f"The teacher is worth {gain}, but the shipped student misses {' and '.join(missed)}: train longer or use a larger student."
+                if missed else f"Ship the distilled student: the teacher is worth {gain} on this split{watch}.")
+    visible = _size(distilled["smallest_visible"], metric)
+    if teacher_above is not True:
+        return f"Look for a better teacher or ship the control: this one is not shown to be better than the student alone{gate_clause}."
+    return (f"Don't credit the teacher yet: an effect under {visible} would not have been seen, so add seeds or test rows, "
+            f"or ship the cheaper control{gate_clause}.")
+
+
+def _change(distilled: Mapping[str, Any], metric: str) -> str:
+    difference, visible = distilled["difference"], distilled["smallest_visible"]
+    change = _signed(difference["value"], metric) + (" nats" if metric == "log_loss" else " points")
+    if difference["ci95"] is None:
+        return f"{change}, no interval from one seed"
+    low, high = (_signed(end, metric) for end in difference["ci95"])
+    unseen = f", smallest visible effect {_size(visible, metric)}" if distilled["verdict"] == "no evidence" else ""
+    return f"{change}, 95 % interval {low} to {high}{unseen}"
+
+
+def _name(name: str) -> str:
+    """A class name as one printable line: a newline or an escape sequence in it must not reach a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _value(value: float, metric: str) -> str:
+    return f"{value:.3f} nats" if metric == "log_loss" else _percent(value)
+
+
+def _size(value: float, metric: str) -> str:
+    return f"{value:.3f} nats" if metric == "log_loss" else f"{100 * value:.1f} points"
+
+
+def _signed(value: float, metric: str) -> str:
+    return f"{value:+.3f}" if metric == "log_loss" else f"{100 * value:+.1f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,187 @@
+"""Checks of the objective: can it be computed from what the teacher gives, and does every term of it move the student?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy import randomness
+from understudy.objective import Objective, Schedule, extremes
+from understudy.records import Batch, Knowledge, Shapes, at_least_one
+from understudy.selftest.subject import Check, Named, Subject, spread
+from understudy.training.step import Step, term_names
+
+SMALLEST_SHARE, SMALL_SHARE = 1e-3, 1e-2
+INSENSITIVE = 1e-3
+"""A gradient that changes by less than this, relatively, when the teacher's rows are exchanged, does not come from the teacher."""
+BATCH = 128
+
+
+def temperature(subject: Subject) -> Check:
+    """Every temperature is positive and finite all along its schedule."""
+    check = Named("temperature")
+    said = []
+    for name, objective in _named(subject):
+        value = getattr(objective, "temperature", None)
+        if not isinstance(value, int | float | Schedule):
+            continue
+        low, high = extremes(value)
+        if not (low > 0 and math.isfinite(high)):
+            return check.fault(f"{name}: {low:g} to {high:g}", f"the temperature of {name} must be a positive finite number", got=f"{low:g} to {high:g}", expected="> 0",
+                               otherwise="A negative temperature reverses the teacher's ranking and zero divides by it", do="Use a value from 1 to 20")
+        said.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
+    return check.ok(", ".join(said)) if said else check.skipped("no term has a temperature")
+
+
+def needs(subject: Subject) -> Check:
+    """Teacher or store provide what every term needs; top-k rows only at the fixed temperatures that they were kept for."""
+    check = Named("needs")
+    header = subject.header
+    provides = subject.provides if header is None else frozenset({"topk" if header.keep == "topk" else "logits"})
+    for name, objective in _named(subject):
+        if not objective.needs:
+            continue
+        if not objective.needs & provides:
+            return check.fault(f"{name} needs {' or '.join(sorted(objective.needs))}", f"{name} can't be computed from what the teacher gives",
+                               got=", ".join(sorted(provides)) or "nothing", expected=" or ".join(sorted(objective.needs)),
+                               otherwise="The term would stop the run at its first step", do="Record with store.keep: dense, or use logits.SoftTargets, which also takes top-k rows")
+        value = getattr(objective, "temperature", None)
+        if "logits" in provides or value is None:
+            continue
+        if isinstance(value, Schedule) and value.start != value.end:
+            return check.fault(f"{name} has a scheduled temperature", f"{name} changes its temperature, which top-k rows can't follow", got=f"{value.start:g} to {value.end:g}",
+                               expected="one fixed temperature", otherwise="The log-sum-exp of the full row is kept for fixed temperatures only",
+                               do="Fix the temperature, or record with store.keep: dense")
+        kept, wanted = kept_temperatures(subject), extremes(value)[0]
+        if wanted not in kept:
+            return check.fault(f"{name} needs T = {wanted:g}", f"the top-k rows were not kept for the temperature of {name}", got=f"T = {wanted:g}",
+                               expected="one of " + ", ".join(f"{one:g}" for one in sorted(kept)), otherwise="The kept entries could not be made probabilities",
+                               do="Use a kept temperature, or record again with this one")
+    return check.ok(f"the teacher gives {', '.join(sorted(provides))}")
+
+
+def kept_temperatures(subject: Subject) -> set[float]:
+    """The temperatures for which the store's top-k rows hold a log-sum-exp."""
+    if subject.header is not None:
+        return set(subject.header.temperatures)
+    topk = subject.teacher.teach(subject.batch(subject.learnt_rows[:1], subject.view)).topk
+    return set() if topk is None else set(topk.log_sum_exp)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One term on one batch: `gradient` (flat, of the student's parameters, before its weight), and its weight there."""
+
+    gradient: Tensor
+    weight: float
+
+    @property
+    def size(self) -> float:
+        """Length of the gradient times the weight."""
+        return float(self.gradient.norm()) * self.weight
+
+
+def no_op(subject: Subject) -> Check:
+    """Each term has at least 0.1 % of the gradient of all terms together where its weight is largest.
+
+    Lengths of gradients of a fresh student's parameters on a batch that holds all classes. A term that looks weak there is looked at again
+    in a disturbed student: one that starts as a copy of its teacher has nothing to learn from it at the first step.
+    """
+    check = Named("no-op-term")
+    idle = [name for name, objective in _named(subject) if extremes(objective.weight)[1] == 0]
+    if idle:
+        return check.fault(f"{idle[0]} has weight 0", f"the weight of {idle[0]} is zero all along", got=0, expected="> 0",
+                           otherwise="The teacher would be asked and nothing of it used", do="Remove the term, or give it a weight")
+    batch = mixed_batch(subject)
+    knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
+    shares = dict.fromkeys(term_names(subject.objectives), 0.0)
+    for disturbed in (False, True):
+        student = _student(subject, disturbed)
+        for progress in (0.0, 1.0):
+            found = pulls(subject, student, batch, knowledge, progress)
+            whole = sum(pull.size for pull in found.values())
+            for name, pull in found.items():
+                share = pull.size / whole if 0 < whole < math.inf else 0.0
+                shares[name] = max(shares[name], share)
+        if min(shares.values()) >= SMALLEST_SHARE:
+            break
+    figure = ", ".join(f"{name} {share:.1%}" if share >= SMALLEST_SHARE else f"{name} {share:.2g}" for name, share in shares.items())
+    weakest = min(shares, key=lambda name: shares[name])
+    if shares[weakest] < SMALLEST_SHARE:
+        return check.fault(figure, f"{weakest} has no effect", got=f"{shares[weakest]:.2g} of the gradient where its weight is largest", expected=f"at least {SMALLEST_SHARE:.1%}",
+                           otherwise="The run would cost what distillation costs and do something else", do="Raise its weight, or remove the term")
+    if shares[weakest] < SMALL_SHARE:
+        return check.warning(figure, f"{weakest} has little effect", got=f"{shares[weakest]:.2%} of the gradient", expected=f"{SMALL_SHARE:.0%} or more",
+                             otherwise="The other terms decide alone", do="Compare the terms' sizes before trusting their weights")
+    return check.ok(figure)
+
+
+def sensitivity(subject: Subject) -> Check:
+    """The gradient changes when the examples get one another's teacher rows: the loss uses what the teacher said of *this* example."""
+    check = Named("sensitivity")
+    taught = [name for name, objective in _named(subject) if objective.needs]
+    if not taught:
+        return check.skipped("no term uses the teacher")
+    batch = mixed_batch(subject)
+    right = subject.teacher.teach(batch)
+    # Classes take turns in the batch, so the neighbour's row is another class's.
+    wrong = subject.teacher.teach(subject.batch(batch.ids.roll(1), batch.view))
+    least = dict.fromkeys(taught, 0.0)
+    for disturbed in (False, True):
+        student = _student(subject, disturbed)
+        own, other = (pulls(subject, student, batch, knowledge, 0.0) for knowledge in (right, wrong))
+        for name in taught:
+            size = float(own[name].gradient.norm())
+            moved = float((own[name].gradient - other[name].gradient).norm()) / size if size else 0.0
+            least[name] = max(least[name], moved)
+        if min(least.values()) >= INSENSITIVE:
+            break
+    weakest = min(least, key=lambda name: least[name])
+    if not least[weakest] >= INSENSITIVE:
+        return check.fault(f"{weakest} changes by {least[weakest]:.1e}", f"{weakest} does not depend on which example the teacher spoke of", got=f"a change of {least[weakest]:.1e}",
+                           expected=f"at least {INSENSITIVE:g} when rows are exchanged", otherwise="The student would learn nothing from the teacher",
+                           do="Look at the term: it may ignore the teacher, or the teacher's rows are all alike")
+    return check.ok(f"exchanged rows change the gradient by {least[weakest]:.0%}")
+
+
+def pulls(subject: Subject, student: nn.Module, batch: Batch, knowledge: Knowledge | None, progress: float) -> dict[str, Pull]:
+    """Every term's gradient with respect to the student's parameters."""
+    step = Step(student, subject.objectives, Shapes(len(subject.classes), len(subject.rows.labels))).train()
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    with randomness.seeded("self-test", "forward"):
+        terms = step(batch, knowledge, progress)
+    found = {}
+    for name, term in terms.items():
+        loss = term.sum / at_least_one(term.count)
+        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else [None] * len(parameters)
+        flat = torch.cat([torch.zeros(1) if part is None else part.detach().flatten().cpu() for part in parts])
+        found[name] = Pull(flat.nan_to_num(0.0, 0.0, 0.0), term.weight)
+    return found
+
+
+def mixed_batch(subject: Subject) -> Batch:
+    """A batch as students get it, in which the classes take turns as far as their rows reach."""
+    rows = spread(subject.learnt_rows, 16 * BATCH)
+    labels = subject.rows.labels.index_select(0, rows).numpy()
+    order = np.argsort(labels, kind="stable")
+    turn = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    chosen = order[np.lexsort((labels[order], turn))][: max(2, min(BATCH, subject.batch_size))]
+    return subject.batch(rows[torch.from_numpy(chosen)], subject.view)
+
+
+def _student(subject: Subject, disturbed: bool) -> nn.Module:
+    student = subject.student()
+    if disturbed:
+        with randomness.seeded("self-test", "disturbed"), torch.no_grad():
+            for parameter in student.parameters():
+                size = float(parameter.std()) if parameter.numel() > 1 else 0.0
+                parameter.add_(torch.randn_like(parameter) * (0.3 * size if size > 0 else 0.05))
+    return student
+
+
+def _named(subject: Subject) -> list[tuple[str, Objective]]:
+    return list(zip(term_names(subject.objectives), subject.objectives, strict=True))

@@ -1,0 +1,106 @@
+"""Checks of what a store holds against the examples that it claims to speak of."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.records import Knowledge
+from understudy.selftest.subject import PROBE, Check, Named, Subject, spread
+
+ROWS, SHIFTS = 64, 16
+SLACK = 0.02
+"""A row computed again may differ by this share of its range on top of the store's stated error: another batch rounds in another order."""
+BEYOND = 1e-3
+"""Probability of a false alarm over all shifts together."""
+
+
+def misaligned(subject: Subject) -> Check:
+    """Stored rows are the answers to their own examples.
+
+    With a live teacher 64 rows are computed again. Without one the stored answers, moved by up to 16 rows either way, must not explain the
+    labels better than where they stand (McNemar's test, exact, corrected for the number of shifts). Rows in random order are left to
+    `teacher-below-trivial` there.
+    """
+    check = Named("misaligned-targets")
+    if subject.computes:
+        return check.skipped("answers are computed for each batch")
+    if subject.live is not None and subject.live.fingerprint != subject.teacher.fingerprint:
+        return check.fault("another teacher", "the stored rows are another teacher's", got=f"fingerprint {subject.teacher.fingerprint[:12]}",
+                           expected=subject.live.fingerprint[:12], otherwise="The student would learn from a teacher that the report does not name",
+                           do="Record again")
+    return _shifted(check, subject) if subject.live is None else _recomputed(check, subject)
+
+
+def _recomputed(check: Named, subject: Subject) -> Check:
+    assert subject.live is not None
+    rows = spread(subject.learnt_rows, ROWS)
+    batch = subject.batch(rows, subject.view)
+    apart = difference(subject.teacher.teach(batch), subject.live.teach(batch))
+    allowed = SLACK + (2.0**-11 if subject.header is not None and subject.header.dtype == "float16" else 0.0)
+    wrong = int((apart > allowed).sum())
+    figure = f"{wrong} of {len(rows)} rows differ, by up to {float(apart.max()):.1%} of their range"
+    if wrong:
+        first = int(rows[int((apart > allowed).nonzero()[0])])
+        return check.fault(figure, "stored answers belong to other examples", got=f"{wrong} of {len(rows)} rows that the live teacher answers otherwise, first row {first}",
+                           expected=f"differences of at most {allowed:.1%} of a row's range", otherwise="The student would learn each example from another one's answer",
+                           do="Record again; the order of ids and of rows has to be the same")
+    return check.ok(figure)
+
+
+def difference(stored: Knowledge, live: Knowledge) -> Tensor:
+    """(B,) largest difference of a logit relative to its row's maximum, as a share of the range of the row that was computed."""
+    if stored.topk is not None and stored.logits is None:
+        mine = live.row_logits()
+        mine = mine - mine.amax(dim=-1, keepdim=True)
+        size = -mine.amin(dim=-1)
+        apart = (stored.topk.logits - mine.gather(-1, stored.topk.ids)).abs().amax(dim=-1)
+        return apart / size.clamp(min=1e-6)
+    one, other = (stored.logits, live.logits) if stored.logits is not None else (stored.log_probs(min(stored.ready)), live.log_probs(min(stored.ready)))
+    if one is None or other is None or one.shape != other.shape:
+        one, other = stored.row_logits(), live.row_logits()
+    one, other = (rows - rows.amax(dim=-1, keepdim=True) for rows in (one, other))
+    apart = (one - other).abs().amax(dim=-1) / (-other.amin(dim=-1)).clamp(min=1e-6)
+    return apart if apart.ndim == 1 else apart.amax(dim=1)
+
+
+def _shifted(check: Named, subject: Subject) -> Check:
+    rows = subject.learnt_rows[:PROBE]
+    said = np.concatenate([_choice(subject, some) for some in rows.split(256)])
+    labels = subject.rows.labels.index_select(0, rows).numpy()
+    if len(rows) < 20 * SHIFTS // 8 or (labels >= 0).sum() < 20:
+        return check.skipped("too few labelled rows")
+    best, p_best, here, there = 0, 1.0, 0.0, 0.0
+    for shift in (*range(-SHIFTS, 0), *range(1, SHIFTS + 1)):
+        inner = slice(max(0, -shift), len(rows) - max(0, shift))
+        moved = slice(max(0, shift), len(rows) - max(0, -shift))
+        known = labels[inner] >= 0
+        stays, goes = (said[inner] == labels[inner])[known], (said[moved] == labels[inner])[known]
+        p = mcnemar(int((goes & ~stays).sum()), int((stays & ~goes).sum()))
+        if p < p_best:
+            best, p_best, here, there = shift, p, float(stays.mean()), float(goes.mean())
+    if p_best * 2 * SHIFTS < BEYOND and there > here:
+        return check.fault(f"rows moved by {best:+d} agree {there:.1%}, in place {here:.1%}", "stored answers stand beside other examples",
+                           got=f"{there:.1%} agreement with the labels when the rows are moved by {best:+d}", expected=f"less than in place ({here:.1%})",
+                           otherwise="The student would learn each example from its neighbour's answer", do="Record again; the order of ids and of rows has to be the same")
+    return check.ok(f"no shift up to {SHIFTS} rows agrees better with the labels (in place {np.mean(said[labels >= 0] == labels[labels >= 0]):.1%})")
+
+
+def _choice(subject: Subject, rows: Tensor) -> np.ndarray:
+    knowledge = subject.teacher.teach(subject.batch(rows, subject.view))
+    if knowledge.topk is not None and knowledge.logits is None:
+        return knowledge.topk.ids[:, 0].numpy()
+    log_probs = knowledge.log_probs(1.0) if knowledge.logits is not None else knowledge.ready[min(knowledge.ready)]
+    return log_probs.argmax(dim=-1).numpy()
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """One-sided exact p-value: as many gains or more among the changes, if a change were as likely a loss (McNemar 1947; binomial form)."""
+    changes = gained + lost
+    if not gained:
+        return 1.0
+    halves = torch.lgamma(torch.tensor([changes + 1.0], dtype=torch.float64))
+    k = torch.arange(gained, changes + 1, dtype=torch.float64)
+    logs = halves - torch.lgamma(k + 1) - torch.lgamma(changes - k + 1) - changes * np.log(2.0)
+    return min(1.0, float(torch.logsumexp(logs, dim=0).exp()))

@@ -1,0 +1,189 @@
+"""Results -> facts -> summary -> student folder, exports, page, gates."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from understudy import atomic, kinds, pictures
+from understudy.errors import DataError, four_parts
+from understudy.events import Event, OnEvent
+from understudy.recipe import GIVEN
+from understudy.records import Batch, Knowledge
+from understudy.report import html
+from understudy.report.facts import Arm, Facts, Latency, Size
+from understudy.run_folder import RunFolder
+from understudy.selftest.subject import heard
+from understudy.stages.arms import ArmResult, fresh_student
+from understudy.stages.common import class_counts, class_weights
+from understudy.stages.prepare import Given, Prepared
+from understudy.stages.teach import Taught, size_of
+from understudy.students import artefact
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
+
+
+def facts_of(
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught,
+    said: Mapping[str, Knowledge],
+    arms: Mapping[str, ArmResult],
+    student: Size,
+    selftest: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, Any],
+    exports: Sequence[Mapping[str, Any]],
+    latency: Latency | None,
+) -> Facts:
+    """Everything the report is made from. `said` is what the store holds of the teacher for "test" and "validation" rows."""
+    temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
+    test = prepared.test.numpy()
+    duplicates = np.flatnonzero(np.isin(test, prepared.duplicates))
+    return Facts(
+        name=tree["name"],
+        metric=tree["metric"],
+        classes=prepared.classes,
+        class_counts=class_counts(prepared),
+        class_weights=class_weights(tree, prepared.classes),
+        groups=prepared.examples.groups or {},
+        split=prepared.split.describe(),
+        ids_test=prepared.examples.ids[test],
+        labels_test=prepared.examples.labels[test],
+        labels_val=prepared.examples.labels[prepared.validation.numpy()],
+        teacher_log_probs_test=spoken(said["test"], len(prepared.classes)),
+        teacher_log_probs_val=spoken(said["validation"], len(prepared.classes)),
+        teacher_tempered_test={
+            t: said["test"].log_probs(t).numpy() for t in sorted({*TEMPERATURES, float(temperature)}) if said["test"].logits is not None
+        },
+        temperature=float(temperature),
+        control=tree["training"]["control"],
+        control_reason=tree["training"]["control_reason"],
+        arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
+        shipped=shipped_seed(tree, arms["distilled"]),
+        teacher=taught.size,
+        student=student,
+        curves=[*taught.rows, *(row for arm in arms.values() for row in arm.rows)],
+        selftest=list(selftest),
+        duplicates=duplicates,
+        gates=tree["gates"],
+        provenance=provenance,
+        exports=list(exports),
+        latency=latency,
+        thumbnail=pictures.thumbnails(prepared.examples, test),
+        notes=[*prepared.notes, *taught.notes, *(note for arm in arms.values() for note in arm.notes)],
+    )
+
+
+def spoken(knowledge: Knowledge, classes: int) -> np.ndarray:
+    """(n, C) log-probabilities at T = 1; of top-k rows the mass of the rest is spread evenly over the classes that were not kept."""
+    return heard(knowledge, classes)[0].astype(np.float32)
+
+
+def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
+    """Position of the seed that ships: the best on validation, the first where there is none. The test set has no say."""
+    from understudy.evaluation.metrics import higher_is_better
+
+    values = [value for value in arm.best if value is not None]
+    if len(values) < len(arm.best):
+        return 0
+    return int(np.argmax(values) if higher_is_better(tree["metric"]) else np.argmin(values))
+
+
+def shipped_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, seed: int) -> nn.Module:
+    """The student that ships, in eval mode."""
+    module = fresh_student(tree, prepared, given, seed)
+    module.load_state_dict(load_file(folder.arm("distilled", seed) / "student.safetensors"))
+    return module.eval()
+
+
+def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str) -> Path:
+    """Write `student/`: the shipped seed's weights, everything needed to use them, and its card."""
+    model = dict(tree["student"]["model"])
+    if model.get("arch") == GIVEN:
+        model = {"arch": None, "class": type(module).__name__}
+    return artefact.save(
+        folder.path / "student",
+        module,
+        model=model,
+        shape=prepared.shape,
+        classes=prepared.classes,
+        preprocess=prepared.preprocess.to_dict(),
+        card=about,
+        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"]},
+    )
+
+
+def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Every artefact of the recipe, each checked against the student on held-out rows before it is called done."""
+    rows = []
+    probe = prepared.rows.stored[prepared.test[:512]].numpy()
+    for index, name in enumerate(tree["export"]):
+        on_event(Event("export", "progress", name, index / len(tree["export"])))
+        found = kinds.configure("export", name, {}).export(folder.path / "student", folder.path / "exports", probe, module)
+        rows.append({"format": name, **found, "path": os.path.relpath(found["path"], folder.path)})
+    return rows
+
+
+def put_card(folder: RunFolder) -> None:
+    """Give the artefacts that come with a card the finished one; they were checked before there was anything to say in it."""
+    card = (folder.path / "student" / artefact.CARD).read_bytes()
+    for copy in (folder.path / "exports").glob(f"*/{artefact.CARD}"):
+        atomic.write_bytes(copy, card)
+
+
+def latency_of(prepared: Prepared, taught: Taught, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
+    """Teacher and student on one example at a time, in turns, as torch runs them here; None where the teacher only is a store."""
+    if taught.header is not None:
+        return None
+    row = prepared.test[:1]
+    batch = Batch(row, 0, prepared.rows.inputs(row), prepared.rows.labels[row])
+    times: dict[str, list[float]] = {"teacher": [], "student": []}
+    with torch.inference_mode():
+        for index in range(rounds + 3):
+            for name, call in (("teacher", lambda: taught.teacher.teach(batch)), ("student", lambda: student(batch.inputs))):
+                begun = time.perf_counter()
+                call()
+                if index >= 3:
+                    times[name].append(time.perf_counter() - begun)
+    return Latency(times["teacher"], times["student"], f"batch 1, torch eager float32, {torch.get_num_threads()} thread(s), {hardware}")
+
+
+def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:
+    """Parameters, bytes and multiply-accumulates of the student."""
+    return size_of(fresh_student(tree, prepared, given, 0), prepared.shape)
+
+
+def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
+    """summary.json, details.json, bench.json and report.html; `rerender` makes the page again from the first two."""
+    atomic.write_json(folder.path / "details.json", details)
+    atomic.write_json(folder.path / "bench.json", {"schema": 1, "latency": details["latency"]})
+    atomic.write_text(folder.path / "report.html", html.render(dict(summary), dict(details)))
+    atomic.write_json(folder.path / "summary.json", summary)
+    return folder.path / "report.html"
+
+
+def rerender(run: Path) -> Path:
+    """The page of a finished run, made again from its summary.json and details.json."""
+    try:
+        summary, details = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("summary.json", "details.json"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            four_parts(
+                f"{run} has no finished report",
+                got=str(error),
+                expected="summary.json and details.json",
+                otherwise="There would be nothing to show",
+                do="Run its recipe to the end first",
+            )
+        ) from None
+    atomic.write_text(run / "report.html", html.render(summary, details))
+    return run / "report.html"

@@ -1,0 +1,73 @@
+"""A student folder, measured on the test rows of a recipe's data; and exported again from a finished run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from understudy import kinds, recipe
+from understudy.errors import DataError, four_parts
+from understudy.evaluation import calibration, metrics, slices
+from understudy.evaluation.compare import mean_interval
+from understudy.run_folder import RunFolder
+from understudy.stages.common import class_counts
+from understudy.stages.finish import shipped_module
+from understudy.stages.prepare import Given, Prepared, prepare
+from understudy.students import artefact
+
+
+def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) -> dict[str, Any]:
+    """The metric with its 95 % interval over test rows, log-loss, ECE, and the worst class; the student's own preprocessing is used."""
+    found = artefact.load(student)
+    data = prepare(wanted, given or Given())
+    if tuple(found.classes) != data.classes:
+        raise DataError(
+            four_parts(
+                "the student knows other classes than the data",
+                got=", ".join(found.classes[:8]),
+                expected=", ".join(data.classes[:8]),
+                otherwise="Every answer would be compared with another class's name",
+                do="Evaluate it on the data that it was made for",
+            )
+        )
+    test = data.test.numpy()
+    labels = data.examples.labels[test]
+    log_probs = metrics.log_softmax(found.logits(found.preprocess.encode(data.examples.subset(test).raw)))
+    counts = class_counts(data)
+    name = metrics.default(counts) if wanted.metric == "auto" else wanted.metric
+    scores = metrics.scores(name, log_probs, labels, positive=metrics.positive_class(counts))
+    low, high = metrics.bounds(name)
+    around = mean_interval(scores, low, high)
+    right = log_probs.argmax(axis=1) == labels
+    value, worst = min((float(right[rows].mean()), cls) for cls, rows in slices.members(labels, data.classes).items() if len(rows))
+    return {
+        "metric": name,
+        "value": float(scores.mean()),
+        "ci95": list(around) if around else None,
+        "examples": len(test),
+        "log_loss": calibration.nll(log_probs, labels),
+        "ece": calibration.ece(log_probs, labels),
+        "worst_class": {"name": worst, "value": value},
+    }
+
+
+def export_again(run: Path, format: str, given: Given) -> dict[str, Any]:
+    """One more artefact of a finished run's shipped student, checked on held-out rows of its data."""
+    tree = RunFolder(run.parent, run.name).resolved()
+    if tree is None or not (run / "student").is_dir():
+        raise DataError(
+            four_parts(
+                f"{run} holds no finished run",
+                got="no student/",
+                expected="a run folder",
+                otherwise="There would be nothing to export",
+                do="Run its recipe to the end first",
+            )
+        )
+    exporter = kinds.configure("export", format, {})
+    data: Prepared = prepare(recipe.load(tree), given)
+    seed = artefact.read_config(run / "student")["extra"]["seed"]
+    module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), seed)
+    found = exporter.export(run / "student", run / "exports", data.rows.stored[data.test[:512]].numpy(), module)
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run)}

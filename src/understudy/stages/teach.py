@@ -1,0 +1,289 @@
+"""Recipe -> teacher: trained here, loaded from weights, fitted by scikit-learn, or handed over from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from understudy import atomic, kinds
+from understudy.cache import Cache
+from understudy.collate import ShuffledSource
+from understudy.errors import DataError, four_parts
+from understudy.evaluation import cost, metrics
+from understudy.events import Cancel, Event, OnEvent
+from understudy.objectives.labels import CrossEntropy
+from understudy.records import Shapes
+from understudy.records import Teacher as TeacherProtocol
+from understudy.report.facts import Size
+from understudy.run_folder import sweep
+from understudy.stages.common import digest, make_model, metric_identity, plan_of, steps_of, validator
+from understudy.stages.prepare import Given, Prepared
+from understudy.store.reader import Reader
+from understudy.store.schema import Header
+from understudy.students import artefact
+from understudy.students.weights import load_weights
+from understudy.teachers import ensemble, local, predictor, stored
+from understudy.training.fit import fit
+from understudy.training.numerics import Numerics
+
+VERSION = 1
+FRESH_VIEWS = 1 << 30
+"""A teacher that trains here sees another view every epoch; students see the few that the store keeps."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher that is ready to be asked, what it weighs, the rows of its training where it was trained here, its modules where it
+    has some, the header of the store that it is read from, and sentences for the report."""
+
+    teacher: TeacherProtocol
+    size: Size
+    rows: list[dict[str, Any]]
+    modules: tuple[nn.Module, ...] = ()
+    header: Header | None = None
+    notes: tuple[str, ...] = ()
+
+
+class NotTrained(Exception):
+    """The teacher would have to be trained first, and the caller does not want that."""
+
+
+def obtain(
+    tree: dict[str, Any], prepared: Prepared, given: Given, cache: Cache, on_event: OnEvent, cancel: Cancel, may_train: bool = True
+) -> Taught:
+    """The teacher of a settled recipe; a list of several is an ensemble (mean of probabilities at the objective's temperature).
+
+    Raises NotTrained where a member is not in the cache and `may_train` is False.
+    """
+    if given.teacher is not None:
+        return _given(given.teacher, prepared)
+    members = [
+        _member(index, entry, tree, prepared, given, cache, on_event, cancel, may_train) for index, entry in enumerate(tree["teacher"])
+    ]
+    if len(members) == 1:
+        return members[0]
+    teacher = ensemble.Teacher([member.teacher for member in members], tree["teacher_weights"])
+    sizes = [member.size for member in members]
+    size = Size(_sum(one.parameters for one in sizes), _sum(one.bytes for one in sizes), _sum(one.macs for one in sizes), len(members))
+    return Taught(
+        teacher,
+        size,
+        [row for member in members for row in member.rows],
+        tuple(part for member in members for part in member.modules),
+        notes=tuple(note for member in members for note in member.notes),
+    )
+
+
+def _sum(parts: Iterable[int | None]) -> int | None:
+    """The sum, or None where a part is not known."""
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
+
+
+def _member(
+    index: int,
+    entry: dict[str, Any],
+    tree: dict[str, Any],
+    prepared: Prepared,
+    given: Given,
+    cache: Cache,
+    on_event: OnEvent,
+    cancel: Cancel,
+    may_train: bool,
+) -> Taught:
+    if entry["kind"] == "local":
+        return _local(index, entry, tree, prepared, given, cache, on_event, cancel, may_train)
+    options = kinds.configure(
+        "teachers", entry["kind"], {key: value for key, value in entry.items() if key not in ("kind", "rights", "stated")}
+    )
+    if entry["kind"] == "stored":
+        return _stored(options.path, prepared)
+    if options.onnx is not None:
+        teacher = predictor.from_onnx(options, prepared.rows.inputs(prepared.teacher[:256]).numpy(), prepared.preprocess)
+        return Taught(teacher, Size(None, Path(options.onnx).stat().st_size), [])
+    teacher = predictor.fit(
+        options,
+        prepared.rows.inputs(prepared.teacher).numpy(),
+        prepared.rows.labels[prepared.teacher].numpy(),
+        len(prepared.classes),
+        digest([prepared.examples.fingerprint, prepared.seen_through(0), prepared.teacher.tolist()]),
+    )
+    return Taught(teacher, Size(None, None), [])
+
+
+def _stored(path: str, prepared: Prepared) -> Taught:
+    """What an earlier recording holds; refused where it was made for other data or another transform."""
+    expected = {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": len(prepared.classes)}
+    reader = Reader(path, expected)
+    views = sorted({0, *prepared.plan_views()} & set(reader.views))
+    size = Size(None, None, None, reader.header.members)
+    return Taught(stored.Teacher(reader, prepared.names, views=views), size, [], header=reader.header)
+
+
+def _local(
+    index: int,
+    entry: dict[str, Any],
+    tree: dict[str, Any],
+    prepared: Prepared,
+    given: Given,
+    cache: Cache,
+    on_event: OnEvent,
+    cancel: Cancel,
+    may_train: bool,
+) -> Taught:
+    seed = entry["seed"]
+    if entry["model"] is None:
+        module = _student(entry["weights"], prepared)
+    else:
+        module = make_model(entry["model"], prepared, given, seed, "teacher", "weights")
+        if entry.get("weights"):
+            load_weights(module, entry["weights"])
+    rows: list[dict[str, Any]] = []
+    notes: tuple[str, ...] = ()
+    numerics = Numerics()
+    if entry.get("train"):
+        numerics = Numerics(entry["train"]["precision"], entry["train"]["memory_format"], entry["train"]["compile"])
+        rows, notes = _train(index, seed, module, entry, tree, prepared, numerics, cache, on_event, cancel, may_train)
+    place = Numerics(numerics.precision, numerics.memory_format).place(module)
+    teacher = local.Teacher(place, local.fingerprint(module, entry["model"]), numerics.precision, numerics.memory_format)
+    return Taught(teacher, size_of(module, prepared.shape), rows, (module,), notes=notes)
+
+
+def _student(folder: str, prepared: Prepared) -> nn.Module:
+    """The module of a student folder, which says its architecture itself; refused where it was made for other inputs or classes."""
+    found = artefact.load(folder)
+    mine, wanted = (found.classes, found.preprocess.to_dict()), (prepared.classes, prepared.preprocess.to_dict())
+    if mine != wanted:
+        what = "classes" if mine[0] != wanted[0] else "preprocessing"
+        raise DataError(
+            four_parts(
+                f'the student in "{folder}" was made for other {what}',
+                got=", ".join(mine[0][:8]) if what == "classes" else "another scale, shift, size or column",
+                expected=", ".join(wanted[0][:8]) if what == "classes" else "those of this data and split",
+                otherwise="Its answers would be those to other inputs, or about other classes",
+                do="Use the data and split that it was trained with, or name its architecture: model: {arch: ...}",
+            )
+        )
+    return found.module
+
+
+def _train(
+    index: int,
+    seed: int,
+    module: nn.Module,
+    entry: dict[str, Any],
+    tree: dict[str, Any],
+    prepared: Prepared,
+    numerics: Numerics,
+    cache: Cache,
+    on_event: OnEvent,
+    cancel: Cancel,
+    may_train: bool,
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Train in the cache's folder, or take the weights that lie there; the rows of its training, and sentences for the report."""
+    training = entry["train"]
+    start = local.fingerprint(module, entry["model"])
+    views = prepared.views if training["augment"] else None
+    view_count = FRESH_VIEWS if views else 0
+    inputs = {
+        "data": prepared.examples.fingerprint,
+        "rows": digest(prepared.teacher.tolist()),
+        "validation": digest(prepared.validation.tolist()),
+        "transform": prepared.seen_through(view_count),
+        "start": start,
+        "train": training,
+        "seed": seed,
+        "metric": metric_identity(tree),
+    }
+    folder = cache.folder("teacher", inputs, VERSION)
+    if not may_train and not cache.done(folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise NotTrained
+    with cache.claim(folder):
+        if not cache.done(folder):
+            sweep(folder)
+            plan = plan_of(training, steps_of(training, len(prepared.teacher)), seed, checkpoint_seconds=5.0)
+            source = ShuffledSource(
+                prepared.rows,
+                prepared.teacher,
+                batch_size=training["batch_size"],
+                seed=seed,
+                views=views,
+                view_count=view_count,
+                channels_last=numerics.channels_last,
+            )
+            fitted = fit(
+                module,
+                [CrossEntropy()],
+                source,
+                plan=plan,
+                shapes=Shapes(len(prepared.classes), len(prepared.examples)),
+                validate=validator(tree, prepared, numerics),
+                watch=tree["metric"],
+                higher_is_better=metrics.higher_is_better(tree["metric"]),
+                folder=folder,
+                identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
+                cancel=cancel,
+                on_row=_progress(on_event, f"member {index + 1}" if len(tree["teacher"]) > 1 else "", plan.steps),
+            )
+            atomic.write_bytes(
+                folder / "model.safetensors", save({name: value.contiguous() for name, value in module.state_dict().items()})
+            )
+            atomic.write_json(folder / "rows.json", fitted.rows)
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            which = f"teacher {index}" if len(tree["teacher"]) > 1 else "the teacher"
+            notes = [f"Training of {which}: {note}." for note in fitted.notes]
+            cache.finish(folder, {"seconds": round(fitted.seconds, 2), "best": fitted.best, "notes": notes})
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    rows = [{"arm": "teacher", "seed": seed, **row} for row in _read(folder / "rows.json")]
+    return rows, tuple(cache.meta(folder).get("notes", ()))
+
+
+def _given(given: Any, prepared: Prepared) -> Taught:
+    """A module or anything with predict_proba, as a Python caller has it."""
+    if isinstance(given, nn.Module):
+        return Taught(
+            local.Teacher(given, local.fingerprint(given, {"class": type(given).__name__})), size_of(given, prepared.shape), [], (given,)
+        )
+    if hasattr(given, "teach"):
+        return Taught(given, Size(None, None), [])
+    known = getattr(given, "classes_", range(len(prepared.classes)))
+    scale, shift = prepared.rows.scale.numpy(), prepared.rows.shift.numpy()
+    whole = prepared.rows.stored.dtype == torch.uint8
+
+    def raw(inputs: np.ndarray) -> np.ndarray:
+        """What the caller trained it on: the vectors or pixels before they were standardised, one row an example."""
+        found = (inputs.reshape(len(inputs), *prepared.shape) - shift) / scale
+        return given.predict_proba((np.rint(found) if whole else found).reshape(len(found), -1))
+
+    predict = predictor.in_order(raw, known, len(prepared.classes), prepared.classes)
+    probe = prepared.rows.inputs(prepared.teacher[:256]).flatten(1).numpy()
+    clip = predictor.smallest(given, len(prepared.classes))
+    return Taught(predictor.Teacher(predict, predictor.fingerprint(predict, probe), clip), Size(None, None), [])
+
+
+def size_of(module: nn.Module, shape: tuple[int, ...]) -> Size:
+    """Parameters, bytes and multiply-accumulates of a module."""
+    found = cost.measure(module, shape)
+    return Size(found.parameters, found.bytes, found.macs)
+
+
+def _progress(on_event: OnEvent, text: str, steps: int) -> Callable[[dict[str, Any]], None]:
+    def tell(row: dict[str, Any]) -> None:
+        on_event(Event("teacher", "progress", text, row["step"] / steps, row))
+
+    return tell
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,73 @@
+"""Knowledge <-> rows of a store. Shapes: B batch, C classes, M members, K kept entries, T fixed temperatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.errors import DataError, four_parts
+from understudy.records import Knowledge, TopKRows
+from understudy.store.schema import Header
+
+_FLOAT16_LOWEST = -65504.0
+
+
+def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
+    """The rows to append, in the layout of `schema.fields`.
+
+    A row that holds NaN or an infinity comes out with NaN logits, so that the writer quarantines it. Finite float32 rows are kept
+    exactly; float16 keeps the distance to the row's maximum, because fp16 of a logit such as 1000.3 would lose the differences that
+    a softmax is made of. Top-k keeps the mass of the rest as one more entry, for 2 bytes: renormalising the kept ones instead
+    costs 9 to 17 times the gradient error on Zipf-like rows.
+
+    Args:
+        knowledge: logits (B, C), or (B, M, C) where the header has several members.
+
+    Raises:
+        DataError: no logits, or another number of classes or members than the header's.
+    """
+    shape = (header.members, header.classes) if header.members > 1 else (header.classes,)
+    if knowledge.logits is None or tuple(knowledge.logits.shape[1:]) != shape:
+        raise DataError(four_parts(
+            "the teacher's answer does not fit the store", got="no logits" if knowledge.logits is None else tuple(knowledge.logits.shape),
+            expected=("B", *shape), otherwise="Classes or members would be mixed up", do="Record into a store made for this teacher"))
+    logits = knowledge.logits.detach().to("cpu", torch.float32)
+    finite = torch.isfinite(logits.flatten(1)).all(dim=1)
+    logits = torch.where(finite.view(-1, *[1] * len(shape)), logits, torch.nan)
+    if header.keep == "topk":
+        return _encode_topk(logits, header)
+    if header.dtype == "float32":
+        return {"logits": logits.contiguous().numpy()}
+    maximum = logits.amax(dim=-1)
+    relative = (logits - maximum[..., None]).clamp(min=_FLOAT16_LOWEST)
+    return {"logits": relative.to(torch.float16).numpy(), "reference": maximum.numpy()}
+
+
+def decode(rows: Mapping[str, Tensor], header: Header) -> Knowledge:
+    """What the teacher said, within `header.stated_error`. Logits are float32; nothing is copied where they are stored so."""
+    logits = rows["logits"].float()
+    if header.keep == "topk":
+        columns = enumerate(header.temperatures)
+        pairs = [(temperature, rows["lse"][:, column], rows["tail"][:, column].float()) for column, temperature in columns]
+        return Knowledge(topk=TopKRows(ids=rows["ids"].long(), logits=logits, log_sum_exp={t: lse for t, lse, _ in pairs},
+                                       tail_log_mass={t: tail for t, _, tail in pairs}))
+    if header.dtype == "float16":
+        logits = logits + rows["reference"][..., None]
+    weights = torch.tensor(header.member_weights, dtype=torch.float32, device=logits.device) if header.member_weights else None
+    return Knowledge(logits=logits, member_weights=weights)
+
+
+def _encode_topk(logits: Tensor, header: Header) -> dict[str, np.ndarray]:
+    kept, ids = logits.topk(header.k, dim=-1)
+    maximum = kept[:, :1]
+    # float64, because the tail is a small difference of large sums.
+    relative = (logits - maximum).double()
+    rest = relative.scatter(1, ids, -torch.inf)
+    lse = torch.stack([torch.logsumexp(relative / temperature, dim=1) for temperature in header.temperatures], dim=1)
+    tail = torch.stack([torch.logsumexp(rest / temperature, dim=1) for temperature in header.temperatures], dim=1) - lse
+    values = (kept - maximum).clamp(min=_FLOAT16_LOWEST) if header.dtype == "float16" else kept - maximum
+    return {"ids": ids.int().numpy(), "logits": values.to(getattr(torch, header.dtype)).numpy(),
+            "lse": lse.float().numpy(), "tail": tail.clamp(max=0.0).half().numpy()}

@@ -1,0 +1,86 @@
+"""What a store holds and whether it is sound, for people. No torch here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from understudy.errors import DataError
+from understudy.store import shards
+from understudy.store.manifest import Manifest
+from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, part_names, read_header, row_bytes
+
+
+class Fault(NamedTuple):
+    """Something in a store that can't be trusted; `rows` is how many are asked again when the recording goes on."""
+
+    part: str
+    file: str
+    problem: str
+    rows: int
+
+
+def describe(folder: str | Path) -> dict[str, Any]:
+    """The facts of a store as JSON-safe values. Hashes are not compared: see `verify`.
+
+    tail_mass: mean probability outside the kept entries by temperature, for top-k stores.
+
+    Raises DataError where there is no store, or a manifest is damaged.
+    """
+    folder = Path(folder)
+    header, _ = read_header(folder)
+    views: Counter[int] = Counter()
+    seen: set[tuple[str, int]] = set()
+    quarantined: list[tuple[str, int]] = []
+    parts: dict[str, dict[str, int]] = {}
+    tails = []
+    for name in part_names(folder):
+        place = folder / PARTS_FOLDER / name
+        manifest = Manifest(place)
+        manifest.close()
+        quarantined += sorted(manifest.quarantined)
+        parts[name] = {"shards": len(manifest.shards), "rows": sum(shard.rows for shard in manifest.shards),
+                       "bytes": sum(shard.bytes for shard in manifest.shards)}
+        for shard in manifest.shards:
+            content = shards.read(shards.file_of(place, shard.sha256))
+            keys = set(zip(content.ids, content.views.tolist(), strict=True)) - seen
+            seen |= keys
+            views.update(view for _, view in keys)
+            if header.keep == "topk":
+                tails.append(content.rows["tail"].astype(np.float64))
+    mass = np.exp(np.concatenate(tails)).mean(axis=0).tolist() if tails else []
+    return {
+        "path": str(folder), "format_version": header.format_version, "codec": header.codec, "stated_error": header.stated_error,
+        "row_bytes": row_bytes(header), "rows": len(seen), "rows_by_view": {str(view): views[view] for view in sorted(views)},
+        "parts": parts, "quarantined": [[name, view] for name, view in quarantined],
+        "tail_mass": dict(zip(map(str, header.temperatures), mass, strict=False)),
+        "teacher": header.teacher, "data": header.data, "transform": header.transform, "rights": dict(header.rights),
+    }
+
+
+def verify(folder: str | Path) -> list[Fault]:
+    """Everything in the store that does not have the hash under which it was acknowledged (reads every byte).
+
+    Raises DataError where there is no store or its header can't be read.
+    """
+    folder = Path(folder)
+    _, digest = read_header(folder)
+    faults = []
+    for name in part_names(folder):
+        place = folder / PARTS_FOLDER / name
+        try:
+            manifest = Manifest(place)
+        except DataError as error:
+            faults.append(Fault(name, "manifest.sqlite", str(error), 0))
+            continue
+        manifest.close()
+        if manifest.header not in ("", digest):
+            faults.append(Fault(name, HEADER_FILE, f"sha256 {digest[:12]}, but the part was begun under {manifest.header[:12]}", 0))
+        for shard in manifest.shards:
+            problem = shards.fault(place, shard)
+            if problem:
+                faults.append(Fault(name, shards.file_of(place, shard.sha256).name, problem, shard.rows))
+    return faults

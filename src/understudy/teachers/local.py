@@ -1,0 +1,84 @@
+"""A teacher in this process: any module that gives logits. Works for white-box teachers of every architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from understudy.errors import RecipeError, four_parts
+from understudy.records import Batch, Knowledge, StudentOutput
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recipe may say of a local teacher.
+
+    model: `{arch: ..., options}` or `{factory: "module:function"}`; left out where `weights` is a student folder, which says it itself.
+    weights: a .safetensors file or a folder in the Hugging Face layout. train: how to train it here; without `weights` it is needed.
+    seed: of its initialisation and its order of examples.
+    """
+
+    model: dict[str, Any] | None = None
+    weights: str | None = None
+    train: dict[str, Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.weights is None:
+            raise RecipeError(four_parts(
+                "a local teacher needs a model or weights", got="neither", expected="model: {arch: ...} or weights: FILE",
+                otherwise="There would be nobody to learn from", do="Add model: {arch: cnn, width: 64}"))
+        if self.weights is None and self.train is None:
+            raise RecipeError(four_parts(
+                "a local teacher without weights must be trained", got="neither weights nor train", expected="one of them",
+                otherwise="The student would learn the answers of random weights", do="Add train: {epochs: 30}, or weights: FILE"))
+
+
+class Teacher:
+    """Logits of a module.
+
+    The module is the caller's own object; it is put in eval mode and frozen here, once. That it stays so is for the self-test to see.
+    precision: "bfloat16" computes under autocast (the answers are float32 all the same, with about three correct digits) and is another
+    fingerprint; memory_format: "channels_last" suits convolutions on a CPU and changes answers by rounding only.
+    """
+
+    provides = frozenset({"logits"})
+
+    def __init__(self, module: nn.Module, fingerprint: str, precision: Literal["float32", "bfloat16"] = "float32",
+                 memory_format: Literal["contiguous", "channels_last"] | None = None) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.fingerprint = fingerprint if precision == "float32" else digest([fingerprint, precision])
+        self.autocast = precision == "bfloat16"
+        self.channels_last = memory_format == "channels_last"
+        if self.channels_last:
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
+        """(B, C) float32 logits for the batch."""
+        inputs = batch.inputs
+        if self.channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = self.module(inputs)
+        # Autograd refuses to save inference tensors, and an objective may multiply by the logits: the copy is an ordinary tensor.
+        return Knowledge(logits=logits.to(torch.float32, copy=True))
+
+
+def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:
+    """sha256 over the configuration and every parameter and buffer (name, type, shape, bytes) by name; the same in every process."""
+    result = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        result.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def digest(parts: list[Any]) -> str:
+    """sha256 of plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

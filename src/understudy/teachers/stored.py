@@ -1,0 +1,120 @@
+"""A teacher that was asked before: its answers are looked up by (id, view) in a store instead of being computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.errors import RecipeError, four_parts
+from understudy.records import Batch, Knowledge, StudentOutput, TopKRows
+from understudy.store.codec import decode
+from understudy.store.reader import RESIDENT_BYTES, Reader
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recipe may write: `teacher: {kind: stored, path: FOLDER}`, a store made by `understudy record`."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise RecipeError(four_parts(
+                "teacher: path is empty", got='""', expected="the folder of a store", otherwise="There would be no teacher",
+                do="Write the folder that `understudy record` printed"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What the store says for one view. rows: (N,) position of each example, -1 where it has none; None where it is its own number."""
+
+    rows: Tensor | None
+    partial: bool
+    knowledge: Knowledge | None
+
+
+class Teacher:
+    """Looks up `(batch.ids, batch.view)`; the same knowledge as the live teacher's within the header's stated error.
+
+    Where the decoded rows fit in `resident_bytes`, they lie in memory as tables, and log-probabilities at the fixed
+    `temperatures` are computed once: a batch then costs one index_select. Otherwise rows are taken from the mapped shards and
+    decoded for each batch.
+
+    Args:
+        reader: the store, opened with the fingerprints that it must have.
+        ids: (N,) the data set's table of ids, which `batch.ids` are row numbers of.
+        views: the views that will be asked. An example may lack a row as long as it is not asked for.
+        temperatures: at which `Knowledge.ready` is filled (dense stores).
+        logits: whether `Knowledge.logits` is filled too; False where every objective asks for `temperatures` only.
+        resident_bytes: the memory that the tables may take.
+        device: where the tables lie and the knowledge is wanted.
+
+    Raises:
+        DataError: the store has no row at all for a view.
+    """
+
+    def __init__(self, reader: Reader, ids: Sequence[str], *, views: Sequence[int] = (0,), temperatures: Sequence[float] = (),
+                 logits: bool = True, resident_bytes: int = RESIDENT_BYTES, device: str | torch.device = "cpu") -> None:
+        header = reader.header
+        dense = header.keep == "dense"
+        self.provides = frozenset({"logits"} if dense else {"topk"})
+        self.fingerprint = header.teacher
+        self._reader = reader
+        self._ids = ids
+        self._device = torch.device(device)
+        found = {view: reader.find(ids, view) for view in views}
+        for view, ordinals in found.items():
+            if not bool((ordinals >= 0).any()):
+                raise reader.absent(list(ids), view)
+        wanted = tuple(temperatures) if dense else ()
+        values = header.classes * (header.members * logits + len(wanted)) if dense else 3 * header.k + 2 * len(header.temperatures)
+        self.resident = 4 * values * sum(int((ordinals >= 0).sum()) for ordinals in found.values()) <= resident_bytes
+        """Whether the rows lie in memory."""
+        self._place = self._device if self.resident else torch.device("cpu")
+        self._tables = {view: self._table(ordinals, wanted, logits or not dense) for view, ordinals in found.items()}
+
+    def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
+        """The stored knowledge, row by row in the batch's order. Raises DataError naming an example that has no row."""
+        table = self._tables.get(batch.view)
+        if table is None:
+            raise self._reader.absent([self._ids[int(row)] for row in batch.ids], batch.view)
+        ids = batch.ids.to(self._place)
+        rows = ids if table.rows is None else table.rows.index_select(0, ids)
+        if table.partial and bool((rows < 0).any()):
+            raise self._reader.absent([self._ids[int(row)] for row in ids[rows < 0]], batch.view)
+        if table.knowledge is None:
+            return _each(decode(self._reader.take(rows), self._reader.header), lambda tensor: tensor.to(self._device))
+        return _each(table.knowledge, lambda tensor: tensor.index_select(0, rows))
+
+    def _table(self, ordinals: Tensor, temperatures: tuple[float, ...], logits: bool) -> _Table:
+        partial = bool((ordinals < 0).any())
+        if not self.resident:
+            return _Table(ordinals, partial, None)
+        present = (ordinals >= 0).nonzero().squeeze(1)
+        everything = decode(self._reader.take(ordinals[present]), self._reader.header)
+        ready = {temperature: _log_probs(everything, temperature) for temperature in temperatures}
+        kept = dataclasses.replace(everything, logits=everything.logits if logits else None, ready=ready)
+        rows = torch.full_like(ordinals, -1).index_copy_(0, present, torch.arange(len(present))).to(self._place) if partial else None
+        return _Table(rows, partial, _each(kept, lambda tensor: tensor.to(self._place)))
+
+
+def _log_probs(knowledge: Knowledge, temperature: float) -> Tensor:
+    """(N, C) log-probabilities, made in pieces so that the softmax of a large table needs no second one."""
+    assert knowledge.logits is not None
+    pieces = [dataclasses.replace(knowledge, logits=piece).log_probs(temperature) for piece in knowledge.logits.split(65536)]
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _each(knowledge: Knowledge, change: Callable[[Tensor], Tensor]) -> Knowledge:
+    """The knowledge with every tensor of rows changed; the members' weights have no rows."""
+    topk = knowledge.topk
+    return Knowledge(
+        logits=None if knowledge.logits is None else change(knowledge.logits), member_weights=knowledge.member_weights,
+        topk=None if topk is None else TopKRows(
+            ids=change(topk.ids), logits=change(topk.logits), log_sum_exp={t: change(row) for t, row in topk.log_sum_exp.items()},
+            tail_log_mass={t: change(row) for t, row in topk.tail_log_mass.items()}),
+        ready={temperature: change(rows) for temperature, rows in knowledge.ready.items()})

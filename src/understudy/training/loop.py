@@ -1,0 +1,84 @@
+"""The one loop: teacher training, control, distilled arms and every mode run through `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from understudy.errors import DataError, four_parts
+from understudy.randomness import key
+from understudy.records import Batch, LossTerms, Teacher, at_least_one, total
+from understudy.training.optimizer import Optimizer
+from understudy.training.step import Step, needs_randomness
+
+
+class Source(Protocol):
+    """Where batches come from; `next` must depend on the step alone, or the state in `state_dict`."""
+
+    steps_per_epoch: int
+
+    def next(self, step: int) -> Batch:
+        """The batch of this step."""
+        ...
+
+
+@dataclass
+class Player:
+    """Something that learns: a step, what moves it, what it sees, who teaches it (None: the labels alone), and how often."""
+
+    step: Step
+    optimizer: Optimizer
+    source: Source
+    teacher: Teacher | None = None
+    every: int = 1
+    name: str = "student"
+    compiled: Callable[..., LossTerms] | None = None
+    sums: dict[str, tuple[Tensor, Tensor | float]] = field(default_factory=dict)
+
+
+def train(players: Sequence[Player], *, first: int, steps: int, seed: int, after_step: Callable[[int], None]) -> None:
+    """Take the steps `first` .. `steps` - 1; `after_step(done)` evaluates, logs, checkpoints, and may raise to stop."""
+    for player in players:
+        player.step.train()
+    random = [needs_randomness(player.step) for player in players]
+    for step in range(first, steps):
+        for index, player in enumerate(players):
+            if step % player.every:
+                continue
+            batch = player.source.next(step)
+            knowledge = player.teacher.teach(batch) if player.teacher is not None else None
+            if random[index]:
+                torch.manual_seed(key(seed, player.name, "forward", step))
+            terms = (player.compiled or player.step)(batch, knowledge, step / steps)
+            total(terms).backward()
+            player.optimizer.step(step)
+            remember(player.sums, terms)
+        after_step(step + 1)
+
+
+def remember(sums: dict[str, tuple[Tensor, Tensor | float]], terms: LossTerms) -> None:
+    """Add a step's terms to those since the last row; nothing is read back from the device."""
+    for name, term in terms.items():
+        value, count = sums.get(name, (0.0, 0.0))
+        sums[name] = (value + term.sum.detach(), count + term.count)
+
+
+def means(sums: Mapping[str, tuple[Tensor, Tensor | float]], where: str) -> dict[str, float]:
+    """{"<term>/mean": ...} since the last row; a mean that is not finite stops the run."""
+    found = {f"{name}/mean": float(value) / float(at_least_one(count)) for name, (value, count) in sums.items()}
+    for name, value in found.items():
+        if value - value != 0:
+            raise DataError(
+                four_parts(
+                    f"the loss term {name} is not finite {where}",
+                    got=value,
+                    expected="a finite number",
+                    otherwise="Every weight would become NaN and the student would answer one class",
+                    do="Lower training.lr, or set training.clip: 1.0",
+                )
+            )
+    return found

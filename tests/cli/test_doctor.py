@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+
+import pytest
+
+from understudy.cli import doctor
+
+XEON = "processor\t: 0\nmodel name\t: Some Maker Model 7\nflags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16 amx_int8\n"
+ARM = "processor : 0\nFeatures : fp asimd sve bf16\n"
+
+
+def test_it_tells_the_versions_that_are_installed(understudy):
+    done = understudy("doctor")
+    assert done.code == 0
+    for name in ("torch", "numpy", "typer"):
+        line = next(line for line in done.out.splitlines() if line.startswith(f"{name} "))
+        assert metadata.version(name) in line and "MISSING" not in line
+    facts = json.loads(understudy("doctor", "--json").out)
+    assert facts["fix"] == "" and facts["cpu"]["usable_cores"] > 0 and facts["disk"]["free"] > 0 and facts["settings"]["threads"] >= 1
+    assert {package["name"] for package in facts["packages"] if not package["extra"]} >= {"torch", "numpy", "scikit-learn", "pillow"}
+
+
+def test_what_is_missing_or_too_old_comes_with_one_command(understudy, monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: [
+        "numpy>=1.26", "no-such-package>=2.0", "pillow>=999.1", "other-missing>=1; extra == 'export'",
+        "understudy[export]; extra == 'all'"])
+    done = understudy("doctor")
+    assert done.code == 3 and done.out.count("MISSING") == 3
+    assert f'{sys.executable} -m pip install "no-such-package>=2.0" "pillow>=999.1" "other-missing>=1"' in done.err
+
+
+def test_a_missing_extra_is_no_fault(understudy, monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: [
+        "numpy>=1.26", "other-missing>=1; extra == 'export'", "missing-linter>=1; extra == 'dev'"])
+    done = understudy("doctor")
+    assert done.code == 0 and "(optional: export)" in done.out and "pip install" in done.err
+    assert "linter" not in done.out + done.err
+
+
+def test_torch_is_never_advised_without_the_index_of_cpu_builds(monkeypatch):
+    """Prevents: the advice of `doctor` makes a user without a GPU download gigabytes of CUDA."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert doctor.TORCH_FOR_CPU in doctor.fix([{"name": "torch", "needs": ">=2.10", "missing": True}])
+    assert doctor.TORCH_FOR_CPU not in doctor.fix([{"name": "onnx", "needs": ">=1.21", "missing": True}])
+
+
+@pytest.mark.parametrize(("found", "needs", "enough"), [
+    ("2.10", ">=2.10", True), ("2.10.0", ">=2.10", True), ("2.9.1", ">=2.10", False), ("2.13.0+cpu", ">=2.10", True), ("3", ">=2.10", True),
+    ("2.1", ">=2.10", False), ("1.0rc1", ">=0.9", True), ("1", "", True),
+])
+def test_versions_are_compared_as_numbers(monkeypatch, found, needs, enough):
+    """Prevents: 2.9 passes for newer than 2.10, because it is compared as text."""
+    monkeypatch.setattr(metadata, "version", lambda name: found)
+    assert doctor.requirements([f"package{needs}"])[0]["missing"] is not enough
+
+
+def test_what_the_cpu_can_do():
+    assert doctor.cpu_model(XEON) == "Some Maker Model 7"
+    assert {"avx2", "amx_bf16"} <= doctor.cpu_flags(XEON) and doctor.cpu_flags(ARM) == {"fp", "asimd", "sve", "bf16"}
+    assert doctor.bfloat16(doctor.cpu_flags(XEON)).startswith("fast (AMX)")
+    assert doctor.bfloat16(doctor.cpu_flags(ARM)).startswith("in hardware")
+    assert doctor.bfloat16({"avx2"}).startswith("emulated") and doctor.bfloat16(set()) == "not known"
+    assert doctor.cpu_model("") == "" and doctor.cpu_flags("") == set()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from understudy.errors import GateError, RecipeError
+from understudy.export.onnx import Exporter, to_onnx
+from understudy.preprocess import Preprocess
+from understudy.records import Batch
+from understudy.students import artefact
+from understudy.teachers import predictor
+
+
+def run(path, encoded):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(["logits"], {"input": encoded})[0]
+
+
+@pytest.mark.parametrize(("arch", "kind"), [("cnn", "image"), ("mlp", "vector"), ("linear", "table")])
+def test_the_file_gives_the_student_s_logits_at_any_batch_size(make_student, tmp_path, arch, kind):
+    folder, module, preprocess, encoded = make_student(arch, kind)
+    found = Exporter().export(folder, tmp_path / "out", encoded)
+    expected = module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy()
+    for rows in (1, 2, 7, 20):
+        np.testing.assert_allclose(run(found["path"], encoded[:rows]), expected[:rows], rtol=1e-4, atol=1e-5)
+    assert found["parity"]["rows"] == 20 and found["parity"]["argmax_agreement"] == 1 and found["parity"]["max_abs"] < 1e-5
+    assert found["bytes"] == (tmp_path / "out" / "onnx" / "model.onnx").stat().st_size
+    assert sorted(item.name for item in (tmp_path / "out" / "onnx").iterdir()) == ["config.json", "model.onnx"]
+
+
+def test_images_go_in_as_plain_pixels_and_the_config_says_so(make_student, tmp_path):
+    """Whoever forgets the mean and deviation gets answers, and wrong ones: so they are inside."""
+    folder, _, preprocess, encoded = make_student("mlp")
+    Exporter().export(folder, tmp_path / "out", encoded)
+    config = json.loads((tmp_path / "out" / "onnx" / "config.json").read_text())
+    model = onnx.load(tmp_path / "out" / "onnx" / "model.onnx")
+    given = model.graph.input[0]
+    assert encoded.dtype == np.uint8 and given.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert config["onnx"]["input"] == {"name": given.name, "dtype": "uint8", "shape": ["batch", 3, 8, 8], "meaning": "pixels, not scaled"}
+    assert config["classes"] == ["a", "b", "<c>"] and Preprocess.from_dict(config["preprocess"]) == preprocess
+
+
+@pytest.mark.slow
+def test_the_file_holds_no_paths_and_no_second_file_and_is_the_same_again(make_student):
+    """The exporter writes stack traces with the maker's home folder into every node."""
+    folder, _, _, encoded = make_student("cnn")
+    student = artefact.load(folder)
+    data = to_onnx(student, encoded)
+    assert data == to_onnx(artefact.load(folder), encoded)
+    for word in (b"site-packages", b".py", b"stack_trace", str(folder.parent).encode(), sys.prefix.encode()):
+        assert word not in data, word
+    weights = sum(parameter.numel() for parameter in student.module.parameters())
+    assert len(data) < 4 * weights + 20_000
+
+
+@pytest.mark.slow
+def test_beyond_the_tolerance_no_file_is_left_and_an_older_one_goes_too(make_student, tmp_path):
+    """A file of an earlier student, left in the place of a failed export, would be shipped as this one."""
+    folder, _, _, encoded = make_student("mlp", hidden=(64, 64))
+    Exporter().export(folder, tmp_path / "out", encoded)
+    (tmp_path / "out" / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(GateError, match="tolerance 1e-12") as error:
+        Exporter(tolerance=1e-12).export(folder, tmp_path / "out", encoded)
+    assert error.value.exit_code == 4
+    assert [item.name for item in (tmp_path / "out" / "onnx").iterdir()] == ["notes.txt"]
+
+
+def test_a_module_that_answers_differently_from_its_export_is_refused(make_student, tmp_path):
+    """Python that depends on the values is frozen by tracing as it went for the example: only held-out rows show it."""
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.calls = 0
+
+        def forward(self, x):
+            if not torch.compiler.is_exporting():
+                x = x * 1.5
+            return self.layer(x)
+
+    _, _, preprocess, encoded = make_student("mlp", "vector")
+    module = Moody()
+    artefact.save(tmp_path / "own", module, model={"arch": None, "class": "Moody"}, shape=(4,), classes=["a", "b", "c"],
+                  preprocess=preprocess.to_dict(), card="")
+    with pytest.raises(GateError):
+        Exporter().export(tmp_path / "own", tmp_path / "out", encoded, module)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_can_teach(make_student, tmp_path):
+    """The student of one run is the teacher of another: pixels are found again behind the standardised inputs."""
+    folder, module, preprocess, encoded = make_student("cnn")
+    path = Exporter().export(folder, tmp_path / "out", encoded)["path"]
+    inputs = torch.from_numpy(preprocess.normalise(encoded))
+    teacher = predictor.from_onnx(predictor.Options(onnx=path), inputs.numpy(), preprocess)
+    logits = teacher.teach(Batch(ids=torch.arange(20), view=0, inputs=inputs, labels=torch.zeros(20, dtype=torch.int64))).logits
+    torch.testing.assert_close(logits, module(inputs).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, float("nan")])
+def test_an_unusable_tolerance_is_refused(tolerance):
+    with pytest.raises(RecipeError):
+        Exporter(tolerance=tolerance)
+
+
+def test_what_is_not_installed_is_said_before_the_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RecipeError, match=r"no onnxruntime.*understudy\[export\]"):
+        Exporter()
+
+
+def test_nothing_is_printed(make_student, tmp_path, capfd, caplog):
+    folder, _, _, encoded = make_student("linear")
+    Exporter().export(folder, tmp_path / "out", encoded)
+    assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.levelno >= logging.INFO]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.errors import DataError, RecipeError
+from understudy.records import Batch, Knowledge
+from understudy.store.codec import encode
+from understudy.store.reader import Reader
+from understudy.store.schema import Header
+from understudy.store.writer import Writer
+from understudy.teachers.stored import Options, Teacher
+
+IDS = [f"train/{number:03d}" for number in range(40)]
+PLAIN = {"teacher": "print-of-the-teacher", "data": "d", "transform": "x"}
+HEADERS = {
+    "dense": Header(classes=6, **PLAIN),
+    "float16": Header(classes=6, dtype="float16", **PLAIN),
+    "ensemble": Header(classes=6, members=3, member_weights=(0.5, 0.25, 0.25), **PLAIN),
+    "topk": Header(classes=6, keep="topk", k=3, temperatures=(1.0, 4.0), **PLAIN),
+}
+
+
+def live(header: Header, view: int) -> torch.Tensor:
+    """(40, C) or (40, M, C): what the teacher says about each of IDS."""
+    shape = (len(IDS), header.members, header.classes) if header.members > 1 else (len(IDS), header.classes)
+    return 5 * torch.randn(shape, generator=torch.Generator().manual_seed(view))
+
+
+def record(folder, header: Header, views=(0, 1), rows=range(40), rows_per_shard=16) -> Reader:
+    order = np.random.default_rng(3).permutation(list(rows))  # the store's order is not the data set's
+    with Writer(folder, header, rows_per_shard=rows_per_shard) as writer:
+        for view in views:
+            for part in np.array_split(order, 5):
+                said = Knowledge(logits=live(header, view)[torch.from_numpy(part)])
+                writer.append([IDS[row] for row in part], view, encode(said, header))
+    return Reader(folder)
+
+
+def batch(rows, view=0) -> Batch:
+    return Batch(ids=torch.tensor(rows, dtype=torch.int64), view=view, inputs=torch.zeros(len(rows), 1), labels=torch.zeros(len(rows)))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("name", ["dense", "float16", "ensemble"])
+def test_a_stored_teacher_says_what_the_live_one_said(tmp_path, name, resident):
+    """The placement of a teacher must not change the loss: float32 exactly, float16 within its stated error."""
+    header = HEADERS[name]
+    weights = torch.tensor(header.member_weights) if header.member_weights else None
+    teacher = Teacher(record(tmp_path, header), IDS, views=(0, 1), temperatures=(1.0, 4.0), resident_bytes=2**30 if resident else 0)
+    assert teacher.resident is resident and teacher.provides == {"logits"} and teacher.fingerprint == PLAIN["teacher"]
+    bound = header.stated_error["probability"] + 1e-6
+    for view in (0, 1):
+        rows = [17, 3, 3, 39, 0]
+        straight = Knowledge(logits=live(header, view)[rows], member_weights=weights)
+        got = teacher.teach(batch(rows, view))
+        assert set(got.ready) == ({1.0, 4.0} if resident else set())
+        for temperature in (1.0, 4.0, 9.0):
+            assert (got.log_probs(temperature).exp() - straight.log_probs(temperature).exp()).abs().max() <= bound
+        assert (got.row_logits().softmax(1) - straight.row_logits().softmax(1)).abs().max() <= bound
+        if name == "dense":
+            assert torch.equal(got.logits, straight.logits)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_topk_rows_are_looked_up_whole(tmp_path, resident):
+    header = HEADERS["topk"]
+    teacher = Teacher(record(tmp_path, header), IDS, views=(0, 1), temperatures=(4.0,), resident_bytes=2**30 if resident else 0)
+    assert teacher.provides == {"topk"}
+    rows = [5, 38, 5]
+    got = teacher.teach(batch(rows, 1)).topk
+    logits = live(header, 1)[rows]
+    assert torch.equal(got.ids, logits.topk(3).indices)
+    for temperature in (1.0, 4.0):
+        kept = torch.softmax(logits / temperature, dim=1).gather(1, got.ids)
+        assert torch.allclose((got.logits / temperature - got.log_sum_exp[temperature][:, None]).exp(), kept, atol=1e-6)
+        assert torch.allclose(got.tail_log_mass[temperature].exp(), 1 - kept.sum(1), atol=1e-3)
+
+
+def test_whole_or_split_batches_give_the_same(tmp_path):
+    teacher = Teacher(record(tmp_path, HEADERS["dense"]), IDS, temperatures=(2.0,))
+    whole = teacher.teach(batch(list(range(40))))
+    parts = [teacher.teach(batch(list(range(start, start + 8)))) for start in range(0, 40, 8)]
+    assert torch.equal(whole.logits, torch.cat([part.logits for part in parts]))
+    assert torch.equal(whole.ready[2.0], torch.cat([part.ready[2.0] for part in parts]))
+    assert not whole.logits.requires_grad
+
+
+def test_logits_can_be_left_out_where_no_objective_asks_for_them(tmp_path):
+    teacher = Teacher(record(tmp_path, HEADERS["ensemble"]), IDS, temperatures=(4.0,), logits=False)
+    got = teacher.teach(batch([1, 2]))
+    straight = Knowledge(logits=live(HEADERS["ensemble"], 0)[[1, 2]], member_weights=torch.tensor([0.5, 0.25, 0.25]))
+    assert got.logits is None and torch.allclose(got.log_probs(4.0), straight.log_probs(4.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_example_without_a_row_is_named(tmp_path, resident):
+    """Prevents: the last row of the table standing in for a missing one, because -1 is a valid index in Python."""
+    reader = record(tmp_path, HEADERS["dense"], rows=range(5, 40))
+    teacher = Teacher(reader, IDS, views=(0,), resident_bytes=2**30 if resident else 0)
+    assert torch.equal(teacher.teach(batch([5, 39])).logits, live(HEADERS["dense"], 0)[[5, 39]])
+    with pytest.raises(DataError, match='no row for 1 of the examples in view 0: got "train/004"'):
+        teacher.teach(batch([5, 4]))
+    with pytest.raises(DataError, match="in view 1"):
+        teacher.teach(batch([5], view=1))
+    with pytest.raises(DataError, match="in view 7"):
+        Teacher(reader, IDS, views=(7,))
+
+
+def test_a_table_is_made_in_pieces_without_changing_it(tmp_path, monkeypatch):
+    """A table beyond 65,536 rows is made piece by piece; one row beyond shows whether the pieces join."""
+    header = Header(classes=2, **PLAIN)
+    count = 65537
+    logits = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    ids = [str(number) for number in range(count)]
+    with Writer(tmp_path, header) as writer:
+        writer.append(ids, 0, {"logits": logits.numpy()})
+    teacher = Teacher(Reader(tmp_path), ids, temperatures=(3.0,))
+    rows = [0, 65535, 65536]
+    assert torch.equal(teacher.teach(batch(rows)).ready[3.0], torch.log_softmax(logits[rows] / 3.0, dim=1))
+
+
+def test_options_need_a_path():
+    assert Options(path="x").path == "x"
+    with pytest.raises(RecipeError, match="path is empty"):
+        Options(path="")

@@ -1,0 +1,66 @@
+"""Every packaged recipe runs to its report at toy size on its real data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from understudy import pipeline, recipe
+from understudy.stages.prepare import Given
+
+TINY_NETS = ["student.model.hidden=[16]", "training.epochs=1", "training.seeds=2", "training.precision=float32"]
+FEW_IMAGES = ["data.limit=400", "data.test_limit=100"]
+ONE_TEACHER = ["teacher.model.hidden=[32]", "teacher.train.epochs=2", "teacher.train.precision=float32"]
+THREE_TEACHERS = [f"teacher.{member}.{setting}" for member in range(3)
+                  for setting in ("model.hidden=[32]", "train.epochs=2", "train.precision=float32")]
+TOY = {
+    "digits": ["student.model.hidden=[8]", "training.epochs=2", "training.seeds=2", "export=[safetensors]", "gates={}",
+               *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=1"))],
+    "hinton_mnist": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER, "export=[safetensors]"],
+    "hinton_mnist_jittered": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER],
+    "hinton_ensemble": [*FEW_IMAGES, *TINY_NETS, *THREE_TEACHERS],
+    "hinton_omitted_digit": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER],
+    "hinton_sevens_and_eights": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER],
+    "hinton_few_labels": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER, "training.steps=8", "series.values=[0.1, 1.0]"],
+    "adult_trees": ["data.limit=3000", "student.model.hidden=[8]", "training.epochs=1", "training.seeds=2", "export=[safetensors]"],
+    "cifar10_resnet": ["data.limit=1000", "data.test_limit=100", "data.transfer.examples=0.1", "training.epochs=1", "training.seeds=2",
+                       "export=[safetensors]", "data.augment.views=1"],
+}
+PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
+
+
+def test_no_recipe_is_left_out():
+    assert set(TOY) == set(recipe.packaged())
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "digits" else pytest.mark.slow) for name in TOY])
+def test_runs_to_its_report(name, tmp_path, request):
+    overrides = list(TOY[name])
+    place = next((place for start, place in PLACES.items() if name.startswith(start)), None)
+    if place is not None:
+        folder = request.getfixturevalue("data_folder")
+        overrides.append(f"data.path={folder / place}")
+        if name == "cifar10_resnet":
+            overrides.append(f"teacher.weights={folder / 'cifar10_resnets' / 'resnet56-cifar10.safetensors'}")
+    wanted = recipe.load(name, overrides)
+    options = pipeline.Options(runs=tmp_path)
+    if wanted.series is not None:
+        series = pipeline.run_series(wanted, options=options, given=Given())
+        assert [row["value"] for row in series.found["rows"]] == [0.1, 1.0]
+        assert (series.path / "series.svg").read_text(encoding="utf-8").count("<svg") == 1
+        return
+    run = pipeline.run(wanted, options=options)
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["arms"]["distilled"]["verdict"] in ("helps", "no evidence", "hurts")
+    assert set(summary["arms"]) == {"control", "distilled"} and (run.path / "report.html").stat().st_size < 1_500_000
+    if name == "cifar10_resnet":
+        assert summary["teacher"]["value"] > 0.9
+
+
+def test_a_recipe_without_its_data_says_which_argument_gives_the_path(tmp_path):
+    from understudy.errors import DataError
+
+    with pytest.raises(DataError, match=r"data\.path|data/mnist"):
+        pipeline.run(recipe.load("hinton_mnist"), options=pipeline.Options(runs=tmp_path))
+    assert not (tmp_path / "hinton_mnist" / "recipe.yaml").exists()
