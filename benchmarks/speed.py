@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, row: str, python: Path, script: str, environment: dict[str, str]) -> None:
         self.row = row
-        self.noise = tempfile.TemporaryFile("w+")  # a talkative library would block on a pipe that nobody reads
+        self.noise = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process; a talkative library would block on a pipe that nobody reads
         self.process = subprocess.Popen(
             [python, HERE / "peers" / script, row], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True,
             env=environment)

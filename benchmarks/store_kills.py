@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import runpy
 import tempfile
 import time
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4, help="kills at every named point")
     parser.add_argument("--random", type=int, default=70, help="kills at random moments")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--machine", default="2 shared virtual cores with AVX-512 and AMX, 24 GB")
+    parser.add_argument("--machine", default="2 shared virtual cores of an AMD EPYC with AVX-512 bf16, 24 GB")
     options = parser.parse_args()
     campaign = runpy.run_path(str(HERE.parent / "tests" / "store" / "recorder.py"))["campaign"]
     rows, batch = 320, 16
@@ -48,7 +49,8 @@ def main() -> None:
         "stored_rows_at_the_kill": {"least": min(fact["stored"] for fact in facts), "most": max(fact["stored"] for fact in facts)},
         "seconds": round(time.monotonic() - began, 1), "load_before_and_after": [load, os.getloadavg()],
     }
-    path = HERE / "results" / f"{datetime.date.today()}-{options.machine}-store_kills.json"
+    words = re.sub("[^a-z0-9]+", "-", options.machine.lower()).strip("-")
+    path = HERE / "results" / f"{datetime.date.today()}-{words}-store_kills.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

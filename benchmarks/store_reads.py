@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -98,7 +99,7 @@ def measure(header: Header, rounds: int, folder: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--machine", default="2 shared virtual cores with AVX-512 and AMX, 24 GB")
+    parser.add_argument("--machine", default="2 shared virtual cores of an AMD EPYC with AVX-512 bf16, 24 GB")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -111,7 +112,8 @@ def main() -> None:
               "machine": options.machine, "python": platform.python_version(), "torch": torch.__version__,
               "command": f"python benchmarks/store_reads.py --rounds {options.rounds}", "cases": cases,
               "load_before_and_after": [load, os.getloadavg()]}
-    path = HERE / "results" / f"{datetime.date.today()}-{options.machine}-store_reads.json"
+    words = re.sub("[^a-z0-9]+", "-", options.machine.lower()).strip("-")
+    path = HERE / "results" / f"{datetime.date.today()}-{words}-store_reads.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     for case, facts in cases.items():

@@ -52,8 +52,14 @@ The pure formulas behind them, without models or recipes, are the functions of `
 def page() -> str:
     """The whole page."""
     found = {name: kinds.find("objectives", name) for name in kinds.objective_names()}
-    parts = [INTRODUCTION.rstrip(), "## What you have, and the objectives that fit", _fitting(found),
-             "## What they need and what holds for them", _declared(found), LEGEND]
+    parts = [
+        INTRODUCTION.rstrip(),
+        "## What you have, and the objectives that fit",
+        _fitting(found),
+        "## What they need and what holds for them",
+        _declared(found),
+        LEGEND,
+    ]
     families: dict[str, list[str]] = {}
     for name in found:
         families.setdefault(name.partition(".")[0], []).append(name)
@@ -68,10 +74,14 @@ def _fitting(found: dict[str, Kind]) -> str:
         ("labels only, no teacher", lambda cls: not cls.needs),
         ("a teacher's full rows (`store.keep: dense`)", lambda cls: "logits" in cls.needs),
         ("a teacher's top-k rows (`store.keep: topk`)", lambda cls: "topk" in cls.needs),
-        ("a teacher that gives probabilities only (trees, most ONNX files): their logarithm has a shift of its own",
-         lambda cls: bool(cls.needs) and "shift_invariant" in cls.properties),
-        ("a teacher whose logits are much larger than the student's can be",
-         lambda cls: bool(cls.needs) and "scale_invariant" in cls.properties),
+        (
+            "a teacher that gives probabilities only (trees, most ONNX files): their logarithm has a shift of its own",
+            lambda cls: bool(cls.needs) and "shift_invariant" in cls.properties,
+        ),
+        (
+            "a teacher whose logits are much larger than the student's can be",
+            lambda cls: bool(cls.needs) and "scale_invariant" in cls.properties,
+        ),
         ("examples without labels", lambda cls: bool(cls.needs) and not _takes_labels(cls)),
         ("the wish to soften the teacher (a temperature, fixed or on a schedule)", lambda cls: _has(cls, "temperature")),
         ("batches that may be split (no term looks across examples)", lambda cls: bool(cls.needs) and cls.granularity == "example"),

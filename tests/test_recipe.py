@@ -137,12 +137,13 @@ OTHER = {
         "objective": {"kind": "logits.MSE"},
         "training": {"epochs": 4},
         "metric": "macro_f1",
+        "metric_weights": {"3": 2.0},
         "store": {"keep": "topk"},
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "series": {"key": "training.epochs", "values": [1, 2]},
     },
-    recipe.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}},
+    recipe.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}, "groups": {"3": "round"}},
     recipe.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
     recipe.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
     recipe.Transfer: {"examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
@@ -225,7 +226,8 @@ def test_every_field_changes_the_resolved_record(section, name, value):
     "name", sorted(set(OTHER[recipe.Recipe]) - {"data", "teacher", "student", "objective", "training", "store", "gates"})
 )
 def test_every_top_level_field_changes_the_resolved_record(name):
-    before, after = (recipe.resolved(recipe.load(given)) for given in (tree(), tree(**{name: OTHER[recipe.Recipe][name]})))
+    base = {"teacher": [tree()["teacher"]] * 2} if name == "teacher_weights" else {}
+    before, after = (recipe.resolved(recipe.load(tree(**base, **more))) for more in ({}, {name: OTHER[recipe.Recipe][name]}))
     assert name in {key.partition(".")[0] for key in recipe.changed(before, after)}
 
 

@@ -85,8 +85,9 @@ def textbrewer(pair: str, cached: bool = False) -> Unit:
     folder = tempfile.mkdtemp(prefix="understudy-peer-")
     learner = _Answering(student(pair), not cached)
     optimizer, batches = sgd(learner), loader(pair)
-    config = DistillationConfig(temperature=TEMPERATURE, hard_label_weight=0 if cached else LABELS, kd_loss_weight=1 if cached else 1 - LABELS,
-                                kd_loss_type="ce", is_caching_logits=cached)
+    hard, soft = (0, 1) if cached else (LABELS, 1 - LABELS)
+    config = DistillationConfig(temperature=TEMPERATURE, hard_label_weight=hard, kd_loss_weight=soft, kd_loss_type="ce",
+                                is_caching_logits=cached)
     how = TrainingConfig(gradient_accumulation_steps=1, ckpt_frequency=1, log_dir=folder, output_dir=folder, device="cpu")
     adapt = lambda batch, outputs: outputs  # noqa: E731 - its interface wants two functions
     distiller = (BasicDistiller if cached else GeneralDistiller)(how, config, _Answering(teacher(pair), False), learner, adapt, adapt)

@@ -21,22 +21,22 @@ from understudy import threads
 if __name__ == "__main__":
     threads.settled()  # as the command line does, before torch is imported: the wait policy, and the heap is kept
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from pairs import BATCH, LABELS, LR, MOMENTUM, PAIRS, TEMPERATURE, Unit, serve, student, teacher  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import torch.nn.functional as F
+from pairs import BATCH, LABELS, LR, MOMENTUM, PAIRS, TEMPERATURE, Unit, serve, student, teacher
+from torch import Tensor
 
-from understudy import recipe  # noqa: E402
-from understudy.cache import Cache  # noqa: E402
-from understudy.collate import ShuffledSource  # noqa: E402
-from understudy.data import from_arrays  # noqa: E402
-from understudy.records import Shapes  # noqa: E402
-from understudy.stages import arms, common, prepare, record, settle  # noqa: E402
-from understudy.store import codec  # noqa: E402
-from understudy.store.schema import Header  # noqa: E402
-from understudy.store.writer import Writer  # noqa: E402
-from understudy.teachers import local  # noqa: E402
-from understudy.training.fit import fit  # noqa: E402
+from understudy import recipe
+from understudy.cache import Cache
+from understudy.collate import ShuffledSource
+from understudy.data import from_arrays
+from understudy.records import Shapes
+from understudy.stages import arms, common, prepare, record, settle
+from understudy.store import codec
+from understudy.store.schema import Header
+from understudy.store.writer import Writer
+from understudy.teachers import local
+from understudy.training.fit import fit
 
 VALIDATION = 0.1
 Job = tuple[dict[str, Any], prepare.Prepared, prepare.Given]
@@ -53,7 +53,8 @@ def job(pair: str, numerics: dict[str, Any]) -> Job:
     split = ["train"] * size.fast + ["validation"] * (count - size.fast - 10) + ["test"] * 10
     training = {"steps": size.typical, "batch_size": BATCH, "optimizer": "sgd", "lr": LR, "momentum": MOMENTUM, **numerics}
     wanted = recipe.load({
-        "name": "speed", "data": {"kind": recipe.GIVEN}, "teacher": {"kind": recipe.GIVEN, "rights": {"terms": "own"}}, "metric": "accuracy",
+        "name": "speed", "data": {"kind": recipe.GIVEN}, "metric": "accuracy",
+        "teacher": {"kind": recipe.GIVEN, "rights": {"terms": "own"}},
         "student": {"model": {"arch": recipe.GIVEN}}, "training": training,
         "objective": [{"kind": "logits.SoftTargets", "temperature": TEMPERATURE, "weight": 1 - LABELS},
                       {"kind": "labels.CrossEntropy", "weight": LABELS}]})
@@ -72,7 +73,7 @@ def stored_teacher(pair: str, tree: dict[str, Any], prepared: prepare.Prepared, 
 
 
 def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
-    """`fit` in a thread of its own that stands still between two units, as one long run does not stop between its epochs."""
+    """One long `fit` that stands still between two units."""
     tree, prepared, given = job(pair, numerics)
     folder = Path(tempfile.mkdtemp(prefix="understudy-speed-"))
     trial = {} if numerics else settle.settle_recipe(tree, prepared, given, Cache(folder / "cache"))
@@ -81,7 +82,7 @@ def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
     validate = common.validator(tree, prepared, plan.numerics)
     known = stored_teacher(pair, tree, prepared, folder / "store")
     go, done = threading.Semaphore(0), threading.Semaphore(0)
-    epochs, failed = itertools.count(1), []
+    epochs = itertools.count(1)
 
     def on_row(row: dict[str, Any]) -> None:
         json.dumps(row)
@@ -89,25 +90,19 @@ def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
             done.release()
             go.acquire()
 
-    def work() -> None:
+    def main() -> None:
         go.acquire()
-        try:
-            fit(student(pair), arms.objectives_of(tree, common.class_counts(prepared)), source, plan=plan,
-                shapes=Shapes(len(prepared.classes), len(prepared.examples)), teacher=known, validate=validate if everything else None,
-                watch="accuracy", folder=folder if everything else None, on_row=on_row)
-        except Exception as error:  # noqa: BLE001 - it is told below, in the thread that waits
-            failed.append(error)
-            done.release()
+        fit(student(pair), arms.objectives_of(tree, common.class_counts(prepared)), source, plan=plan,
+            shapes=Shapes(len(prepared.classes), len(prepared.examples)), teacher=known, validate=validate if everything else None,
+            watch="accuracy", folder=folder if everything else None, on_row=on_row)
 
     def unit() -> int:
         go.release()
         done.acquire()
-        if failed:
-            raise failed[0]
         return PAIRS[pair].epochs[1] * source.steps_per_epoch * BATCH
 
-    threading.Thread(target=work, daemon=True).start()
     chosen = {key: tree["training"][key] for key in ("precision", "memory_format", "compile")}
+    unit.main = main
     unit.facts = {"numerics": chosen, "settled": dataclasses.asdict(threads.settled()), "trial": trial}
     return unit
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn, TextIO
 
 import torch
 import torch.nn.functional as F
@@ -155,8 +157,11 @@ def hand(pair: str) -> Unit:
     return unit
 
 
-def serve(build: Callable[[dict], Unit | Iterator[dict]]) -> None:
-    """Answer the bench on stdin and stdout until stdin closes; see the module's text. What `build` prints goes to stderr."""
+def serve(build: Callable[[dict], Unit]) -> None:
+    """Answer the bench on stdin and stdout until stdin closes; see the module's text. What `build` prints goes to stderr.
+
+    A unit may have `facts` to tell, and a `main` that needs the process's first thread while the unit is asked from another one.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps({"started": True}), file=answers, flush=True)
@@ -164,24 +169,37 @@ def serve(build: Callable[[dict], Unit | Iterator[dict]]) -> None:
         child = os.fork()
         if child == 0:
             _child(build, json.loads(line), answers)
-            answers.flush()
-            os._exit(0)
         os.waitpid(child, 0)
         print(json.dumps({"ended": True}), file=answers, flush=True)
 
 
-def _child(build: Callable[[dict], Unit | Iterator[dict]], order: dict, answers: object) -> None:
+def _child(build: Callable[[dict], Unit], order: dict, answers: TextIO) -> NoReturn:
     def say(value: dict) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    try:
-        unit = build(order)
+    def talk(unit: Unit) -> None:
         timed(unit)
         say({"ready": True, **getattr(unit, "facts", {})})
         while sys.stdin.readline().strip() == "go":
             say(timed(unit))
-    except Exception as error:  # noqa: BLE001 - a peer that fails is a row that says so
-        say({"error": f"{type(error).__name__}: {str(error)[:300]}"})
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {str(error)[:300]}"})
+        os._exit(0)
+
+    def work() -> None:
+        unit = build(order)
+        main = getattr(unit, "main", None)
+        if main is None:
+            talk(unit)
+        else:  # glibc gives threads other than the first a heap that is slower for large blocks, so that one belongs to the training
+            threading.Thread(target=guarded, args=(lambda: talk(unit),), daemon=True).start()
+            main()
+
+    guarded(work)
 
 
 def timed(unit: Unit) -> dict:

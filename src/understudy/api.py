@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def distill(
     rights: Mapping[str, str] | None = None,
     runs: str | Path = "runs",
     replace: bool = False,
+    acknowledge: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
     cancel: Cancel = lambda: False,
     **sections: Any,
@@ -38,7 +40,8 @@ def distill(
 
     Args:
         teacher: a trained nn.Module that gives logits (B, C) for inputs as the data's preprocessing makes them (it is put in eval
-            mode), any object with `predict_proba`, or a recipe's mapping such as {"kind": "local", "model": ..., "train": ...}.
+            mode), any object with `predict_proba` (it is asked about the raw vectors, or pixels a row an image; of a table about the
+            encoded columns), a recipe's mapping such as {"kind": "local", "model": ..., "train": ...}, or a list of mappings.
         student: a recipe's mapping such as {"arch": "mlp", "hidden": [32]}, a function that gives a fresh nn.Module, or an
             nn.Module whose parts have `reset_parameters` (it is copied and initialised anew for every seed).
         data: `understudy.data.Examples`, a tuple (inputs, labels), a map-style dataset, or a recipe's mapping.
@@ -46,6 +49,7 @@ def distill(
         training, split, and further sections (metric, store, export, gates): as in a recipe.
         rights: {"terms": "own" | "allowed" | ...} of the teacher; an object that you hand over counts as your own.
         replace: start the run folder again where it holds another recipe.
+        acknowledge: "name: reason" of whoever answers for a teacher whose terms are unknown.
 
     Returns:
         The finished `Run`: `.summary`, `.verdict`, `.path`, `.student`.
@@ -56,7 +60,9 @@ def distill(
     tree: dict[str, Any] = {"name": name, "export": ["safetensors"], **sections, "training": dict(training or {})}
     handed: dict[str, Any] = {}
     if isinstance(data, Mapping):
-        tree["data"] = dict(data)
+        if split is not None and "split" in data:
+            raise _twice("split", "data")
+        tree["data"] = {**({} if split is None else {"split": dict(split)}), **data}
     else:
         handed["examples"] = _examples(data)
         tree["data"] = {
@@ -64,6 +70,8 @@ def distill(
             "split": dict(split or {} if handed["examples"].split is not None else split or {"test": 0.2}),
         }
     if isinstance(teacher, Mapping | list | tuple):
+        if rights is not None:
+            raise _twice("rights", "teacher")
         tree["teacher"] = teacher
     else:
         handed["teacher"] = teacher
@@ -75,7 +83,20 @@ def distill(
         tree["student"] = {"model": {"arch": recipe.GIVEN}}
     tree["objective"] = _objectives(objective)
     wanted = recipe.load(tree)
-    return pipeline.run(wanted, on_event, cancel, given=Given(**handed), options=pipeline.Options(runs=Path(runs), replace=replace))
+    options = pipeline.Options(runs=Path(runs), replace=replace, acknowledge=tuple(acknowledge))
+    return pipeline.run(wanted, on_event, cancel, given=Given(**handed), options=options)
+
+
+def _twice(argument: str, section: str) -> RecipeError:
+    return RecipeError(
+        four_parts(
+            f"{argument}= does not go with a mapping for {section}",
+            got="both",
+            expected=f"{argument} inside the mapping",
+            otherwise="One of them would be dropped without a word",
+            do=f"Write it as {section}={{..., {argument!r}: {{...}}}}",
+        )
+    )
 
 
 def _examples(data: Any) -> Examples:
@@ -89,7 +110,7 @@ def _examples(data: Any) -> Examples:
 def _factory(student: Any) -> Callable[[], nn.Module]:
     """A function that gives a freshly initialised student under the caller's seed."""
     if not isinstance(student, nn.Module):
-        return student
+        return _anew(student if callable(student) else lambda: student)
 
     def fresh() -> nn.Module:
         module = copy.deepcopy(student)
@@ -109,6 +130,38 @@ def _factory(student: Any) -> Callable[[], nn.Module]:
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
+        return module
+
+    return fresh
+
+
+def _anew(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The caller's function; RecipeError where it gives the module again that it gave before."""
+    last: list[weakref.ref[nn.Module]] = []
+
+    def fresh() -> nn.Module:
+        module = make()
+        if not isinstance(module, nn.Module):
+            raise RecipeError(
+                four_parts(
+                    "the student is neither a module nor a function that gives one",
+                    got=type(module).__name__,
+                    expected="a torch.nn.Module",
+                    otherwise="There would be nothing to train",
+                    do="Return the module, or write {'arch': ...}",
+                )
+            )
+        if last and last[0]() is module:
+            raise RecipeError(
+                four_parts(
+                    "the function for the student gives the same module again",
+                    got=type(module).__name__,
+                    expected="a fresh student at every call",
+                    otherwise="The second student would go on where the first one stopped",
+                    do="Build it inside the function",
+                )
+            )
+        last[:] = [weakref.ref(module)]
         return module
 
     return fresh

@@ -200,7 +200,7 @@ def check_only(recipe: Recipe, *, given: Given | None = None, options: Options |
     data = prepare.prepare(recipe, given)
     tree = recipes.resolved(recipe)
     check.refuse_before_compute(tree, data, given)
-    arms.refuse_prior(tree, data, given)
+    arms.refuse_student(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache")
     trials = settle.settle_recipe(tree, data, given, cache)
     try:
@@ -223,7 +223,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or tree
         check.refuse_before_compute(tree, data, given)
-        arms.refuse_prior(tree, data, given)
+        arms.refuse_student(tree, data, given)
         if before is None:
             folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)

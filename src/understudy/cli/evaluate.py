@@ -27,9 +27,9 @@ def evaluate(
     if as_json:
         say_json(found)
     else:
-        low, high = found["ci95"]
+        around = "[{:.4f}, {:.4f}] ".format(*found["ci95"]) if found["ci95"] else ""
         say(
-            f"{found['metric']} {found['value']:.4f} [{low:.4f}, {high:.4f}] on {found['examples']:,} test rows; "
+            f"{found['metric']} {found['value']:.4f} {around}on {found['examples']:,} test rows; "
             f"log-loss {found['log_loss']:.4f} nats; ECE {found['ece']:.4f}; "
             f"worst class {cell(found['worst_class']['name'])} {found['worst_class']['value']:.4f}"
         )

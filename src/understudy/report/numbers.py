@@ -104,8 +104,10 @@ def size(number: float | None) -> str:
 
 
 def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, chosen: bool = False) -> str:
-    """A gate's figure: the words of "verdict",
-    "min_kept" a share, "max_bytes" a size, "min_value" in the metric's `unit`; `chosen`: in the recipe's digits."""
+    """A gate's figure: "verdict" words, "min_kept" a share, "max_bytes" a size, "min_value" in the metric's `unit`.
+
+    chosen: in the recipe's digits.
+    """
     if isinstance(number, str | Sequence):
         return number if isinstance(number, str) else " or ".join(number)
     quantity = gate.partition("_")[2]

@@ -31,9 +31,14 @@ def class_order(subject: Subject) -> Check:
     classes = len(subject.classes)
     if subject.teacher_classes is not None and tuple(subject.teacher_classes) != tuple(subject.classes):
         pairs = [f"{mine} -> {data}" for mine, data in zip(subject.teacher_classes, subject.classes, strict=True) if mine != data]
-        return check.fault(f"{len(pairs)} names differ", "the teacher's class names are in another order than the data's, or other names", got=", ".join(pairs[:10]),
-                           expected="the same names in the same order", otherwise="The student would learn each class under another one's name",
-                           do="Reorder the teacher's output columns")
+        return check.fault(
+            f"{len(pairs)} names differ",
+            "the teacher's class names are in another order than the data's, or other names",
+            got=", ".join(pairs[:10]),
+            expected="the same names in the same order",
+            otherwise="The student would learn each class under another one's name",
+            do="Reorder the teacher's output columns",
+        )
     some = subject.answers.judged.labelled(classes)
     labels, said = some.labels, some.log_probs.argmax(axis=1)
     if len(labels) < 20:
@@ -50,12 +55,17 @@ def class_order(subject: Subject) -> Check:
     if p < CHANCE and gain >= CLEARLY:
         order = best_order(labels, said, classes)
         pairs = [f"{subject.classes[column]} means {subject.classes[meant]}" for column, meant in enumerate(order) if column != meant]
-        return check.fault(f"{after.mean():.1%} agree in another order, {before.mean():.1%} in this one (p = {p:.0e})",
-                           "the teacher's classes are in another order than the data's",
-                           got="the order " + ", ".join(pairs[:12]) + (f" and {len(pairs) - 12} more" if len(pairs) > 12 else ""),
-                           expected=f"{', '.join(subject.classes[:12])}{' ...' if classes > 12 else ''}; this order explains the labels better (McNemar p = {p:.0e})",
-                           otherwise="The student would learn each class under another one's name", do="Reorder the teacher's output columns")
-    return check.ok(f"{figure}; no other order explains them better (p = {p:.2g})" if moved.any() else f"{figure}; no other order explains them better")
+        return check.fault(
+            f"{after.mean():.1%} agree in another order, {before.mean():.1%} in this one (p = {p:.0e})",
+            "the teacher's classes are in another order than the data's",
+            got="the order " + ", ".join(pairs[:12]) + (f" and {len(pairs) - 12} more" if len(pairs) > 12 else ""),
+            expected=f"{', '.join(subject.classes[:12])}{' ...' if classes > 12 else ''}, which explains them worse (McNemar p = {p:.0e})",
+            otherwise="The student would learn each class under another one's name",
+            do="Reorder the teacher's output columns",
+        )
+    return check.ok(
+        f"{figure}; no other order explains them better (p = {p:.2g})" if moved.any() else f"{figure}; no other order explains them better"
+    )
 
 
 def best_order(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
@@ -93,13 +103,25 @@ def preprocessing(subject: Subject) -> Check:
     other = [name for name in subject.stated if name != "accuracy"]
     stated = subject.stated.get("accuracy")
     if other:
-        return check.warning(f"{other[0]} is not compared", "only a stated accuracy is compared", got=", ".join(other), expected="accuracy",
-                             otherwise="A wrong scale of the inputs would not be seen by this check", do="Write stated: {accuracy: 0.93}")
+        return check.warning(
+            f"{other[0]} is not compared",
+            "only a stated accuracy is compared",
+            got=", ".join(other),
+            expected="accuracy",
+            otherwise="A wrong scale of the inputs would not be seen by this check",
+            do="Write stated: {accuracy: 0.93}",
+        )
     if stated is None:
         return check.skipped("no accuracy is stated for the teacher")
     if not 0 < stated <= 1:
-        return check.fault(f"stated {stated}", "the stated accuracy is no fraction", got=stated, expected="0 < accuracy <= 1",
-                           otherwise="Every teacher would be far below it", do=f"Write {stated / 100 if 1 < stated <= 100 else 0.93}")
+        return check.fault(
+            f"stated {stated}",
+            "the stated accuracy is no fraction",
+            got=stated,
+            expected="0 < accuracy <= 1",
+            otherwise="Every teacher would be far below it",
+            do=f"Write {stated / 100 if 1 < stated <= 100 else 0.93}",
+        )
     if not subject.answers.plain:
         return check.skipped("the store has augmented rows only")
     some = subject.answers.judged.labelled(len(subject.classes))
@@ -109,9 +131,14 @@ def preprocessing(subject: Subject) -> Check:
     figure = f"accuracy {hits / rows:.3f} on {rows:,} rows, stated {stated:.3f}"
     p = at_most(hits, rows, max(0.0, stated - SLACK))
     if p < CHANCE:
-        return check.fault(figure, "the teacher is far below what is stated for it", got=f"accuracy {hits / rows:.3f} on {rows} labelled rows", expected=f"about {stated:.3f}",
-                           otherwise="The student would learn from a teacher that does not recognise its inputs",
-                           do="Scale, normalise and order channels as in the teacher's training; or correct `stated`, if it was measured on other data")
+        return check.fault(
+            figure,
+            "the teacher is far below what is stated for it",
+            got=f"accuracy {hits / rows:.3f} on {rows} labelled rows",
+            expected=f"about {stated:.3f}",
+            otherwise="The student would learn from a teacher that does not recognise its inputs",
+            do="Scale, normalise and order channels as in the teacher's training; or correct `stated`, if it was measured on other data",
+        )
     return check.ok(figure)
 
 
@@ -137,5 +164,11 @@ def overlap(subject: Subject) -> Check:
     if not copies:
         return check.ok(figure)
     make = check.fault if copies > 1 and copies > LARGEST_OVERLAP * rows else check.warning
-    return make(figure, "test examples are also in the training set", got=f"{copies} exact copies", expected=f"none, at most {LARGEST_OVERLAP:.0%} of {rows}",
-                otherwise="The report would praise memory, of both arms alike", do="Remove the copies, or split by group; the report gives the metric without them")
+    return make(
+        figure,
+        "test examples are also in the training set",
+        got=f"{copies} exact copies",
+        expected=f"none, at most {LARGEST_OVERLAP:.0%} of {rows}",
+        otherwise="The report would praise memory, of both arms alike",
+        do="Remove the copies, or split by group; the report gives the metric without them",
+    )

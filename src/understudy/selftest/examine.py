@@ -33,8 +33,14 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Check]], ...] = (
 """In an order in which the first fault is the cause of those behind it."""
 
 NO_ANSWER = "no-answer"
-ENDS = {"train-mode": "the teacher", NO_ANSWER: "the teacher", "class-count": "the teacher", "not-finite": "the teacher",
-        "temperature": "the objective", "needs": "the objective"}
+ENDS = {
+    "train-mode": "the teacher",
+    NO_ANSWER: "the teacher",
+    "class-count": "the teacher",
+    "not-finite": "the teacher",
+    "temperature": "the objective",
+    "needs": "the objective",
+}
 """Faults after which others can't be looked for, and in what."""
 OF_THE_OBJECTIVE = {"no-op-term", "sensitivity"}
 ALONE = {"temperature", "needs", "trainable-teacher", "train-mode", "overlap"}
@@ -75,8 +81,13 @@ def raise_first(checks: Sequence[Check]) -> None:
 
 def _answered(subject: Subject) -> Check:
     """The teacher answers at all."""
-    check = _looked(NO_ANSWER, lambda some: Named(NO_ANSWER).ok(f"{len(some.answers.judged.labels):,} rows judged, {len(some.answers.sample.labels):,} of the students'"),
-                    subject)
+    check = _looked(
+        NO_ANSWER,
+        lambda some: Named(NO_ANSWER).ok(
+            f"{len(some.answers.judged.labels):,} rows judged, {len(some.answers.sample.labels):,} of the students'"
+        ),
+        subject,
+    )
     return check
 
 
@@ -85,6 +96,11 @@ def _looked(name: str, look: Callable[[Subject], Check], subject: Subject) -> Ch
     try:
         return look(subject)
     except Exception as error:  # a user's own module or objective may raise anything, and the table has to be whole
-        return Named(name).fault(f"{type(error).__name__}", "the teacher, the student or a term can't be computed on these examples",
-                                 got=str(error).splitlines()[0] if str(error) else type(error).__name__, expected="an answer for each example",
-                                 otherwise="The run would stop at its first step", do="Correct the input's shape, or the model")
+        return Named(name).fault(
+            f"{type(error).__name__}",
+            "the teacher, the student or a term can't be computed on these examples",
+            got=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="an answer for each example",
+            otherwise="The run would stop at its first step",
+            do="Correct the input's shape, or the model",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from understudy import randomness
 from understudy.objective import Objective, Schedule, extremes
 from understudy.records import Batch, Knowledge, Shapes, at_least_one
 from understudy.selftest.subject import Check, Named, Subject, spread
+from understudy.store.schema import Header
 from understudy.training.step import Step, term_names
 
 SMALLEST_SHARE, SMALL_SHARE = 1e-3, 1e-2
@@ -21,7 +23,25 @@ INSENSITIVE = 1e-3
 BATCH = 128
 
 
-def temperature(subject: Subject) -> Check:
+@dataclass(frozen=True)
+class Aim:
+    """The objective and the store to be, before there is a teacher."""
+
+    objectives: Sequence[Objective]
+    header: Header
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What the store will give."""
+        return frozenset({"topk" if self.header.keep == "topk" else "logits"})
+
+
+def before_a_teacher(aim: Aim) -> list[Check]:
+    """The checks that need no teacher, so that a recipe that can't work is refused before one is trained."""
+    return [temperature(aim), needs(aim), weightless(aim) or Named("no-op-term").ok("every weight is above 0")]
+
+
+def temperature(subject: Subject | Aim) -> Check:
     """Every temperature is positive and finite all along its schedule."""
     check = Named("temperature")
     said = []
@@ -31,42 +51,63 @@ def temperature(subject: Subject) -> Check:
             continue
         low, high = extremes(value)
         if not (low > 0 and math.isfinite(high)):
-            return check.fault(f"{name}: {low:g} to {high:g}", f"the temperature of {name} must be a positive finite number", got=f"{low:g} to {high:g}", expected="> 0",
-                               otherwise="A negative temperature reverses the teacher's ranking and zero divides by it", do="Use a value from 1 to 20")
+            return check.fault(
+                f"{name}: {low:g} to {high:g}",
+                f"the temperature of {name} must be a positive finite number",
+                got=f"{low:g} to {high:g}",
+                expected="> 0",
+                otherwise="A negative temperature reverses the teacher's ranking and zero divides by it",
+                do="Use a value from 1 to 20",
+            )
         said.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
     return check.ok(", ".join(said)) if said else check.skipped("no term has a temperature")
 
 
-def needs(subject: Subject) -> Check:
+def needs(subject: Subject | Aim) -> Check:
     """Teacher or store provide what every term needs; top-k rows only at the fixed temperatures that they were kept for."""
     check = Named("needs")
-    header = subject.header
-    provides = subject.provides if header is None else frozenset({"topk" if header.keep == "topk" else "logits"})
+    provides = subject.provides if subject.header is None else Aim(subject.objectives, subject.header).provides
     for name, objective in _named(subject):
         if not objective.needs:
             continue
         if not objective.needs & provides:
-            return check.fault(f"{name} needs {' or '.join(sorted(objective.needs))}", f"{name} can't be computed from what the teacher gives",
-                               got=", ".join(sorted(provides)) or "nothing", expected=" or ".join(sorted(objective.needs)),
-                               otherwise="The term would stop the run at its first step", do="Record with store.keep: dense, or use logits.SoftTargets, which also takes top-k rows")
+            return check.fault(
+                f"{name} needs {' or '.join(sorted(objective.needs))}",
+                f"{name} can't be computed from what the teacher gives",
+                got=", ".join(sorted(provides)) or "nothing",
+                expected=" or ".join(sorted(objective.needs)),
+                otherwise="The term would stop the run at its first step",
+                do="Record with store.keep: dense, or use logits.SoftTargets, which also takes top-k rows",
+            )
         value = getattr(objective, "temperature", None)
         if "logits" in provides or value is None:
             continue
         if isinstance(value, Schedule) and value.start != value.end:
-            return check.fault(f"{name} has a scheduled temperature", f"{name} changes its temperature, which top-k rows can't follow", got=f"{value.start:g} to {value.end:g}",
-                               expected="one fixed temperature", otherwise="The log-sum-exp of the full row is kept for fixed temperatures only",
-                               do="Fix the temperature, or record with store.keep: dense")
+            return check.fault(
+                f"{name} has a scheduled temperature",
+                f"{name} changes its temperature, which top-k rows can't follow",
+                got=f"{value.start:g} to {value.end:g}",
+                expected="one fixed temperature",
+                otherwise="The log-sum-exp of the full row is kept for fixed temperatures only",
+                do="Fix the temperature, or record with store.keep: dense",
+            )
         kept, wanted = kept_temperatures(subject), extremes(value)[0]
         if wanted not in kept:
-            return check.fault(f"{name} needs T = {wanted:g}", f"the top-k rows were not kept for the temperature of {name}", got=f"T = {wanted:g}",
-                               expected="one of " + ", ".join(f"{one:g}" for one in sorted(kept)), otherwise="The kept entries could not be made probabilities",
-                               do="Use a kept temperature, or record again with this one")
+            return check.fault(
+                f"{name} needs T = {wanted:g}",
+                f"the top-k rows were not kept for the temperature of {name}",
+                got=f"T = {wanted:g}",
+                expected="one of " + ", ".join(f"{one:g}" for one in sorted(kept)),
+                otherwise="The kept entries could not be made probabilities",
+                do="Use a kept temperature, or record again with this one",
+            )
     return check.ok(f"the teacher gives {', '.join(sorted(provides))}")
 
 
-def kept_temperatures(subject: Subject) -> set[float]:
+def kept_temperatures(subject: Subject | Aim) -> set[float]:
     """The temperatures for which the store's top-k rows hold a log-sum-exp."""
-    if subject.header is not None:
+    if isinstance(subject, Aim) or subject.header is not None:
+        assert subject.header is not None
         return set(subject.header.temperatures)
     topk = subject.teacher.teach(subject.batch(subject.learnt_rows[:1], subject.view)).topk
     return set() if topk is None else set(topk.log_sum_exp)
@@ -85,6 +126,21 @@ class Pull:
         return float(self.gradient.norm()) * self.weight
 
 
+def weightless(subject: Subject | Aim) -> Check | None:
+    """A fault where the weight of a term is zero all along, else None."""
+    idle = [name for name, objective in _named(subject) if extremes(objective.weight)[1] == 0]
+    if not idle:
+        return None
+    return Named("no-op-term").fault(
+        f"{idle[0]} has weight 0",
+        f"the weight of {idle[0]} is zero all along",
+        got=0,
+        expected="> 0",
+        otherwise="The teacher would be asked and nothing of it used",
+        do="Remove the term, or give it a weight",
+    )
+
+
 def no_op(subject: Subject) -> Check:
     """Each term has at least 0.1 % of the gradient of all terms together where its weight is largest.
 
@@ -92,10 +148,8 @@ def no_op(subject: Subject) -> Check:
     in a disturbed student: one that starts as a copy of its teacher has nothing to learn from it at the first step.
     """
     check = Named("no-op-term")
-    idle = [name for name, objective in _named(subject) if extremes(objective.weight)[1] == 0]
-    if idle:
-        return check.fault(f"{idle[0]} has weight 0", f"the weight of {idle[0]} is zero all along", got=0, expected="> 0",
-                           otherwise="The teacher would be asked and nothing of it used", do="Remove the term, or give it a weight")
+    if idle := weightless(subject):
+        return idle
     batch = mixed_batch(subject)
     knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
     shares = dict.fromkeys(term_names(subject.objectives), 0.0)
@@ -112,11 +166,23 @@ def no_op(subject: Subject) -> Check:
     figure = ", ".join(f"{name} {share:.1%}" if share >= SMALLEST_SHARE else f"{name} {share:.2g}" for name, share in shares.items())
     weakest = min(shares, key=lambda name: shares[name])
     if shares[weakest] < SMALLEST_SHARE:
-        return check.fault(figure, f"{weakest} has no effect", got=f"{shares[weakest]:.2g} of the gradient where its weight is largest", expected=f"at least {SMALLEST_SHARE:.1%}",
-                           otherwise="The run would cost what distillation costs and do something else", do="Raise its weight, or remove the term")
+        return check.fault(
+            figure,
+            f"{weakest} has no effect",
+            got=f"{shares[weakest]:.2g} of the gradient where its weight is largest",
+            expected=f"at least {SMALLEST_SHARE:.1%}",
+            otherwise="The run would cost what distillation costs and do something else",
+            do="Raise its weight, or remove the term",
+        )
     if shares[weakest] < SMALL_SHARE:
-        return check.warning(figure, f"{weakest} has little effect", got=f"{shares[weakest]:.2%} of the gradient", expected=f"{SMALL_SHARE:.0%} or more",
-                             otherwise="The other terms decide alone", do="Compare the terms' sizes before trusting their weights")
+        return check.warning(
+            figure,
+            f"{weakest} has little effect",
+            got=f"{shares[weakest]:.2%} of the gradient",
+            expected=f"{SMALL_SHARE:.0%} or more",
+            otherwise="The other terms decide alone",
+            do="Compare the terms' sizes before trusting their weights",
+        )
     return check.ok(figure)
 
 
@@ -142,9 +208,14 @@ def sensitivity(subject: Subject) -> Check:
             break
     weakest = min(least, key=lambda name: least[name])
     if not least[weakest] >= INSENSITIVE:
-        return check.fault(f"{weakest} changes by {least[weakest]:.1e}", f"{weakest} does not depend on which example the teacher spoke of", got=f"a change of {least[weakest]:.1e}",
-                           expected=f"at least {INSENSITIVE:g} when rows are exchanged", otherwise="The student would learn nothing from the teacher",
-                           do="Look at the term: it may ignore the teacher, or the teacher's rows are all alike")
+        return check.fault(
+            f"{weakest} changes by {least[weakest]:.1e}",
+            f"{weakest} does not depend on which example the teacher spoke of",
+            got=f"a change of {least[weakest]:.1e}",
+            expected=f"at least {INSENSITIVE:g} when rows are exchanged",
+            otherwise="The student would learn nothing from the teacher",
+            do="Look at the term: it may ignore the teacher, or the teacher's rows are all alike",
+        )
     return check.ok(f"exchanged rows change the gradient by {least[weakest]:.0%}")
 
 
@@ -157,7 +228,9 @@ def pulls(subject: Subject, student: nn.Module, batch: Batch, knowledge: Knowled
     found = {}
     for name, term in terms.items():
         loss = term.sum / at_least_one(term.count)
-        parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else [None] * len(parameters)
+        parts = (
+            torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else [None] * len(parameters)
+        )
         flat = torch.cat([torch.zeros(1) if part is None else part.detach().flatten().cpu() for part in parts])
         found[name] = Pull(flat.nan_to_num(0.0, 0.0, 0.0), term.weight)
     return found
@@ -183,5 +256,5 @@ def _student(subject: Subject, disturbed: bool) -> nn.Module:
     return student
 
 
-def _named(subject: Subject) -> list[tuple[str, Objective]]:
+def _named(subject: Subject | Aim) -> list[tuple[str, Objective]]:
     return list(zip(term_names(subject.objectives), subject.objectives, strict=True))

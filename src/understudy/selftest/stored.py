@@ -27,9 +27,14 @@ def misaligned(subject: Subject) -> Check:
     if subject.computes:
         return check.skipped("answers are computed for each batch")
     if subject.live is not None and subject.live.fingerprint != subject.teacher.fingerprint:
-        return check.fault("another teacher", "the stored rows are another teacher's", got=f"fingerprint {subject.teacher.fingerprint[:12]}",
-                           expected=subject.live.fingerprint[:12], otherwise="The student would learn from a teacher that the report does not name",
-                           do="Record again")
+        return check.fault(
+            "another teacher",
+            "the stored rows are another teacher's",
+            got=f"fingerprint {subject.teacher.fingerprint[:12]}",
+            expected=subject.live.fingerprint[:12],
+            otherwise="The student would learn from a teacher that the report does not name",
+            do="Record again",
+        )
     return _shifted(check, subject) if subject.live is None else _recomputed(check, subject)
 
 
@@ -43,9 +48,14 @@ def _recomputed(check: Named, subject: Subject) -> Check:
     figure = f"{wrong} of {len(rows)} rows differ, by up to {float(apart.max()):.1%} of their range"
     if wrong:
         first = int(rows[int((apart > allowed).nonzero()[0])])
-        return check.fault(figure, "stored answers belong to other examples", got=f"{wrong} of {len(rows)} rows that the live teacher answers otherwise, first row {first}",
-                           expected=f"differences of at most {allowed:.1%} of a row's range", otherwise="The student would learn each example from another one's answer",
-                           do="Record again; the order of ids and of rows has to be the same")
+        return check.fault(
+            figure,
+            "stored answers belong to other examples",
+            got=f"{wrong} of {len(rows)} rows that the live teacher answers otherwise, first row {first}",
+            expected=f"differences of at most {allowed:.1%} of a row's range",
+            otherwise="The student would learn each example from another one's answer",
+            do="Record again; the order of ids and of rows has to be the same",
+        )
     return check.ok(figure)
 
 
@@ -57,7 +67,11 @@ def difference(stored: Knowledge, live: Knowledge) -> Tensor:
         size = -mine.amin(dim=-1)
         apart = (stored.topk.logits - mine.gather(-1, stored.topk.ids)).abs().amax(dim=-1)
         return apart / size.clamp(min=1e-6)
-    one, other = (stored.logits, live.logits) if stored.logits is not None else (stored.log_probs(min(stored.ready)), live.log_probs(min(stored.ready)))
+    one, other = (
+        (stored.logits, live.logits)
+        if stored.logits is not None
+        else (stored.log_probs(min(stored.ready)), live.log_probs(min(stored.ready)))
+    )
     if one is None or other is None or one.shape != other.shape:
         one, other = stored.row_logits(), live.row_logits()
     one, other = (rows - rows.amax(dim=-1, keepdim=True) for rows in (one, other))
@@ -81,10 +95,17 @@ def _shifted(check: Named, subject: Subject) -> Check:
         if p < p_best:
             best, p_best, here, there = shift, p, float(stays.mean()), float(goes.mean())
     if p_best * 2 * SHIFTS < BEYOND and there > here:
-        return check.fault(f"rows moved by {best:+d} agree {there:.1%}, in place {here:.1%}", "stored answers stand beside other examples",
-                           got=f"{there:.1%} agreement with the labels when the rows are moved by {best:+d}", expected=f"less than in place ({here:.1%})",
-                           otherwise="The student would learn each example from its neighbour's answer", do="Record again; the order of ids and of rows has to be the same")
-    return check.ok(f"no shift up to {SHIFTS} rows agrees better with the labels (in place {np.mean(said[labels >= 0] == labels[labels >= 0]):.1%})")
+        return check.fault(
+            f"rows moved by {best:+d} agree {there:.1%}, in place {here:.1%}",
+            "stored answers stand beside other examples",
+            got=f"{there:.1%} agreement with the labels when the rows are moved by {best:+d}",
+            expected=f"less than in place ({here:.1%})",
+            otherwise="The student would learn each example from its neighbour's answer",
+            do="Record again; the order of ids and of rows has to be the same",
+        )
+    return check.ok(
+        f"no shift up to {SHIFTS} rows agrees better with the labels (in place {np.mean(said[labels >= 0] == labels[labels >= 0]):.1%})"
+    )
 
 
 def _choice(subject: Subject, rows: Tensor) -> np.ndarray:

@@ -130,7 +130,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. name: stable, also the fault's name. figure: what was seen. message: in four parts, for faults and warnings."""
+    """One line of the table. name: stable, also the fault's. figure: what was seen. message: in four parts, for faults and warnings."""
 
     name: str
     result: Literal["ok", "warning", "fault", "skipped"]
@@ -179,8 +179,15 @@ def heard(knowledge: Knowledge, classes: int) -> tuple[np.ndarray, Tensor | None
     if knowledge.ready:
         return knowledge.ready[min(knowledge.ready)].detach().double().cpu().numpy(), None
     if knowledge.topk is None:
-        raise DataError(four_parts("the teacher's answer holds nothing to learn from", got="no logits and no top-k rows", expected="one of them",
-                                   otherwise="There would be nothing to match", do="Return Knowledge(logits=...)"))
+        raise DataError(
+            four_parts(
+                "the teacher's answer holds nothing to learn from",
+                got="no logits and no top-k rows",
+                expected="one of them",
+                otherwise="There would be nothing to match",
+                do="Return Knowledge(logits=...)",
+            )
+        )
     return filled(knowledge.topk, classes), None
 
 

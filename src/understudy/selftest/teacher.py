@@ -30,26 +30,45 @@ def trainable(subject: Subject) -> Check:
     places = {p.data_ptr() for p in own.values() if p.numel()}
     shared = [name for name, p in subject.student().named_parameters() if p.numel() and p.data_ptr() in places] if own else []
     if shared:
-        return check.fault(f"{len(shared)} shared tensors", "student and teacher share parameters", got=f"{shared[0]} and {len(shared) - 1} more",
-                           expected="none", otherwise="Every step of the student would change what the teacher says", do="Give the student a copy: copy.deepcopy(model)")
+        return check.fault(
+            f"{len(shared)} shared tensors",
+            "student and teacher share parameters",
+            got=f"{shared[0]} and {len(shared) - 1} more",
+            expected="none",
+            otherwise="Every step of the student would change what the teacher says",
+            do="Give the student a copy: copy.deepcopy(model)",
+        )
     if open_ or graded:
         first = (open_ or graded)[0]
-        return check.fault(f"{len(open_)} of {len(own)} parameters trainable", "the teacher is not frozen",
-                           got=f"{first} {'requires a gradient' if open_ else 'holds a gradient'}", expected="requires_grad False and no gradient everywhere",
-                           otherwise="The teacher would drift towards the student, or memory and time would be spent on gradients that nobody uses",
-                           do="Call teacher.requires_grad_(False) and teacher.zero_grad()")
+        return check.fault(
+            f"{len(open_)} of {len(own)} parameters trainable",
+            "the teacher is not frozen",
+            got=f"{first} {'requires a gradient' if open_ else 'holds a gradient'}",
+            expected="requires_grad False and no gradient everywhere",
+            otherwise="The teacher would drift towards the student, or memory and time would be spent on gradients that nobody uses",
+            do="Call teacher.requires_grad_(False) and teacher.zero_grad()",
+        )
     return check.ok(f"{len(own)} tensors frozen" if own else "it has no module")
 
 
 def train_mode(subject: Subject) -> Check:
     """One batch twice, and whole against halves: the answers may depend on nothing but the example (dropout, batch statistics)."""
     check = Named("train-mode")
-    playing = [f"{name or type(module).__name__}" for module in subject.modules for name, part in module.named_modules()
-               if part.training and isinstance(part, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd)]
+    playing = [
+        f"{name or type(module).__name__}"
+        for module in subject.modules
+        for name, part in module.named_modules()
+        if part.training and isinstance(part, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd)
+    ]
     if playing:
-        return check.fault(f"{len(playing)} layers in train mode", "the teacher was left in train mode", got=f"{playing[0]}.training is True",
-                           expected="False for dropout and batch norm", otherwise="Its answers would be noisy and depend on the rest of the batch",
-                           do="Call teacher.eval()")
+        return check.fault(
+            f"{len(playing)} layers in train mode",
+            "the teacher was left in train mode",
+            got=f"{playing[0]}.training is True",
+            expected="False for dropout and batch norm",
+            otherwise="Its answers would be noisy and depend on the rest of the batch",
+            do="Call teacher.eval()",
+        )
     if subject.live is None:
         return check.skipped("answers are looked up")
     rows = spread(subject.probe, 64)
@@ -60,11 +79,14 @@ def train_mode(subject: Subject) -> Check:
     again = _apart(first, second)
     split = _apart(first, torch.cat([part for part in parts if part is not None]))
     if again > SAME_BATCH or split > OTHER_BATCH:
-        return check.fault(f"two passes differ by {max(again, split):.1%}", "two passes of the teacher over the same examples differ",
-                           got=f"{again:.1%} of a row's range {'in the same batch' if again > SAME_BATCH else f'({split:.1%} in another batch)'}",
-                           expected=f"at most {SAME_BATCH:.2%} ({OTHER_BATCH:.0%} in another batch)",
-                           otherwise="The student would learn noise, and what is stored would not be what the teacher says",
-                           do="Call teacher.eval(); batch norm needs its running statistics")
+        return check.fault(
+            f"two passes differ by {max(again, split):.1%}",
+            "two passes of the teacher over the same examples differ",
+            got=f"{again:.1%} of a row's range {'in the same batch' if again > SAME_BATCH else f'({split:.1%} in another batch)'}",
+            expected=f"at most {SAME_BATCH:.2%} ({OTHER_BATCH:.0%} in another batch)",
+            otherwise="The student would learn noise, and what is stored would not be what the teacher says",
+            do="Call teacher.eval(); batch norm needs its running statistics",
+        )
     return check.ok(f"two passes differ by {max(again, split):.1e} of a row's range")
 
 
@@ -81,8 +103,14 @@ def finite(subject: Subject) -> Check:
     if not bad:
         return check.ok(figure)
     make = check.fault if bad > TOLERATED * total else check.warning
-    return make(figure, "the teacher's answers are not finite", got=f"NaN or infinity in {bad} of {total} rows", expected=f"at most {TOLERATED:.1%}, which are left out",
-                otherwise="One such row turns every weight of the student into NaN", do="Look at the teacher's weights, its precision and the scale of its inputs")
+    return make(
+        figure,
+        "the teacher's answers are not finite",
+        got=f"NaN or infinity in {bad} of {total} rows",
+        expected=f"at most {TOLERATED:.1%}, which are left out",
+        otherwise="One such row turns every weight of the student into NaN",
+        do="Look at the teacher's weights, its precision and the scale of its inputs",
+    )
 
 
 def class_count(subject: Subject) -> Check:
@@ -100,8 +128,14 @@ def class_count(subject: Subject) -> Check:
     wrong = {what: number for what, number in found.items() if number != classes}
     if wrong:
         what, number = next(iter(wrong.items()))
-        return check.fault(f"{number} instead of {classes}", "the numbers of classes differ", got=f"{number} in {what}", expected=f"{classes}, as in the data",
-                           otherwise="Probabilities would be matched with those of other classes", do="Use a teacher for these classes, or name the data's classes")
+        return check.fault(
+            f"{number} instead of {classes}",
+            "the numbers of classes differ",
+            got=f"{number} in {what}",
+            expected=f"{classes}, as in the data",
+            otherwise="Probabilities would be matched with those of other classes",
+            do="Use a teacher for these classes, or name the data's classes",
+        )
     return check.ok(f"{classes} everywhere")
 
 
@@ -119,13 +153,23 @@ def silent(subject: Subject) -> Check:
         total += rows
     figure = f"{zeros:.1%} zero, {uniform:.1%} uniform of {total:,} rows"
     if zeros > SILENT_ROWS or uniform > UNIFORM_ROWS:
-        return check.fault(figure, "the teacher says nothing", got=f"{zeros:.1%} rows of zeros, {uniform:.1%} rows in which all classes are equal",
-                           expected=f"at most {SILENT_ROWS:.0%} and {UNIFORM_ROWS:.0%}",
-                           otherwise="The student would learn that every class is equally likely, at a plausible loss",
-                           do="Look at how the rows were written: an index that runs past the end gives zeros; or load the teacher's weights")
+        return check.fault(
+            figure,
+            "the teacher says nothing",
+            got=f"{zeros:.1%} rows of zeros, {uniform:.1%} rows in which all classes are equal",
+            expected=f"at most {SILENT_ROWS:.0%} and {UNIFORM_ROWS:.0%}",
+            otherwise="The student would learn that every class is equally likely, at a plausible loss",
+            do="Look at how the rows were written: an index that runs past the end gives zeros; or load the teacher's weights",
+        )
     if zeros:
-        return check.warning(figure, "some of the teacher's rows are all zero", got=f"{zeros:.1%}", expected="none",
-                             otherwise="For these examples the student learns that every class is equally likely", do="Look at these examples")
+        return check.warning(
+            figure,
+            "some of the teacher's rows are all zero",
+            got=f"{zeros:.1%}",
+            expected="none",
+            otherwise="For these examples the student learns that every class is equally likely",
+            do="Look at these examples",
+        )
     return check.ok(figure)
 
 
@@ -141,9 +185,14 @@ def constant(subject: Subject) -> Check:
     if least == math.inf:
         return check.skipped("one row only")
     if least < EQUAL:
-        return check.fault("all rows are equal", "the teacher (or a member of it) gives the same answer for every example", got=f"rows that differ by {least:.1e}",
-                           expected="answers that depend on the example", otherwise="The student would learn the classes' frequencies and nothing else",
-                           do="Load the teacher's weights, and look at what its inputs are scaled to")
+        return check.fault(
+            "all rows are equal",
+            "the teacher (or a member of it) gives the same answer for every example",
+            got=f"rows that differ by {least:.1e}",
+            expected="answers that depend on the example",
+            otherwise="The student would learn the classes' frequencies and nothing else",
+            do="Load the teacher's weights, and look at what its inputs are scaled to",
+        )
     return check.ok(f"rows differ by up to {least:.2g}")
 
 
@@ -159,10 +208,14 @@ def probabilities(subject: Subject) -> Check:
         rows = (some.logits >= -slack).all(dim=-1) & ((some.logits.sum(dim=-1) - 1).abs() < slack)
         share = max(share, float(rows.float().mean(dim=0).max()))
     if share > 0.99:
-        return check.fault(f"{share:.0%} of the rows sum to 1", "the teacher's logits are probabilities", got="rows from 0 to 1 that sum to 1",
-                           expected="numbers before the softmax, or logarithms of probabilities",
-                           otherwise="A softmax of probabilities is almost uniform, whatever the teacher knows, and a temperature makes it flatter still",
-                           do="Remove the softmax, or return log(probabilities); for an ONNX file set output: probabilities")
+        return check.fault(
+            f"{share:.0%} of the rows sum to 1",
+            "the teacher's logits are probabilities",
+            got="rows from 0 to 1 that sum to 1",
+            expected="numbers before the softmax, or logarithms of probabilities",
+            otherwise="A softmax of probabilities is almost uniform, whatever the teacher knows, and a temperature makes it flatter still",
+            do="Remove the softmax, or return log(probabilities); for an ONNX file set output: probabilities",
+        )
     return check.ok(f"{share:.0%} of the rows sum to 1")
 
 
@@ -189,9 +242,14 @@ def below_trivial(subject: Subject) -> Check:
     where = ", rows of its own training" if subject.trained_on_probe else ""
     figure = f"AUROC {auroc:.3f}, accuracy {some.right.mean():.3f} (majority {majority:.3f}) on {len(some.labels):,} rows{where}"
     if auroc < needed:
-        return check.fault(figure, "the teacher is not above the trivial predictor", got=f"mean AUROC {auroc:.3f} on {len(some.labels)} labelled rows",
-                           expected=f"at least {needed:.3f}; guessing gives 0.500", otherwise="The student would learn noise with great care",
-                           do="Load the teacher's weights, check the order of its rows and of its classes, and that its inputs are scaled as in its training")
+        return check.fault(
+            figure,
+            "the teacher is not above the trivial predictor",
+            got=f"mean AUROC {auroc:.3f} on {len(some.labels)} labelled rows",
+            expected=f"at least {needed:.3f}; guessing gives 0.500",
+            otherwise="The student would learn noise with great care",
+            do="Load the teacher's weights; check the order of its rows and classes, and that its inputs are scaled as in its training",
+        )
     return check.ok(figure)
 
 

@@ -227,12 +227,30 @@ def _train_one(
     (place / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def refuse_prior(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
-    """RecipeError where student.match_prior names an unknown class, or the student has no bias to set."""
+def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
+    """RecipeError where the student gives no row of logits an example, or `match_prior` names an unknown class or finds no bias."""
+    student = fresh_student(tree, prepared, given, 0)
+    expected = (2, len(prepared.classes))
+    try:
+        with torch.inference_mode():
+            found = student.eval()(prepared.rows.inputs(prepared.distilled[:1].repeat(2)))
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    except Exception as error:  # the user's own module may raise anything
+        found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+        raise RecipeError(
+            four_parts(
+                f"the student can't answer about two examples of shape {prepared.shape}",
+                got=got,
+                expected=f"logits of shape {expected}",
+                otherwise="Training would stop at its first step, or learn something else",
+                do="Correct the student's input size and its number of outputs",
+            )
+        )
     names = tree["student"]["match_prior"]
     if not names:
         return
-    head = getattr(fresh_student(tree, prepared, given, 0), "head", None)
+    head = getattr(student, "head", None)
     if not isinstance(head, nn.Linear) or head.bias is None:
         raise RecipeError(
             four_parts(

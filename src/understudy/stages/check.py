@@ -9,18 +9,21 @@ import numpy as np
 
 from understudy.records import Teacher
 from understudy.selftest.examine import examine, raise_first
+from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Subject
 from understudy.stages.arms import fresh_student, objectives_of
 from understudy.stages.common import class_counts, class_weights, refuse_batch_of_one
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.record import header_of, probe
+from understudy.stages.record import header_of, planned_header, probe
 from understudy.stages.teach import Taught
 from understudy.store.schema import Header
 
 
 def refuse_before_compute(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
-    """What can be refused without a teacher: objectives that can't be built, a batch of one under batch norm."""
-    objectives_of(tree, class_counts(prepared))
+    """What can be refused without a teacher: objectives that can't learn from the store, a batch of one under batch norm."""
+    objectives = objectives_of(tree, class_counts(prepared))
+    if all(teacher["kind"] != "stored" for teacher in tree["teacher"]):  # a store says itself what it keeps
+        raise_first(before_a_teacher(Aim(objectives, planned_header(tree, prepared))))
     class_weights(tree, prepared.classes)
     for which, what in ((prepared.distilled, "the student"), (prepared.control, "the control")):
         refuse_batch_of_one(fresh_student(tree, prepared, given, 0), min(tree["training"]["batch_size"], len(which)), what)
@@ -65,7 +68,7 @@ def subject(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, teacher
     return Subject(
         classes=prepared.classes,
         teacher=teacher,
-        live=taught.teacher,
+        live=None if taught.header is not None else taught.teacher,
         modules=taught.modules,
         teacher_classes=None,
         rows=prepared.rows,
@@ -73,7 +76,7 @@ def subject(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, teacher
         trained_on_probe=rows is not prepared.validation and len(prepared.validation) < 50,
         views=prepared.views,
         view=prepared.plan_views()[0],
-        stated=dict(tree["teacher"][0].get("stated") or {}),
+        stated=dict(tree["teacher"][0].get("stated") or {}) if len(tree["teacher"]) == 1 else {},
         class_counts=class_counts(prepared),
         objectives=objectives_of(tree, class_counts(prepared)),
         student=lambda: fresh_student(tree, prepared, given, 0),

@@ -40,22 +40,31 @@ def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, rights: Mapping[str, Any]) -> Header:
-    """What the store is going to hold, and under which conditions."""
-    if taught.header is not None:
-        return replace(taught.header, rights=dict(rights))
+def planned_header(tree: Mapping[str, Any], prepared: Prepared) -> Header:
+    """The header of the store to be, as far as it is known before there is a teacher."""
     keep = tree["store"]["keep"]
     return Header(
         keep=keep,
         dtype=tree["store"]["dtype"],
         k=min(tree["store"]["k"], len(prepared.classes)) if keep == "topk" else 0,
-        members=taught.size.members,
-        member_weights=tuple(tree["teacher_weights"] or ()),
+        members=len(tree["teacher"]),
         classes=len(prepared.classes),
         temperatures=temperatures_of(tree) if keep == "topk" else (),
-        teacher=taught.teacher.fingerprint,
+        teacher="not known yet",
         data=prepared.examples.fingerprint,
         transform=prepared.transform,
+    )
+
+
+def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, rights: Mapping[str, Any]) -> Header:
+    """What the store is going to hold, and under which conditions."""
+    if taught.header is not None:
+        return replace(taught.header, rights=dict(rights))
+    return replace(
+        planned_header(tree, prepared),
+        members=taught.size.members,
+        member_weights=tuple(tree["teacher_weights"] or ()),
+        teacher=taught.teacher.fingerprint,
         rights=dict(rights),
     )
 

@@ -21,6 +21,7 @@ from understudy.errors import DataError, four_parts
 from understudy.evaluation import cost, metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.objectives.labels import CrossEntropy
+from understudy.preprocess import Vector
 from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
@@ -258,15 +259,16 @@ def _given(given: Any, prepared: Prepared) -> Taught:
     if hasattr(given, "teach"):
         return Taught(given, Size(None, None), [])
     known = getattr(given, "classes_", range(len(prepared.classes)))
-    scale, shift = prepared.rows.scale.numpy(), prepared.rows.shift.numpy()
+    scale, shift = prepared.rows.scale.double().numpy(), prepared.rows.shift.double().numpy()
     whole = prepared.rows.stored.dtype == torch.uint8
+    mean = np.array(prepared.preprocess.mean) if isinstance(prepared.preprocess, Vector) else 0.0  # it was taken off while encoding
 
-    def raw(inputs: np.ndarray) -> np.ndarray:
-        """What the caller trained it on: the vectors or pixels before they were standardised, one row an example."""
-        found = (inputs.reshape(len(inputs), *prepared.shape) - shift) / scale
+    def as_trained(inputs: np.ndarray) -> Any:
+        """Asked about the vectors or pixels before they were standardised, one row an example; about a table's rows as they are encoded."""
+        found = (inputs.reshape(len(inputs), *prepared.shape) - shift) / scale + mean
         return given.predict_proba((np.rint(found) if whole else found).reshape(len(found), -1))
 
-    predict = predictor.in_order(raw, known, len(prepared.classes), prepared.classes)
+    predict = predictor.in_order(as_trained, known, len(prepared.classes), prepared.classes)
     probe = prepared.rows.inputs(prepared.teacher[:256]).flatten(1).numpy()
     clip = predictor.smallest(given, len(prepared.classes))
     return Taught(predictor.Teacher(predict, predictor.fingerprint(predict, probe), clip), Size(None, None), [])
@@ -274,7 +276,10 @@ def _given(given: Any, prepared: Prepared) -> Taught:
 
 def size_of(module: nn.Module, shape: tuple[int, ...]) -> Size:
     """Parameters, bytes and multiply-accumulates of a module."""
-    found = cost.measure(module, shape)
+    try:
+        found = cost.measure(module, shape)
+    except Exception:  # a user's own module may raise anything; the self-test gives it a name
+        return Size(sum(parameter.numel() for parameter in module.parameters()), None)
     return Size(found.parameters, found.bytes, found.macs)
 
 

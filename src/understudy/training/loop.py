@@ -39,6 +39,11 @@ class Player:
     compiled: Callable[..., LossTerms] | None = None
     sums: dict[str, tuple[Tensor, Tensor | float]] = field(default_factory=dict)
 
+    @property
+    def forward(self) -> Callable[..., LossTerms]:
+        """The compiled step where there is one. (A compiled module has a length, so its truth value must not be asked.)"""
+        return self.step if self.compiled is None else self.compiled
+
 
 def train(players: Sequence[Player], *, first: int, steps: int, seed: int, after_step: Callable[[int], None]) -> None:
     """Take the steps `first` .. `steps` - 1; `after_step(done)` evaluates, logs, checkpoints, and may raise to stop."""
@@ -53,7 +58,7 @@ def train(players: Sequence[Player], *, first: int, steps: int, seed: int, after
             knowledge = player.teacher.teach(batch) if player.teacher is not None else None
             if random[index]:
                 torch.manual_seed(key(seed, player.name, "forward", step))
-            terms = (player.compiled or player.step)(batch, knowledge, step / steps)
+            terms = player.forward(batch, knowledge, step / steps)
             total(terms).backward()
             player.optimizer.step(step)
             remember(player.sums, terms)

@@ -161,7 +161,7 @@ def one_step(player: Any, steps: int) -> Callable[[], torch.Tensor]:
         step = next(counter) % steps
         batch = player.source.next(step)
         knowledge = player.teacher.teach(batch) if player.teacher is not None else None
-        loss = total((player.compiled or player.step)(batch, knowledge, step / steps))
+        loss = total(player.forward(batch, knowledge, step / steps))
         loss.backward()
         player.optimizer.step(step)
         return loss.detach()
