@@ -1,6 +1,7 @@
 """Errors of the finished Hinton runs beside the published ones: `python benchmarks/hinton.py RUNS --data MNIST`.
 
-The runs are made before, by `understudy run hinton_... data.path=MNIST --runs RUNS`. Reads the run folders only. Writes benchmarks/results/<date>-<machine in words>-hinton.json and prints the same as a table.
+The runs are made before, by `understudy run hinton_... data.path=MNIST --runs RUNS`; only their folders are read.
+Writes benchmarks/results/<date>-<machine in words>-hinton.json and prints the same.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main() -> None:
 
     examples = Dataset(str(options.data)).load()
     labels = examples.labels[examples.split == "test"]
-    rows = {}
+    rows: dict[str, dict] = {}
     for name, published in PUBLISHED.items():
         run = options.runs / name
         if not (run / "summary.json").exists():
@@ -80,9 +81,8 @@ def main() -> None:
     if few.exists():
         series = json.loads(few.read_text(encoding="utf-8"))
         n = series["examples"]
-        rows["hinton_few_labels"] = {
-            str(row["value"]): {"verdict": row["verdict"], **{arm: spread(errors(row[arm]["seeds"], n)) for arm in ("control", "distilled")}}
-            for row in series["rows"]}
+        rows["hinton_few_labels"] = {str(row["value"]): {arm: spread(errors(row[arm]["seeds"], n)) for arm in ("control", "distilled")}
+                                     | {"verdict": row["verdict"]} for row in series["rows"]}
     conditions = "one thread, a machine shared with other work: seconds are upper bounds"
     out = {"machine": hardware()["words"], "conditions": conditions, "runs": rows}
     words = out["machine"].lower().replace(",", "").replace(" ", "-")

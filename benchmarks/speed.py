@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -205,10 +206,16 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="measure the other libraries too")
     parser.add_argument("--peers-folder", type=Path, default=HERE.parent / "build" / "peers")
     parser.add_argument("--neighbour-rounds", type=int, default=3)
-    parser.add_argument("--machine", default="2 shared virtual cores, AMD EPYC with AVX-512 bf16, no AMX, 24 GB")
+    parser.add_argument("--machine", default="2 shared virtual cores of an AMD EPYC with AVX-512 bf16, 24 GB")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
     random.seed(0)
+    with tempfile.TemporaryDirectory(prefix="understudy-speed-") as folder:
+        os.environ.update(TMPDIR=folder, TORCHINDUCTOR_CACHE_DIR=f"{folder}/inductor")  # of every worker: compiled once, removed at the end
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
     load, begun = os.getloadavg(), time.time()
     one = environment(OMP_NUM_THREADS="1")
     python = Path(sys.executable)
@@ -236,7 +243,8 @@ def main() -> None:
         "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:]), "seconds": round(time.time() - begun),
         "load_before_and_after": [load, os.getloadavg()], "pairs": pairs, "neighbour": beside}
     options.out.mkdir(exist_ok=True)
-    path = options.out / f"{datetime.date.today()}-{options.machine}-speed.json"
+    words = re.sub("[^a-z0-9]+", "-", options.machine.lower()).strip("-")
+    path = options.out / f"{datetime.date.today()}-{words}-speed.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after; {result['seconds']} s\n{path}")
 

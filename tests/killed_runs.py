@@ -32,7 +32,10 @@ metric: accuracy
 export: [safetensors]
 """
 """Everything that has a state: dropout, views, a schedule, a moving average, warm-up, two teachers, three seeds. About three seconds of work."""
-STAGES = ("settle", "teacher", "self-test", "record", "self-test", "train", "export", "measure", "evaluate", "report")
+AFTER = {
+    "data": "settle or teacher", "settle": "teacher", "teacher": "self-test", "self-test": "record", "record": "self-test",
+    "record, self-test": "train", "train": "export", "export": "measure", "measure": "evaluate", "evaluate": "report", "report": "end"}  # fmt: skip
+"""The stage that follows one."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Ended:
 
     @property
     def stage(self) -> str:
-        """The stage that it was in."""
-        done = sum(line.startswith("  ") and " done in " in line for line in self.text.splitlines()) - 1
-        return STAGES[done] if 0 <= done < len(STAGES) else "end"
+        """The stage that it was in; a resumed run settles nothing."""
+        done = [line.split()[0] for line in self.text.splitlines() if line.startswith("  ") and " done in " in line]
+        return AFTER["record, " + done[-1] if "record" in done and done[-1] == "self-test" else done[-1]]
 
 
 def start(runs: Path, *more: str) -> subprocess.Popen[str]:
@@ -109,8 +112,8 @@ def campaign(folder: Path, kills: int, seed: int) -> Iterator[dict]:
         runs = folder / f"run-{number}" / "runs"
         killed = 0
         while True:
-            # Short enough for about five kills in one run, since each attempt goes on from the last checkpoint.
-            after = draw.uniform(0.0, 0.4) * whole.seconds if done < kills else None
+            # Each attempt goes on from the last checkpoint, so that a run takes several kills before it ends.
+            after = draw.uniform(0.1, 0.9) * whole.seconds if done < kills else None
             ended = run(runs, after)
             if ended.code != -signal.SIGKILL:
                 break

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from understudy.store import codec
 from understudy.store.schema import Header
 from understudy.store.writer import Writer
 from understudy.teachers import local
+from understudy.training import checkpoint
 from understudy.training.fit import fit
 
-VALIDATION = 0.1
+VALIDATION, CHECKPOINT = 0.1, 5.0
 Job = tuple[dict[str, Any], prepare.Prepared, prepare.Given]
 
 
@@ -73,11 +75,12 @@ def stored_teacher(pair: str, tree: dict[str, Any], prepared: prepare.Prepared, 
 
 
 def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
-    """One long `fit` that stands still between two units."""
+    """One long `fit` that stands still between two units. A unit writes a checkpoint, because the pause was long; of that, it is charged
+    its share of the one that a run writes in CHECKPOINT seconds."""
     tree, prepared, given = job(pair, numerics)
     folder = Path(tempfile.mkdtemp(prefix="understudy-speed-"))
     trial = {} if numerics else settle.settle_recipe(tree, prepared, given, Cache(folder / "cache"))
-    plan = dataclasses.replace(common.plan_of(tree["training"], 10**7, 0, 5.0), steps=10**7)
+    plan = dataclasses.replace(common.plan_of(tree["training"], 10**7, 0, CHECKPOINT), steps=10**7)
     source = ShuffledSource(prepared.student_rows, prepared.distilled, batch_size=BATCH, seed=0, channels_last=plan.numerics.channels_last)
     validate = common.validator(tree, prepared, plan.numerics)
     known = stored_teacher(pair, tree, prepared, folder / "store")
@@ -96,15 +99,33 @@ def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
             shapes=Shapes(len(prepared.classes), len(prepared.examples)), teacher=known, validate=validate if everything else None,
             watch="accuracy", folder=folder if everything else None, on_row=on_row)
 
-    def unit() -> int:
+    writing = [0.0, 0.0]
+    write = checkpoint.write
+
+    def timed_write(path: Path, what: checkpoint.Checkpoint) -> None:
+        begun = clocks()
+        write(path, what)
+        writing[:] = [old + now - then for old, now, then in zip(writing, clocks(), begun, strict=True)]
+
+    checkpoint.write = timed_write
+
+    def unit() -> tuple[float, float, int]:
+        writing[:] = [0.0, 0.0]
+        begun = clocks()
         go.release()
         done.acquire()
-        return PAIRS[pair].epochs[1] * source.steps_per_epoch * BATCH
+        wall, cpu = (now - then - part for now, then, part in zip(clocks(), begun, writing, strict=True))
+        share = wall / CHECKPOINT
+        return wall + share * writing[0], cpu + share * writing[1], PAIRS[pair].epochs[1] * source.steps_per_epoch * BATCH
 
     chosen = {key: tree["training"][key] for key in ("precision", "memory_format", "compile")}
     unit.main = main
     unit.facts = {"numerics": chosen, "settled": dataclasses.asdict(threads.settled()), "trial": trial}
     return unit
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def bare(pair: str, numerics: dict[str, Any], validates: bool) -> Unit:

@@ -30,8 +30,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write text as UTF-8; the file is whole or unchanged."""
-    write_bytes(path, text.encode())
+    """Write text as UTF-8; the file is whole or unchanged.
+
+    A name that is not valid UTF-8 (from a file's name) is written as \\udce9, which JSON reads back as it was.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -199,8 +199,7 @@ def check_only(recipe: Recipe, *, given: Given | None = None, options: Options |
     rights = gate.gate(named_rights(recipe), options.acknowledge)
     data = prepare.prepare(recipe, given)
     tree = recipes.resolved(recipe)
-    check.refuse_before_compute(tree, data, given)
-    arms.refuse_student(tree, data, given)
+    _refuse(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache")
     trials = settle.settle_recipe(tree, data, given, cache)
     try:
@@ -222,8 +221,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         before = folder.begin(tree, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or tree
-        check.refuse_before_compute(tree, data, given)
-        arms.refuse_student(tree, data, given)
+        _refuse(tree, data, given)
         if before is None:
             folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
@@ -233,6 +231,14 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         provenance.write(folder, about)
         folder.write_recipe(tree)
         yield _Begun(tree, data, rights, about, cache, folder, stage)
+
+
+def _refuse(tree: dict[str, Any], data: prepare.Prepared, given: Given) -> None:
+    """All that can be refused before the first second of compute."""
+    check.refuse_before_compute(tree, data, given)
+    arms.refuse_student(tree, data, given)
+    teach.refuse_teachers(tree, data, given)
+    finish.refuse_exports(tree)
 
 
 @contextmanager

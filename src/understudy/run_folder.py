@@ -118,8 +118,9 @@ class RunFolder:
 
     def note_time(self, stage: str, seconds: float, **more: Any) -> None:
         """One line in timing.jsonl, where all wall-clock values go."""
-        with open(self.path / TIMING, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "seconds": round(seconds, 4), **more}) + "\n")
+        file = self.path / TIMING
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        atomic.write_text(file, before + json.dumps({"stage": stage, "seconds": round(seconds, 4), **more}) + "\n")
 
 
 def link(source: Path, target: Path) -> None:

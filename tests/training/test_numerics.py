@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from understudy.objectives.labels import CrossEntropy
@@ -18,7 +17,6 @@ def player(module, source, shapes, compiled) -> Player:
     return Player(step, Optimizer(step, recipe, 6), source, compiled=torch.compile(step, backend="eager") if compiled else None)
 
 
-@pytest.mark.slow
 def test_a_compiled_step_trains_like_the_eager_one(net, source, shapes):
     """A compiled module has a length that raises: asked for its truth value it was left out of every trial as a failing backend."""
     weights = []
@@ -29,7 +27,6 @@ def test_a_compiled_step_trains_like_the_eager_one(net, source, shapes):
     torch.testing.assert_close(*weights)
 
 
-@pytest.mark.slow
 def test_the_trial_steps_through_the_compiled_step(net, source, shapes):
     losses = [one_step(player(net(), source, shapes, compiled), 6)() for compiled in (True, False)]
     torch.testing.assert_close(*losses)

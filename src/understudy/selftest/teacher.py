@@ -22,7 +22,7 @@ EQUAL = 1e-6
 
 
 def trainable(subject: Subject) -> Check:
-    """No parameter of the teacher learns along, and none is the student's own."""
+    """No parameter of the teacher learns along, none is the student's own, and no answer carries a gradient."""
     check = Named("trainable-teacher")
     own = {name: p for index, module in enumerate(subject.modules) for name, p in _named(module, index, len(subject.modules))}
     open_ = [name for name, p in own.items() if p.requires_grad]
@@ -48,7 +48,26 @@ def trainable(subject: Subject) -> Check:
             otherwise="The teacher would drift towards the student, or memory and time would be spent on gradients that nobody uses",
             do="Call teacher.requires_grad_(False) and teacher.zero_grad()",
         )
-    return check.ok(f"{len(own)} tensors frozen" if own else "it has no module")
+    if _leaks(subject):
+        return check.fault(
+            "its answers carry a gradient",
+            "the teacher's answers carry a gradient",
+            got="logits with requires_grad",
+            expected="answers made under torch.no_grad()",
+            otherwise="The teacher would drift towards the student, or memory and time would be spent on gradients that nobody uses",
+            do="Compute the answer under torch.no_grad(), or detach it",
+        )
+    return check.ok(f"{len(own)} tensors frozen" if own else "it has no module, and its answers carry no gradient")
+
+
+def _leaks(subject: Subject) -> bool:
+    """Whether an answer requires a gradient; False where there is none (the check "no-answer" says so)."""
+    try:
+        answer = subject.teacher.teach(subject.batch(subject.learnt_rows[:2], subject.view))
+    except Exception:  # whatever the user's own teacher raises
+        return False
+    parts = (answer.logits, answer.topk.logits if answer.topk else None)
+    return any(part is not None and part.requires_grad for part in parts)
 
 
 def train_mode(subject: Subject) -> Check:

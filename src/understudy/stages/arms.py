@@ -228,8 +228,13 @@ def _train_one(
 
 
 def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
-    """RecipeError where the student gives no row of logits an example, or `match_prior` names an unknown class or finds no bias."""
+    """RecipeError where the student gives no row of logits an example, or `match_prior` names an unknown class or finds no bias.
+
+    DataError where its start weights don't fit.
+    """
     student = fresh_student(tree, prepared, given, 0)
+    if tree["student"]["weights"]:
+        load_weights(student, tree["student"]["weights"])
     expected = (2, len(prepared.classes))
     try:
         with torch.inference_mode():

@@ -122,6 +122,12 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
     )
 
 
+def refuse_exports(tree: Mapping[str, Any]) -> None:
+    """RecipeError for an exporter whose packages are not installed."""
+    for name in tree["export"]:
+        kinds.configure("export", name, {})
+
+
 def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
     """Every artefact of the recipe, each checked against the student on held-out rows before it is called done."""
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from understudy.run_folder import sweep
 from understudy.stages.common import digest, make_model, metric_identity, plan_of, steps_of, validator
 from understudy.stages.prepare import Given, Prepared
 from understudy.store.reader import Reader
-from understudy.store.schema import Header
+from understudy.store.schema import Header, read_header
 from understudy.students import artefact
 from understudy.students.weights import load_weights
 from understudy.teachers import ensemble, local, predictor, stored
@@ -84,6 +84,20 @@ def obtain(
     )
 
 
+def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
+    """DataError for weights, a store or a file that is not there or does not fit; nothing is trained or asked."""
+    if given.teacher is not None:
+        return
+    for entry in tree["teacher"]:
+        if entry["kind"] == "stored":
+            header, _ = read_header(entry["path"])
+            header.refuse_other(_stored_for(prepared), f"the store {entry['path']}")
+        elif entry["kind"] == "local" and entry.get("weights"):
+            _module(entry, prepared, given)
+        elif entry.get("onnx"):
+            _member(0, entry, dict(tree), prepared, given, Cache(""), lambda event: None, lambda: False, may_train=False)
+
+
 def _sum(parts: Iterable[int | None]) -> int | None:
     """The sum, or None where a part is not known."""
     known = list(parts)
@@ -123,11 +137,25 @@ def _member(
 
 def _stored(path: str, prepared: Prepared) -> Taught:
     """What an earlier recording holds; refused where it was made for other data or another transform."""
-    expected = {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": len(prepared.classes)}
-    reader = Reader(path, expected)
+    reader = Reader(path, _stored_for(prepared))
     views = sorted({0, *prepared.plan_views()} & set(reader.views))
     size = Size(None, None, None, reader.header.members)
     return Taught(stored.Teacher(reader, prepared.names, views=views), size, [], header=reader.header)
+
+
+def _stored_for(prepared: Prepared) -> dict[str, Any]:
+    """What a store must have been recorded for."""
+    return {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": len(prepared.classes)}
+
+
+def _module(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Module:
+    """A local teacher's module before it is trained here, with its weights where it has some."""
+    if entry["model"] is None:
+        return _student(entry["weights"], prepared)
+    module = make_model(entry["model"], prepared, given, entry["seed"], "teacher", "weights")
+    if entry.get("weights"):
+        load_weights(module, entry["weights"])
+    return module
 
 
 def _local(
@@ -142,12 +170,7 @@ def _local(
     may_train: bool,
 ) -> Taught:
     seed = entry["seed"]
-    if entry["model"] is None:
-        module = _student(entry["weights"], prepared)
-    else:
-        module = make_model(entry["model"], prepared, given, seed, "teacher", "weights")
-        if entry.get("weights"):
-            load_weights(module, entry["weights"])
+    module = _module(entry, prepared, given)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()

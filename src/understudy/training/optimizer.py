@@ -61,7 +61,8 @@ class Optimizer:
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # as zero_grad does, which takes 20 us for its profiling hooks: 3 % of a tiny student's step
+            parameter.grad = None
         if self.average is not None and self.recipe.ema is not None:
             # Early on the average follows closely, else it would remember the random start (Tarvainen & Valpola 2017, section 3.1).
             decay = min(self.recipe.ema, (1 + step) / (10 + step))
