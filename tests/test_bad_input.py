@@ -325,7 +325,7 @@ def test_hostile_class_names_are_shown_and_do_nothing(understudy, tmp_path):
     seen = Page(page)
     assert "script" not in seen.tags and "onerror" not in seen.attributes and "<b>mine" not in page
     assert "onerror=alert" in html.unescape(page), "it is shown all the same"
-    assert not re.search(CONTROL, page.replace("\t", " ")), "no control characters in the page"
+    assert not re.search(CONTROL, page.replace("\t", " ")), "nor does a terminal that shows the page's source"
     card = (run / "student/README.md").read_text()
     assert "<img" not in re.sub(r"`[^`]*`", "", card) and harmless(card.replace("\t", ""))
     assert not re.search(r"(?<!\\)\[a\]\(javascript", re.sub(r"`+.*?`+", "", card))
@@ -495,6 +495,7 @@ SMALL = ("training.seeds=1", "training.epochs=1", "teacher.train.epochs=6", "tra
 def test_a_disk_that_is_full_at_any_write(tmp_path, toy, monkeypatch):
     """Prevents: a full disk leaves half a file that the next start believes, or a run that can't go on when there is room again."""
     wanted = toy.recipe(*SMALL)
+    (tmp_path / "count").mkdir()
     with monkeypatch.context() as patch:
         counting = Full(tmp_path / "count", None)
         counting.install(patch)

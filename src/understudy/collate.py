@@ -71,6 +71,7 @@ class ShuffledSource:
         self.steps_per_epoch = len(which) // self.batch_size
         self.channels_last = channels_last and rows.stored.ndim == 4
         self._labels = rows.labels
+        self._labelled = bool((rows.labels[which] >= 0).all())
         self._ready = self._prepare()
         self._epoch, self._order = -1, which
 
@@ -97,7 +98,7 @@ class ShuffledSource:
             inputs = self._ready.index_select(0, ids)
             if self.channels_last:
                 inputs = inputs.permute(0, 3, 1, 2)
-        return Batch(ids, view, inputs, self._labels.index_select(0, ids))
+        return Batch(ids, view, inputs, self._labels.index_select(0, ids), labelled=self._labelled)
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps, to notice a changed source: the order itself is a function of seed and step."""

@@ -24,6 +24,7 @@ class Batch:
     inputs: (B, ...) float, preprocessed.
     labels: (B,) int64; -1 is unlabelled.
     mask: (B,) bool, which examples count; None is all.
+    labelled: True where it is known that every example has a label, so that nobody has to look.
     """
 
     ids: Tensor
@@ -31,6 +32,7 @@ class Batch:
     inputs: Tensor
     labels: Tensor
     mask: Tensor | None = None
+    labelled: bool = False
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -56,7 +58,7 @@ class Knowledge:
     logits: (B, C), or (B, M, C) with one row a member of an ensemble; None where only top-k was kept.
         Teachers that give probabilities give their logarithm here, which is a valid row of logits.
     member_weights: (M,) float32, sums to 1; None is equal weights.
-    ready: {temperature: (B, C)} log-probabilities that were computed before; looked up first.
+    ready: {temperature: (B, C)} log-probabilities that were computed before, without a gradient and none below -1e30; looked up first.
     """
 
     logits: Tensor | None = None

@@ -106,10 +106,12 @@ class SummedCrossEntropy(nn.Module):
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)  # it comes from the recipe, not from a checkpoint
 
-    def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
+    def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """Sum in nats and number of examples that are labelled and not masked."""
         logits = widened(output.logits)
         labels = batch.labels if batch.mask is None else batch.labels.masked_fill(~batch.mask, -1)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         total = F.cross_entropy(logits, labels, weights, ignore_index=-1, reduction="sum", label_smoothing=self.label_smoothing)
+        if batch.labelled and batch.mask is None:
+            return total, float(len(labels))
         return total, (labels >= 0).sum(dtype=logits.dtype)

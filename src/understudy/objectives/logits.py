@@ -367,7 +367,9 @@ class SummedSoftTargets(nn.Module):
         temperature = value_at(self.objective.temperature, progress)
         student = torch.log_softmax(widened(output.logits) / temperature, dim=-1)
         # F.kl_div is forward_kl without its guard. Finite logits have finite log-probabilities, so a floor under the teacher's is enough.
-        teacher = dense(knowledge, "logits.SoftTargets").log_probs(temperature).detach().clamp(min=-1e30)
+        teacher = knowledge.ready.get(temperature)
+        if teacher is None:
+            teacher = dense(knowledge, "logits.SoftTargets").log_probs(temperature).detach().clamp(min=-1e30)
         check_same_shape(student, teacher)
         return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2, float(len(student))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import kinds, randomness
-from understudy.collate import Rows
+from understudy.collate import READY_BYTES, Rows
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.stages.prepare import Given, Prepared
@@ -82,18 +83,23 @@ def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Mo
     return built
 
 
-@torch.inference_mode()
 def outputs(model: nn.Module, rows: Rows, which: Tensor, numerics: Numerics) -> Tensor:
     """(n, C) float32 logits of the plain rows, in their order."""
-    model.eval()
-    parts = []
+    return answers(model, inputs_of(rows, which, numerics), numerics)
+
+
+def inputs_of(rows: Rows, which: Tensor, numerics: Numerics) -> Iterator[Tensor]:
+    """The plain rows as model inputs, 1,024 at a time."""
     for batch in rows.batches(which, 1024):
-        inputs = (
-            batch.inputs.contiguous(memory_format=torch.channels_last)
-            if numerics.channels_last and batch.inputs.ndim == 4
-            else batch.inputs
-        )
-        parts.append(logits(model, inputs, numerics.autocast))
+        last = numerics.channels_last and batch.inputs.ndim == 4
+        yield batch.inputs.contiguous(memory_format=torch.channels_last) if last else batch.inputs
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, inputs: Iterable[Tensor], numerics: Numerics) -> Tensor:
+    """(n, C) float32 logits."""
+    model.eval()
+    parts = [logits(model, part, numerics.autocast) for part in inputs]
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
@@ -117,10 +123,13 @@ def validator(tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics) -
     if not len(which):
         return None
     labels = rows.labels[which]
+    few = 4 * len(which) * math.prod(rows.stored.shape[1:]) <= READY_BYTES // 8
+    ready = list(inputs_of(rows, which, numerics)) if few else None
     positive, weights = metrics.positive_class(class_counts(prepared)), class_weights(tree, prepared.classes)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        log_probs = torch.log_softmax(outputs(model, rows, which, numerics), dim=1)
+        inputs = ready if ready is not None else inputs_of(rows, which, numerics)
+        log_probs = torch.log_softmax(answers(model, inputs, numerics), dim=1)
         found = {"log_loss": float(-log_probs.gather(1, labels[:, None]).mean())}
         if metric == "accuracy" and weights is None:
             return {"accuracy": float((log_probs.argmax(1) == labels).float().mean()), **found}

@@ -131,7 +131,18 @@ def rights_of(folder: str) -> dict[str, Rights]:
 
 def learn_from(folder: Path, header: Header, prepared: Prepared, tree: Mapping[str, Any]) -> stored.Teacher:
     """The stored teacher that the students learn from: the same answers, looked up."""
-    return stored.Teacher(Reader(folder, header), prepared.names, views=tuple(prepared.plan_views()), temperatures=temperatures_of(tree))
+    enough = sufficient_temperatures(tree)
+    return stored.Teacher(
+        Reader(folder, header), prepared.names, views=tuple(prepared.plan_views()), temperatures=enough or (), logits=enough is None
+    )
+
+
+def sufficient_temperatures(tree: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The temperatures at which the objective asks for log-probabilities; None where it needs the logits too."""
+    asking = [entry for entry in tree["objective"] if entry["kind"] != "labels.CrossEntropy"]
+    if any(entry["kind"] != "logits.SoftTargets" or not isinstance(entry["temperature"], int | float) for entry in asking):
+        return None
+    return tuple(sorted({float(entry["temperature"]) for entry in asking}))
 
 
 def said(folder: Path, header: Header, prepared: Prepared, rows: Tensor) -> Knowledge:

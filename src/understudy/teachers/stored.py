@@ -106,7 +106,7 @@ def _log_probs(knowledge: Knowledge, temperature: float) -> Tensor:
     """(N, C) log-probabilities, made in pieces so that the softmax of a large table needs no second one."""
     assert knowledge.logits is not None
     pieces = [dataclasses.replace(knowledge, logits=piece).log_probs(temperature) for piece in knowledge.logits.split(65536)]
-    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    return (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).clamp_(min=-1e30)
 
 
 def _each(knowledge: Knowledge, change: Callable[[Tensor], Tensor]) -> Knowledge:
