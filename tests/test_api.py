@@ -79,6 +79,7 @@ def test_a_forest_teaches_an_mlp(distill, tmp_path):
     assert understudy.load(run.path / "student").predict(INPUTS).argmax(1).tolist() == run.student.predict(INPUTS).argmax(1).tolist()
 
 
+@pytest.mark.slow
 def test_an_estimator_is_asked_about_what_it_was_trained_on(distill):
     """Prevents: an estimator fitted to raw inputs is asked about standardised ones, and teaches nonsense with confidence."""
     digits = load_digits()
@@ -96,7 +97,9 @@ def test_an_estimator_is_asked_about_what_it_was_trained_on(distill):
         run = distill(Spy(), {"arch": "linear"}, (inputs, digits.target), name=name, training={**QUICK, "epochs": 1, "batch_size": 64})
         assert run.summary["teacher"]["value"] > 0.9
         asked = np.concatenate(seen)
-        assert np.abs(asked - np.rint(asked)).max() < 1e-4 and asked.max() == pytest.approx(16) and asked.min() == pytest.approx(0, abs=1e-4)
+        assert (
+            np.abs(asked - np.rint(asked)).max() < 1e-4 and asked.max() == pytest.approx(16) and asked.min() == pytest.approx(0, abs=1e-4)
+        )
 
 
 @pytest.mark.slow
@@ -117,6 +120,7 @@ def test_own_modules_on_both_sides(distill):
     assert again.summary == run.summary and not [event for event in distill.events if "step" in event.data]
 
 
+@pytest.mark.slow
 def test_another_student_of_the_same_shape_is_another_run(distill):
     """Prevents: results of a changed class of one's own are taken from the cache of the old one."""
     teacher = trained()
@@ -161,6 +165,7 @@ def test_an_iterable_is_refused_with_the_reason(distill):
         distill(trained(), {"arch": "linear"}, iter(Blobs()))
 
 
+@pytest.mark.slow
 def test_examples_with_their_own_split(distill):
     split = np.array(["train"] * 150, dtype="<U10")
     split[::3], split[1::5] = "test", "validation"
@@ -198,7 +203,9 @@ def test_rights_of_an_object(distill):
     with pytest.raises(RightsError):
         distill(trained(), {"arch": "linear"}, (INPUTS, LABELS), rights={"terms": "unknown"})
     run = distill(trained(), {"arch": "linear"}, (INPUTS, LABELS), rights={"terms": "unknown"}, acknowledge=["Ada: mine in all but name"])
-    assert json.loads((run.path / "provenance.json").read_text())["rights"]["acknowledged"] == [{"name": "Ada", "reason": "mine in all but name"}]
+    assert json.loads((run.path / "provenance.json").read_text())["rights"]["acknowledged"] == [
+        {"name": "Ada", "reason": "mine in all but name"}
+    ]
 
 
 def test_a_list_of_objects_is_refused(distill):
@@ -214,6 +221,7 @@ def test_a_student_that_does_not_fit_is_refused_before_compute(distill, student)
         distill(trained(1), student, (INPUTS, LABELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [
     logits.MSE(), [logits.SoftTargets(temperature=Schedule(start=1.0, end=4.0)), labels.CrossEntropy(weight=0.5)], [logits.DIST()]])  # fmt: skip
 def test_objectives_as_objects(distill, objective):

@@ -336,13 +336,18 @@ def test_hostile_class_names_are_shown_and_do_nothing(understudy, tmp_path):
         code, out, err = understudy(*words)
         assert code == 0, (words, err)
         assert harmless(out) and harmless(err), words
-    for words in (["predict", run / "student", path, "--json"], ["evaluate", run / "student", "toy.yaml", "--json"], ["run", "toy.yaml", "--json"]):
+    for words in (
+        ["predict", run / "student", path, "--json"],
+        ["evaluate", run / "student", "toy.yaml", "--json"],
+        ["run", "toy.yaml", "--json"],
+    ):
         code, out, err = understudy(*words)
         assert code == 0, err
         assert not re.search(CONTROL, out), f"{words}: a terminal would obey it"
         assert HOSTILE in names(json.loads(out)), "and the document says the name as it is"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [HOSTILE.replace("/", ""), b"caf\xe9", "new\nline", "-rf", "ü 漢 😀"])
 def test_hostile_folder_and_file_names(understudy, tmp_path, toy, name):
     """Prevents: a run that ends with an error after all its work, because a class is called caf\\xe9 in Latin-1."""
@@ -355,7 +360,10 @@ def test_hostile_folder_and_file_names(understudy, tmp_path, toy, name):
     run = tmp_path / "runs/toy"
     assert json.loads((run / "student/config.json").read_text())["classes"] == sorted([PLAIN, shown])
     json.loads((run / "summary.json").read_text())
-    assert set(Page((run / "report.html").read_text()).tags).isdisjoint({"script", "iframe"}) and "alert(1)>" not in (run / "report.html").read_text()
+    assert (
+        set(Page((run / "report.html").read_text()).tags).isdisjoint({"script", "iframe"})
+        and "alert(1)>" not in (run / "report.html").read_text()
+    )
     for words in (["evaluate", run / "student", "toy.yaml"], ["predict", run / "student", folder / PLAIN / "0.png"]):
         code, out, err = understudy(*words)
         assert code == 0 and harmless(out) and harmless(err), (words, err)

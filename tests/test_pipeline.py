@@ -48,7 +48,9 @@ def tensors(folder: Path) -> list[bytes]:
 def digits(tmp_path_factory):
     """One run on images with an ensemble, looked at by several tests, and its events."""
     events = []
-    teacher = "{kind: local, model: {arch: cnn, width: 8}, train: {epochs: 4, lr: 1e-2, batch_size: 64}, rights: {terms: own, licence: mine}}"
+    teacher = (
+        "{kind: local, model: {arch: cnn, width: 8}, train: {epochs: 4, lr: 1e-2, batch_size: 64}, rights: {terms: own, licence: mine}}"
+    )
     wanted = recipe.load(
         {
             "name": "digits",
@@ -91,7 +93,20 @@ def test_summary_has_the_fields_of_the_design(digits):
     run, _ = digits
     summary = json.loads((run.path / "summary.json").read_text())
     assert summary == run.summary
-    wanted = {"schema", "name", "task", "metric", "higher_is_better", "examples", "trivial", "teacher", "arms", "parameters_ratio", "claims", "gates"}
+    wanted = {
+        "schema",
+        "name",
+        "task",
+        "metric",
+        "higher_is_better",
+        "examples",
+        "trivial",
+        "teacher",
+        "arms",
+        "parameters_ratio",
+        "claims",
+        "gates",
+    }
     assert set(summary) == wanted and summary["schema"] == 1 and summary["task"] == "classification"
     assert set(summary["teacher"]) == {"value", "parameters", "bytes", "members"} and summary["teacher"]["members"] == 2
     assert set(summary["arms"]["control"]) == {"mean", "ci95", "seeds", "parameters", "bytes"}
@@ -127,7 +142,9 @@ def test_rows_of_metrics_hold_no_clock(digits):
         (arm, seed) for arm in ("control", "distilled") for seed in range(3)}  # fmt: skip
     assert not [key for row in rows for key in row if re.search("second|time|rate|_s$", key)]
     timing = [json.loads(line) for line in (run.path / "timing.jsonl").read_text().splitlines()]
-    assert {"data", "teacher", "record", "train", "report"} <= {row["stage"] for row in timing} and all(row["seconds"] >= 0 for row in timing)
+    assert {"data", "teacher", "record", "train", "report"} <= {row["stage"] for row in timing} and all(
+        row["seconds"] >= 0 for row in timing
+    )
 
 
 def test_bench_holds_the_wall_clock_figures(digits):
@@ -170,6 +187,7 @@ def test_provenance(digits):
     assert found["settled"]["student"]["chosen"]["precision"] == tree["training"]["precision"]
 
 
+@pytest.mark.slow
 def test_what_was_settled_is_in_the_recipe_and_stays_known(digits):
     """Prevents: after a second start nobody can say why this precision was chosen."""
     run, _ = digits
@@ -208,7 +226,10 @@ def test_the_student_predicts_without_the_package_s_pipeline(digits):
 def test_a_second_run_asks_and_trains_nothing(toy):
     """Prevents: the teacher is paid twice."""
     first = toy.run()
-    assert toy.asked() == 150 and toy.trained() == {"teacher", *(f"{arm}, seed {seed}" for arm in ("control", "distilled") for seed in (0, 1))}
+    assert toy.asked() == 150 and toy.trained() == {
+        "teacher",
+        *(f"{arm}, seed {seed}" for arm in ("control", "distilled") for seed in (0, 1)),
+    }
     page = (first.path / "summary.json").read_bytes()
     again = toy.run()
     assert toy.asked() == 0 and toy.trained() == set() and (again.path / "summary.json").read_bytes() == page
@@ -251,7 +272,12 @@ def test_a_changed_field_trains_what_depends_on_it_and_only_that(change, toy):
     before = {name: (toy.runs / "toy" / f"arms/{name}/seed-0/student.safetensors").read_bytes() for name in ("control", "distilled")}
     toy.run("name=changed", change)
     assert {name.partition(",")[0] for name in toy.trained()} == CHANGES[change]
-    unchanged = {"training.precision=bfloat16", "training.class_weights=balanced", "training.patience=1", "metric=log_loss"}  # here, rightly
+    unchanged = {
+        "training.precision=bfloat16",
+        "training.class_weights=balanced",
+        "training.patience=1",
+        "metric=log_loss",
+    }  # here, rightly
     for name in CHANGES[change] - {"teacher"}:
         after = (toy.runs / "changed" / f"arms/{name}/seed-0/student.safetensors").read_bytes()
         assert change in unchanged or after != before[name], f"{change} changed the record of {name} and not its result"
@@ -298,7 +324,9 @@ def test_without_a_control_nobody_knows_and_the_report_says_why(toy):
     run = toy.run("training.control=none", "training.control_reason=labels are too dear")
     assert set(run.summary["arms"]) == {"distilled"} and run.summary["arms"]["distilled"]["verdict"] is None
     assert "labels are too dear" in (run.path / "report.html").read_text()
-    assert not any(name.startswith("control") for name in toy.trained()) and "control" not in {path.name for path in (run.path / "arms").iterdir()}
+    assert not any(name.startswith("control") for name in toy.trained()) and "control" not in {
+        path.name for path in (run.path / "arms").iterdir()
+    }
 
 
 def test_one_seed_gives_no_verdict_and_says_so(toy):
@@ -396,7 +424,9 @@ def test_labels_and_examples_of_the_transfer_set(toy):
     data = {share: prepare(toy.recipe(f"data.transfer.{share}=0.25"), Given()) for share in ("labels", "examples")}
     full = prepare(toy.recipe(), Given())
     assert len(full.distilled) == len(full.control) == len(full.teacher)
-    assert len(data["labels"].distilled) == len(full.distilled) and len(data["labels"].control) == pytest.approx(len(full.control) / 4, abs=2)
+    assert len(data["labels"].distilled) == len(full.distilled) and len(data["labels"].control) == pytest.approx(
+        len(full.control) / 4, abs=2
+    )
     assert (data["labels"].student_rows.labels[data["labels"].distilled] >= 0).sum() == len(data["labels"].control)
     assert len(data["examples"].distilled) == len(data["examples"].control) == pytest.approx(len(full.control) / 4, abs=2)
     for one in data.values():
@@ -410,7 +440,9 @@ def test_omitted_classes_are_never_seen_and_the_prior_gives_them_back(toy):
     """Hinton's omitted digit: nobody sees a setosa, and the bias is set from inputs without labels."""
     run = toy.run("data.transfer.omit=[setosa]", "student.match_prior=[setosa]", "training.epochs=10")
     data = prepare(recipe.load(run.path / "recipe.yaml"), Given())
-    assert 0 not in data.examples.labels[data.distilled] and 0 in data.examples.labels[data.teacher] and 0 in data.examples.labels[data.test]
+    assert (
+        0 not in data.examples.labels[data.distilled] and 0 in data.examples.labels[data.teacher] and 0 in data.examples.labels[data.test]
+    )
     page = (run.path / "report.html").read_text()
     assert "leaves out class setosa" in page and "not used" in page
     logits = torch.from_numpy(run.student.logits(data.rows.stored[torch.from_numpy(data.split.train)].numpy()))
@@ -436,7 +468,9 @@ def test_the_prior_needs_a_bias(toy):
 
 def test_augmented_views_are_the_teacher_s_too(toy):
     """Prevents: soft targets of another crop than the one that the student sees."""
-    run = toy.run(*PICTURES, "data.augment={jitter: 1, noise: 0.05, views: 2}", "training.epochs=3", "data.split.test=0.7", "teacher.train.epochs=15")
+    run = toy.run(
+        *PICTURES, "data.augment={jitter: 1, noise: 0.05, views: 2}", "training.epochs=3", "data.split.test=0.7", "teacher.train.epochs=15"
+    )
     [store] = (toy.runs / "_cache").glob("store-*")
     reader = Reader(store)
     assert reader.views == (0, 1, 2)
@@ -455,6 +489,7 @@ def test_augmented_views_are_the_teacher_s_too(toy):
     assert not torch.equal(reader.table(data_ids := reader.ids(1)[:20], 1)["logits"], reader.table(data_ids, 2)["logits"])
 
 
+@pytest.mark.slow
 def test_students_without_augmentation_learn_from_the_plain_views(toy):
     toy.run(*PICTURES, "data.augment={jitter: 1}", "training.augment=false", "data.split.test=0.7", "teacher.train.epochs=15",
             "training.epochs=1", "training.seeds=1")  # fmt: skip
@@ -470,6 +505,7 @@ def test_augmentation_of_vectors_is_refused(toy):
 # --- kinds of teachers and data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["{keep: topk, k: 2}", "{dtype: float16}", "{keep: topk, k: 2, dtype: float16}"])
 def test_compressed_stores(store, toy):
     dense = toy.run("name=dense", "training.epochs=6")
@@ -484,6 +520,7 @@ def test_compressed_stores(store, toy):
     assert run.summary["teacher"]["value"] == pytest.approx(dense.summary["teacher"]["value"], abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_top_k_store_refuses_what_it_can_not_answer(toy):
     for change in ("objective.0.temperature={start: 1.0, end: 4.0}", "objective.0={kind: logits.MSE}"):
         with pytest.raises((RecipeError, DataError, Exception)) as error:
@@ -491,6 +528,7 @@ def test_a_top_k_store_refuses_what_it_can_not_answer(toy):
         assert getattr(error.value, "exit_code", 1) in (2, 3, 7), error.value
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_one_teacher_of_all_its_members(toy):
     member = "{kind: local, model: {arch: mlp, hidden: [%d]}, train: {epochs: 8, lr: 2e-2, batch_size: 16}, rights: {terms: own}}"
     run = toy.run(f"teacher=[{member % 16}, {member % 8}]", "teacher_weights=[3, 1]")
@@ -518,6 +556,7 @@ def test_weights_of_an_ensemble_that_do_not_fit_are_refused_before_compute(weigh
         toy.run("teacher_weights=[1]")
 
 
+@pytest.mark.slow
 def test_boosted_trees_teach_an_mlp_on_a_table(toy, tmp_path):
     """A teacher of another family, and a table with categories and missing cells."""
     generator = np.random.default_rng(1)
@@ -561,12 +600,14 @@ def test_a_stored_teacher_needs_no_teacher(toy):
                 "data={kind: builtin, name: wine, split: {test: 0.3}}")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_onnx_file_teaches(toy):
     first = toy.run("name=first", "student.model={arch: mlp, hidden: [8]}", "export=[onnx]", "training.epochs=8")
     run = toy.run(f"teacher={{kind: predictor, onnx: {first.path}/exports/onnx/model.onnx, takes: encoded, rights: {{terms: own}}}}")
     assert run.summary["teacher"]["value"] == pytest.approx(first.summary["arms"]["distilled"]["shipped"])
 
 
+@pytest.mark.slow
 def test_a_student_folder_teaches_and_starts_another(toy):
     """Born again: a shipped student's weights as a teacher, with and without naming its architecture, and as start weights."""
     first = toy.run("name=first", "student.model={arch: mlp, hidden: [8]}", "training.epochs=10")
@@ -575,10 +616,13 @@ def test_a_student_folder_teaches_and_starts_another(toy):
         run = toy.run(f"name=again{index}", f"teacher={{kind: local, model: {model}, weights: {folder}, rights: {{terms: own}}}}")
         assert run.summary["teacher"]["value"] == pytest.approx(first.summary["arms"]["distilled"]["shipped"])
         assert run.summary["teacher"]["parameters"] == first.summary["arms"]["distilled"]["parameters"]
-    started = toy.run("name=started", "student.model={arch: mlp, hidden: [8]}", f"student.weights={folder}", "training.lr=1e-9", "training.steps=1")
+    started = toy.run(
+        "name=started", "student.model={arch: mlp, hidden: [8]}", f"student.weights={folder}", "training.lr=1e-9", "training.steps=1"
+    )
     assert started.summary["arms"]["control"]["mean"] == pytest.approx(first.summary["arms"]["distilled"]["shipped"], abs=0.03)
 
 
+@pytest.mark.slow
 def test_other_start_weights_under_the_same_path_are_another_run(toy):
     """Prevents: the file with the start weights is replaced, and the old results are shown for it."""
     first = toy.run("name=first", "student.model={arch: mlp, hidden: [8]}")
@@ -590,7 +634,10 @@ def test_other_start_weights_under_the_same_path_are_another_run(toy):
     assert toy.trained() == {f"{arm}, seed {seed}" for arm in ("control", "distilled") for seed in (0, 1)}
 
 
-@pytest.mark.parametrize(("name", "metric"), [("breast_cancer", "auroc"), ("wine", "macro_f1"), ("iris", "log_loss"), ("breast_cancer", "auto")])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "metric"), [("breast_cancer", "auroc"), ("wine", "macro_f1"), ("iris", "log_loss"), ("breast_cancer", "auto")]
+)
 def test_other_metrics(name, metric, toy):
     run = toy.run(f"data={{kind: builtin, name: {name}, split: {{validation: 0.2, test: 0.3}}}}", f"metric={metric}")
     assert run.summary["metric"] == recipe.load(run.path / "recipe.yaml").metric != "auto"
@@ -658,6 +705,7 @@ def test_a_series_is_a_run_a_value_and_one_plot(toy):
     assert toy.asked() == 150, "the second value asks nothing"
 
 
+@pytest.mark.slow
 def test_a_series_goes_on_after_a_missed_gate(toy):
     """Prevents: the first value that misses a gate hides the plot of all of them."""
     wanted = toy.recipe("series={key: data.transfer.labels, values: [0.3, 1.0]}", "gates.min_value=1.1")

@@ -31,7 +31,9 @@ def test_ctrl_c_and_sigterm_lose_nothing(tmp_path):
     for send in (signal.SIGINT, signal.SIGTERM):
         stopped = run(tmp_path / "b" / "runs", 0.4 * whole.seconds, send)
         assert stopped.code == 130, stopped.text
-        assert "stopping after the next checkpoint" in stopped.text and "goes on from here" in stopped.text and "Traceback" not in stopped.text
+        assert (
+            "stopping after the next checkpoint" in stopped.text and "goes on from here" in stopped.text and "Traceback" not in stopped.text
+        )
         assert not [name for name in killed_runs["leftovers"](tmp_path / "b" / "runs") if name.endswith(".tmp")]
     at_once = run(tmp_path / "b" / "runs", 0.1 * whole.seconds, signal.SIGINT, 2)
     assert at_once.code == 130 and "Traceback" not in at_once.text
@@ -80,6 +82,7 @@ def test_a_resume_under_other_threads_or_another_torch_says_so(toy, monkeypatch)
     assert any("torch" in note and "teacher" in note for note in run.details["notes"])
 
 
+@pytest.mark.slow
 def test_a_resume_that_is_the_same_says_nothing(toy):
     stop_in(toy, "train", 3)
     run = toy.run()
@@ -111,6 +114,7 @@ def test_a_checkpoint_that_can_not_be_read_is_trained_again(toy, caplog):
     assert (run.path / "student/model.safetensors").read_bytes() == (whole.path / "student/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_rows_are_logged_once_however_often_it_was_stopped(toy):
     """Prevents: an epoch that is in metrics.jsonl twice after a resume."""
     for after in (1, 2, 3, 4):

@@ -85,7 +85,10 @@ def test_what_a_killed_run_left_is_swept(folder):
     (left / "kept.tmp").write_text("not ours")
     with folder.claim():
         pass
-    assert sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()) == [".lock", "arms/control/kept.tmp"]
+    assert sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()) == [
+        ".lock",
+        "arms/control/kept.tmp",
+    ]
 
 
 def test_a_folder_that_was_refused_before_anything_was_in_it_goes_again(folder):

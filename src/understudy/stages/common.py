@@ -59,6 +59,8 @@ def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Mo
     module, _, name = str(spec["factory"]).partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
+        if not callable(function):
+            raise AttributeError(f"{name} is a {type(function).__name__}, not a function")
     except (ImportError, AttributeError) as error:
         raise RecipeError(
             four_parts(

@@ -83,7 +83,7 @@ def fit(
     first = keeper.resume()
     begun = time.perf_counter()
     if first < plan.steps and not keeper.stopped:
-        with contextlib.suppress(_Enough):
+        with contextlib.suppress(_Enough), torch.random.fork_rng(devices=[]):
             train([player], first=first, steps=plan.steps, seed=plan.seed, after_step=keeper.after_step)
     keeper.put_best()
     return Fitted(module.eval(), keeper.rows, keeper.best or {"step": keeper.done}, time.perf_counter() - begun, first, keeper.notes)

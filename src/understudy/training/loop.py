@@ -13,7 +13,7 @@ from understudy.errors import DataError, four_parts
 from understudy.randomness import key
 from understudy.records import Batch, LossTerms, Teacher, at_least_one, total
 from understudy.training.optimizer import Optimizer
-from understudy.training.step import Step, needs_randomness
+from understudy.training.step import Step
 
 
 class Source(Protocol):
@@ -49,15 +49,14 @@ def train(players: Sequence[Player], *, first: int, steps: int, seed: int, after
     """Take the steps `first` .. `steps` - 1; `after_step(done)` evaluates, logs, checkpoints, and may raise to stop."""
     for player in players:
         player.step.train()
-    random = [needs_randomness(player.step) for player in players]
     for step in range(first, steps):
-        for index, player in enumerate(players):
+        for player in players:
             if step % player.every:
                 continue
             batch = player.source.next(step)
             knowledge = player.teacher.teach(batch) if player.teacher is not None else None
-            if random[index]:
-                torch.manual_seed(key(seed, player.name, "forward", step))
+            # Always: whether a model draws random numbers can't be seen from outside, and dropout from a shared stream ends exact resume.
+            torch.default_generator.manual_seed(key(seed, player.name, "forward", step))
             terms = player.forward(batch, knowledge, step / steps)
             total(terms).backward()
             player.optimizer.step(step)

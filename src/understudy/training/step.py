@@ -53,8 +53,3 @@ def term_names(objectives: Sequence[Objective]) -> list[str]:
         seen = sum(other == name or other.startswith(f"{name}_") for other in names)
         names.append(name if not seen else f"{name}_{seen + 1}")
     return names
-
-
-def needs_randomness(module: nn.Module) -> bool:
-    """Whether a forward pass in training draws random numbers (dropout and its like)."""
-    return any("dropout" in type(part).__name__.lower() for part in module.modules())

@@ -1,0 +1,87 @@
+"""stages/finish.py: which seed ships, what is measured, and the page made again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.errors import DataError, GateError, RecipeError
+from understudy.stages import finish
+from understudy.stages.arms import ArmResult
+
+
+def arm(*best):
+    return ArmResult(np.zeros((len(best), 2, 2)), np.zeros((len(best), 2, 2)), tuple(range(len(best))), [], list(best), ())
+
+
+@pytest.mark.parametrize(("metric", "best", "seed"), [
+    ("accuracy", (0.5, 0.9, 0.7), 1), ("log_loss", (0.5, 0.9, 0.7), 0), ("accuracy", (0.9, 0.9, 0.7), 0), ("accuracy", (None, None), 0),
+    ("log_loss", (0.3,), 0)])  # fmt: skip
+def test_the_seed_that_ships_is_the_best_by_validation(metric, best, seed):
+    """Prevents: the seed is chosen by the test set, and the report praises luck."""
+    assert finish.shipped_seed({"metric": metric}, arm(*best)) == seed
+
+
+def test_the_page_is_made_again_from_what_lies_there(toy):
+    run = toy.run("training.seeds=1")
+    page = (run.path / "report.html").read_bytes()
+    (run.path / "report.html").unlink()
+    assert finish.rerender(run.path).read_bytes() == page
+    for damage in ("{", "[]"):
+        (run.path / "details.json").write_text(damage)
+        if damage == "{":
+            with pytest.raises(DataError, match="finished"):
+                finish.rerender(run.path)
+    with pytest.raises(DataError, match="finished"):
+        finish.rerender(run.path / "nowhere")
+
+
+@pytest.mark.slow
+def test_what_the_report_shows_of_the_self_test_and_the_exports(toy):
+    run = toy.run("training.seeds=1", "export=[safetensors, onnx]")
+    checks = {row["check"]: row["result"] for row in run.details["selftest"]}
+    assert "class-order" in checks and "fault" not in checks.values()
+    found = {row["format"]: row for row in run.details["exports"]}
+    assert found["onnx"]["path"] == "exports/onnx/model.onnx" and found["onnx"]["parity"]["rows"] == 45
+    assert found["onnx"]["bytes"] == (run.path / "exports/onnx/model.onnx").stat().st_size
+    assert found["safetensors"]["parity"]["max_abs"] == 0
+    assert run.details["latency"]["student"] > 0 and json.loads((run.path / "bench.json").read_text())["latency"] == run.details["latency"]
+
+
+def test_a_store_is_not_timed_as_a_teacher(toy):
+    """Prevents: "300 times slower than the teacher", because the teacher's answers were only looked up."""
+    toy.run("name=first", "training.seeds=1")
+    [store] = (toy.runs / "_cache").glob("store-*")
+    run = toy.run(f"teacher={{kind: stored, path: {store}}}", "training.seeds=1")
+    assert run.details["latency"] is None and "latency" in json.loads((run.path / "bench.json").read_text())
+
+
+def test_an_exporter_that_does_not_agree_stops_the_run_and_leaves_no_file(toy, monkeypatch):
+    """Prevents: an artefact that answers differently from the student that was measured."""
+    from understudy.export import onnx
+
+    monkeypatch.setattr(onnx, "run", lambda data, probe: np.ones((len(probe), 3), np.float32))
+    with pytest.raises(GateError) as error:
+        toy.run("training.seeds=1", "export=[safetensors, onnx]")
+    assert error.value.exit_code == 4 and not (toy.runs / "toy/exports/onnx").exists() and not (toy.runs / "toy/summary.json").exists()
+
+
+def test_an_exporter_without_its_packages_is_refused_before(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"understudy\[export\]"):
+        finish.refuse_exports({"export": ["safetensors", "onnx"]})
+
+
+def test_the_size_that_is_reported_is_the_size_that_ships(toy):
+    run = toy.run("training.seeds=1", "student.model={arch: mlp, hidden: [6]}")
+    parameters = sum(parameter.numel() for parameter in run.student.module.parameters())
+    found = run.summary["arms"]["distilled"]
+    assert found["parameters"] == parameters == 4 * 6 + 6 + 6 * 3 + 3
+    assert found["bytes"] == (run.path / "student/model.safetensors").stat().st_size
+    assert run.summary["parameters_ratio"] == pytest.approx(parameters / run.summary["teacher"]["parameters"])
+    assert torch.is_tensor(next(run.student.module.parameters()))
