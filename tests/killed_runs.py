@@ -27,14 +27,16 @@ objective:
   - {kind: logits.SoftTargets, temperature: {start: 6.0, end: 2.0}, weight: 0.9}
   - {kind: labels.CrossEntropy, weight: 0.1}
 training:
-  {epochs: 25, batch_size: 32, lr: 1e-2, ema: 0.99, clip: 1.0, warmup: 0.1, seeds: 3, precision: float32, memory_format: contiguous, compile: false}
+  {epochs: 25, batch_size: 32, lr: 1e-2, ema: 0.99, clip: 1.0, warmup: 0.1, seeds: 3, precision: float32, memory_format: contiguous,
+   compile: false}
 metric: accuracy
 export: [safetensors]
 """
-"""Everything that has a state: dropout, views, a schedule, a moving average, warm-up, two teachers, three seeds. About three seconds of work."""
+"""Everything that has a state: dropout, views, a schedule, a moving average, warm-up, two teachers, three seeds. Three seconds of work."""
 AFTER = {
     "data": "settle or teacher", "settle": "teacher", "teacher": "self-test", "self-test": "record", "record": "self-test",
-    "record, self-test": "train", "train": "export", "export": "measure", "measure": "evaluate", "evaluate": "report", "report": "end"}  # fmt: skip
+    "record, self-test": "train", "train": "export", "export": "measure", "measure": "evaluate", "evaluate": "report",
+    "report": "end"}  # fmt: skip
 """The stage that follows one."""
 
 

@@ -223,7 +223,8 @@ def test_a_student_that_does_not_fit_is_refused_before_compute(distill, student)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [
-    logits.MSE(), [logits.SoftTargets(temperature=Schedule(start=1.0, end=4.0)), labels.CrossEntropy(weight=0.5)], [logits.DIST()]])  # fmt: skip
+    logits.MSE(), [logits.SoftTargets(temperature=Schedule(start=1.0, end=4.0)), labels.CrossEntropy(weight=0.5)],
+    [logits.DIST()]])  # fmt: skip
 def test_objectives_as_objects(distill, objective):
     run = distill(trained(), {"arch": "linear"}, (INPUTS, LABELS), objective=objective)
     wanted = objective if isinstance(objective, list) else [objective]

@@ -118,7 +118,8 @@ def of_images(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("data", [
-    TABLE % "nowhere.csv", "data={kind: idx, path: nowhere, split: {validation: 0.1}}", "data={kind: images, path: nowhere, split: {test: 0.3}}"])  # fmt: skip
+    TABLE % "nowhere.csv", "data={kind: idx, path: nowhere, split: {validation: 0.1}}",
+    "data={kind: images, path: nowhere, split: {test: 0.3}}"])  # fmt: skip
 def test_a_missing_file(refused, data):
     assert "nowhere" in refused(data)
 
@@ -381,8 +382,8 @@ class Full:
     """A disk on which the n-th write fails, and every one after it.
 
     What counts as a write: data written to a file opened for writing (half of it arrives), a file or folder made, a name put in place
-    (mkdir, link, rename, replace), fsync, and a commit of SQLite that changed something. Patched are `open`, `os.replace`, `os.rename`, `os.link`, `os.mkdir`,
-    `os.fsync` and the connection class of the store's manifest: the only places where understudy's own files are written.
+    (mkdir, link, rename, replace), fsync, and a commit of SQLite that changed something. Patched are `open`, those functions of `os`,
+    and the connection class of the store's manifest: the only places where understudy's own files are written.
     """
 
     def __init__(self, folder: Path, fail_at: int | None) -> None:

@@ -112,7 +112,8 @@ def test_summary_has_the_fields_of_the_design(digits):
     assert set(summary["arms"]["control"]) == {"mean", "ci95", "seeds", "parameters", "bytes"}
     assert set(summary["arms"]["distilled"]) == {
         "mean", "ci95", "seeds", "parameters", "bytes", "shipped", "retention", "kept", "gap_closed", "verdict", "difference", "p_value",
-        "smallest_visible", "fidelity", "worst_slice"} | ({"gap_closed_reason"} if summary["arms"]["distilled"]["gap_closed"] is None else set())  # fmt: skip
+        "smallest_visible", "fidelity", "worst_slice"} | (
+            {"gap_closed_reason"} if summary["arms"]["distilled"]["gap_closed"] is None else set())  # fmt: skip
     for key, value in numbers(summary["arms"]).items():
         if not re.search("bytes|parameters|kl_nats|retention|kept|gap|smallest|ci95", key):
             assert -1 <= value <= 1, f"{key} is a fraction"
@@ -210,7 +211,8 @@ def test_events_tell_every_stage_once_begun_and_ended(digits):
         if event.fraction is not None:
             assert 0 <= event.fraction <= 1
     assert [event.stage for event in events if event.kind == "end"] == [
-        "data", "settle", "teacher", "self-test", "record", "self-test", "train", "export", "measure", "evaluate", "report", "done"]  # fmt: skip
+        "data", "settle", "teacher", "self-test", "record", "self-test", "train", "export", "measure", "evaluate", "report",
+        "done"]  # fmt: skip
     assert Path(events[-1].data["report"]).is_file() and Path(events[-1].data["student"]).is_dir()
 
 
@@ -248,20 +250,18 @@ def test_another_recipe_asks_nothing_twice_and_trains_no_control_twice(toy):
     assert toy.trained() == {"control, seed 2", "distilled, seed 2"}
 
 
+BOTH, ALL = {"control", "distilled"}, {"teacher", "control", "distilled"}
 CHANGES = {
-    "training.epochs=3": {"control", "distilled"}, "training.steps=3": {"control", "distilled"}, "training.batch_size=8": {"control", "distilled"},
-    "training.optimizer=sgd": {"control", "distilled"}, "training.lr=1e-3": {"control", "distilled"}, "training.clip=0.1": {"control", "distilled"},
-    "training.weight_decay=0.1": {"control", "distilled"}, "training.schedule=constant": {"control", "distilled"},
-    "training.warmup=0.5": {"control", "distilled"}, "training.ema=0.5": {"control", "distilled"}, "training.patience=1": {"control", "distilled"},
-    "training.precision=bfloat16": {"control", "distilled"}, "training.class_weights=balanced": {"control", "distilled"},
-    "student.model={arch: mlp, hidden: [4]}": {"control", "distilled"}, "data.split.seed=1": {"teacher", "control", "distilled"},
-    "data.split.validation=0.3": {"teacher", "control", "distilled"}, "data.transfer.examples=0.5": {"control", "distilled"},
-    "data.transfer.labels=0.5": {"control", "distilled"}, "data.transfer.omit=[setosa]": {"control", "distilled"},
-    "data.transfer.only=[setosa, virginica]": {"control", "distilled"}, "metric=log_loss": {"teacher", "control", "distilled"},
-    "objective.0.weight=0.5": {"distilled"}, "objective.1.label_smoothing=0.1": {"control", "distilled"},
-    "teacher.train.epochs=3": {"teacher", "distilled"}, "teacher.seed=5": {"teacher", "distilled"}, "store.dtype=float16": {"distilled"},
-    "store={keep: topk, k: 3}": {"distilled"}, "gates.min_kept=0.0": set(), "export=[]": set(), "training.control_reason=x": set(),
-    "student.match_prior=[setosa]": {"control", "distilled"}}  # fmt: skip
+    **dict.fromkeys(("training.epochs=3", "training.steps=3", "training.batch_size=8", "training.optimizer=sgd", "training.lr=1e-3",
+                     "training.clip=0.1", "training.weight_decay=0.1", "training.schedule=constant", "training.warmup=0.5",
+                     "training.ema=0.5", "training.patience=1", "training.precision=bfloat16", "training.class_weights=balanced",
+                     "student.model={arch: mlp, hidden: [4]}", "student.match_prior=[setosa]", "data.transfer.examples=0.5",
+                     "data.transfer.labels=0.5", "data.transfer.omit=[setosa]", "data.transfer.only=[setosa, virginica]",
+                     "objective.1.label_smoothing=0.1"), BOTH),
+    **dict.fromkeys(("data.split.seed=1", "data.split.validation=0.3", "metric=log_loss", "metric_weights={setosa: 5.0}"), ALL),
+    **dict.fromkeys(("objective.0.weight=0.5", "store.dtype=float16", "store={keep: topk, k: 3}"), {"distilled"}),
+    **dict.fromkeys(("teacher.train.epochs=3", "teacher.seed=5"), {"teacher", "distilled"}),
+    **dict.fromkeys(("gates.min_kept=0.0", "export=[]", "training.control_reason=x", "data.groups={setosa: short}"), set())}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -272,15 +272,11 @@ def test_a_changed_field_trains_what_depends_on_it_and_only_that(change, toy):
     before = {name: (toy.runs / "toy" / f"arms/{name}/seed-0/student.safetensors").read_bytes() for name in ("control", "distilled")}
     toy.run("name=changed", change)
     assert {name.partition(",")[0] for name in toy.trained()} == CHANGES[change]
-    unchanged = {
-        "training.precision=bfloat16",
-        "training.class_weights=balanced",
-        "training.patience=1",
-        "metric=log_loss",
-    }  # here, rightly
+    rightly = {"training.precision=bfloat16", "training.class_weights=balanced", "training.patience=1", "metric=log_loss"}  # the same here
+    rightly |= {"metric_weights={setosa: 5.0}"}
     for name in CHANGES[change] - {"teacher"}:
         after = (toy.runs / "changed" / f"arms/{name}/seed-0/student.safetensors").read_bytes()
-        assert change in unchanged or after != before[name], f"{change} changed the record of {name} and not its result"
+        assert change in rightly or after != before[name], f"{change} changed the record of {name} and not its result"
 
 
 # --- refusals
@@ -388,7 +384,8 @@ def test_own_code_runs_only_when_allowed(toy, tmp_path, monkeypatch):
     """Prevents: a recipe from somewhere else runs code."""
     (tmp_path / "ownmodels.py").write_text(
         "import torch\nopen('ran', 'w').close()\n"
-        "def student(shape, classes, width=4):\n    return torch.nn.Sequential(torch.nn.Linear(shape[0], width), torch.nn.ReLU(), torch.nn.Linear(width, classes))\n"
+        "def student(shape, classes, width=4):\n    first = torch.nn.Linear(shape[0], width)\n"
+        "    return torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(width, classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -706,6 +703,12 @@ def test_a_series_is_a_run_a_value_and_one_plot(toy):
 
 
 @pytest.mark.slow
+def test_a_series_is_not_run_as_one(toy):
+    """Prevents: understudy.run(load_recipe("hinton_few_labels")) makes one run with none of the values."""
+    with pytest.raises(RecipeError, match="run_series"):
+        toy.run("series={key: data.transfer.labels, values: [0.3, 1.0]}")
+
+
 def test_a_series_goes_on_after_a_missed_gate(toy):
     """Prevents: the first value that misses a gate hides the plot of all of them."""
     wanted = toy.recipe("series={key: data.transfer.labels, values: [0.3, 1.0]}", "gates.min_value=1.1")

@@ -296,6 +296,12 @@ def test_a_typo_in_the_sections_of_data(section, tmp_path):
     assert "r.yaml:6" in message and "Did you mean" in message
 
 
+def test_a_typo_in_what_is_stated_of_a_teacher(tmp_path):
+    """Prevents: the stated accuracy that the self-test should compare is never looked at."""
+    message = refused(TEXT.replace("  rights:", "  stated: {acuracy: 0.9}\n  rights:", 1), tmp_path)
+    assert message.endswith('Did you mean "accuracy"?') and "r.yaml:11" in message and four_parts(message)
+
+
 def test_a_missing_kind_is_said_where_it_is_missing(tmp_path):
     message = refused(TEXT.replace("  kind: local\n", "", 1), tmp_path)
     assert "teacher" in message and "kind" in message and four_parts(message)

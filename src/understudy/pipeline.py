@@ -13,7 +13,7 @@ import torch
 
 from understudy import recipe as recipes
 from understudy.cache import Cache
-from understudy.errors import GateError
+from understudy.errors import GateError, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.recipe import Recipe
 from understudy.report import card
@@ -87,6 +87,16 @@ def run(
     Raises RecipeError, DataError, RightsError and SelfTestError before the students' first step, Interrupted after a checkpoint
     when `cancel()` says so, and GateError once the report is written.
     """
+    if recipe.series is not None:
+        raise RecipeError(
+            four_parts(
+                f"the recipe {recipe.name} is a series of runs",
+                got=f"series over {recipe.series.key}",
+                expected="a single run",
+                otherwise="One run would be made with none of the values",
+                do="Call pipeline.run_series, or use the command line",
+            )
+        )
     result = _run(recipe, on_event, cancel, given or Given(), options or Options())
     missed = _missed(result)
     if missed:

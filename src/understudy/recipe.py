@@ -285,6 +285,9 @@ def _complete(recipe: Recipe, where: Where) -> Recipe:
 def _teacher(teacher: Teacher, index: int, where: Where) -> Teacher:
     path = ("teacher", index)
     options = dict(teacher.options)
+    for name in teacher.stated:
+        if name not in metrics.NAMES:
+            raise RecipeError(kinds.unknown(f"metric in {_dotted(path)}.stated", name, metrics.NAMES, where((*path, "stated", name))))
     if teacher.kind == "ensemble":
         raise RecipeError(
             four_parts(

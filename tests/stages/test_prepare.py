@@ -55,7 +55,8 @@ def test_the_transform_is_known_by_what_is_seen(toy):
     """Prevents: answers about one augmentation are taken for answers about another."""
     digits = "data={kind: builtin, name: digits, split: {test: 0.5}}"
     found = [prepare(toy.recipe(digits, *more), Given()).transform for more in (
-        (), ("data.augment={jitter: 1}",), ("data.augment={jitter: 2}",), ("data.augment={jitter: 1, views: 2}",), ("data.augment={noise: 0.1}",),
+        (), ("data.augment={jitter: 1}",), ("data.augment={jitter: 2}",), ("data.augment={jitter: 1, views: 2}",),
+        ("data.augment={noise: 0.1}",),
         ("data.split.seed=1",))]  # fmt: skip
     assert len(set(found)) == len(found)
     assert prepare(toy.recipe(digits, "data.augment={jitter: 1}", "training.augment=false"), Given()).transform == found[0]

@@ -73,7 +73,8 @@ def test_every_row_once_and_never_again(make):
 
 
 @pytest.mark.parametrize("change", [
-    "data.split.seed=5", "store.dtype=float16", "store={keep: topk, k: 2}", "data={kind: builtin, name: iris, split: {validation: 0.1, test: 0.4}}"])  # fmt: skip
+    "data.split.seed=5", "store.dtype=float16", "store={keep: topk, k: 2}",
+    "data={kind: builtin, name: iris, split: {validation: 0.1, test: 0.4}}"])  # fmt: skip
 def test_what_changes_the_answers_is_another_store(make, change):
     first, second = make(Counting()), make(Counting(), change)
     assert first[0] != second[0]

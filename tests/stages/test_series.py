@@ -30,7 +30,8 @@ def test_one_row_a_value():
 
 
 @pytest.mark.parametrize("summaries", [
-    [summary(0.5), summary(0.6)], [summary(0.5, control=False), summary(0.6, control=False)], [summary(0.5, ci95=None), summary(0.6, ci95=None)],
+    [summary(0.5), summary(0.6)], [summary(0.5, control=False), summary(0.6, control=False)],
+    [summary(0.5, ci95=None), summary(0.6, ci95=None)],
     [summary(0.5, control=False), summary(0.6)]])  # fmt: skip
 def test_the_plot_is_a_picture_and_the_same_every_time(summaries, tmp_path):
     """Prevents: a date or a random id inside makes every run's plot another file; a missing control or interval ends it."""
