@@ -294,13 +294,6 @@ class Page(HTMLParser):
         self.attributes += [name for name, _ in attrs]
 
 
-def names(value) -> str:
-    """All keys and texts in a JSON document."""
-    if isinstance(value, dict):
-        return "\n".join([*value, *map(names, value.values())])
-    return "\n".join(map(names, value)) if isinstance(value, list) else str(value)
-
-
 def harmless(text: str) -> bool:
     """Nothing in it that a terminal would obey."""
     return all(letter.isprintable() or letter == "\n" for letter in text)
@@ -326,9 +319,8 @@ def test_hostile_class_names_are_shown_and_do_nothing(understudy, tmp_path):
     seen = Page(page)
     assert "script" not in seen.tags and "onerror" not in seen.attributes and "<b>mine" not in page
     assert "onerror=alert" in html.unescape(page), "it is shown all the same"
-    assert not re.search(CONTROL, page.replace("\t", " ")), "nor does a terminal that shows the page's source"
     card = (run / "student/README.md").read_text()
-    assert "<img" not in re.sub(r"`[^`]*`", "", card) and harmless(card.replace("\t", ""))
+    assert "<img" not in re.sub(r"`[^`]*`", "", card) and not re.search(CONTROL, card)
     assert not re.search(r"(?<!\\)\[a\]\(javascript", re.sub(r"`+.*?`+", "", card))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["arms"]["distilled"]["worst_slice"]["name"] in (f"class={HOSTILE}", f"class={PLAIN}"), "data stay as they are"
@@ -345,7 +337,9 @@ def test_hostile_class_names_are_shown_and_do_nothing(understudy, tmp_path):
         code, out, err = understudy(*words)
         assert code == 0, err
         assert not re.search(CONTROL, out), f"{words}: a terminal would obey it"
-        assert HOSTILE in names(json.loads(out)), "and the document says the name as it is"
+        if words[0] == "predict":
+            assert list(json.loads(out)[0]) == sorted([HOSTILE, PLAIN]), "and the document says the name as it is"
+    assert not re.search(CONTROL, page.replace("\t", " ")), "nor does a terminal that shows the page's source"
 
 
 @pytest.mark.slow

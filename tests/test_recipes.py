@@ -11,9 +11,10 @@ from understudy.stages.prepare import Given
 
 TINY_NETS = ["student.model.hidden=[16]", "training.epochs=1", "training.seeds=2", "training.precision=float32"]
 FEW_IMAGES = ["data.limit=400", "data.test_limit=100"]
-ONE_TEACHER = ["teacher.model.hidden=[32]", "teacher.train.epochs=2", "teacher.train.precision=float32"]
-THREE_TEACHERS = [f"teacher.{member}.{setting}" for member in range(3)
-                  for setting in ("model.hidden=[32]", "train.epochs=2", "train.precision=float32")]
+LEARNS = ("model.hidden=[64]", "train.epochs=8", "train.batch_size=32", "train.precision=float32")
+"""Enough for the self-test, which refuses a teacher that knows nothing."""
+ONE_TEACHER = [f"teacher.{setting}" for setting in LEARNS]
+THREE_TEACHERS = [f"teacher.{member}.{setting}" for member in range(3) for setting in LEARNS]
 TOY = {
     "digits": ["student.model.hidden=[8]", "training.epochs=2", "training.seeds=2", "export=[safetensors]", "gates={}",
                *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=1"))],

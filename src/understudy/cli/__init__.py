@@ -26,7 +26,7 @@ from understudy.cli._console import note, safe
 from understudy.errors import DataError, UnderstudyError, four_parts
 
 INTERNAL, INTERRUPTED, READER_GONE = 1, 130, 141
-NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+NOT_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 """What the system refuses whatever we do: no fault of this program, so no traceback."""
 
 
@@ -127,7 +127,7 @@ def _refused_by_system(error: OSError) -> DataError:
     where = f" {error.filename}" if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DataError(four_parts(
-        f"the system does not let understudy use{where or ' a file'}", got=error.strerror, expected="free space" if full else "permission",
+        f"the system does not let understudy use{where or ' a file'}", got=error.strerror, expected="free space" if full else "a folder that can be written",
         otherwise="A file would be half-written; none was left behind",
         do="Free some space and give the same command again" if full else "Choose another folder, or change its permissions"))
 

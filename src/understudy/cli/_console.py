@@ -20,8 +20,14 @@ def note(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """The result as one JSON document."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """The result as one JSON document; what a terminal would obey, or can't show, is escaped as JSON allows."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print("".join(letter if letter.isprintable() or letter == "\n" else _json_escape(letter) for letter in text))
+
+
+def _json_escape(letter: str) -> str:
+    r"""A letter as \uXXXX, or as two of them beyond the basic plane."""
+    return "".join(f"\\u{unit:04x}" for unit in memoryview(letter.encode("utf-16-le", "surrogatepass")).cast("H"))
 
 
 def done(path: str | os.PathLike[str] | None, command: str) -> None:

@@ -85,11 +85,16 @@ def _row(folder: Path) -> dict[str, Any]:
 
 def _figures(summary: Mapping[str, Any]) -> list[list[str]]:
     teacher = summary["teacher"]
-    rows = [["teacher", _figure(teacher["value"]), "", "", f"{teacher['parameters']:,}", size(teacher["bytes"])]]
+    rows = [["teacher", _figure(teacher["value"]), "", "", *_weight(teacher)]]
     for name, arm in summary["arms"].items():
         interval = " to ".join(_figure(end) for end in arm["ci95"]) if arm["ci95"] else ""
-        rows.append([name, _figure(arm["mean"]), interval, str(len(arm["seeds"])), f"{arm['parameters']:,}", size(arm["bytes"])])
+        rows.append([name, _figure(arm["mean"]), interval, str(len(arm["seeds"])), *_weight(arm)])
     return rows
+
+
+def _weight(model: Mapping[str, Any]) -> list[str]:
+    """Parameters and bytes; empty where they can't be counted (a forest)."""
+    return ["" if model["parameters"] is None else f"{model['parameters']:,}", "" if model["bytes"] is None else size(model["bytes"])]
 
 
 def _figure(value: float | None) -> str:

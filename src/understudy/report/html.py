@@ -40,6 +40,8 @@ TONES = {"helps": "good", "hurts": "bad", "no evidence": "open", "confirmed": "g
 SIGNS = {"good": "✓", "bad": "✗", "open": "○", "warn": "!"}
 
 _FOLDER = Path(__file__).parent
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""Nothing in a page's source may steer the terminal that shows it, and most of these are no HTML."""
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}\Z")
 
 
@@ -69,6 +71,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         s=summary, d=details, css=css, unit=details["metric"]["unit"], verdict=headline(details), strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
         ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
+    page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
     return page if page.endswith("\n") else page + "\n"
 
 
