@@ -127,7 +127,8 @@ def _refused_by_system(error: OSError) -> DataError:
     where = f" {error.filename}" if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DataError(four_parts(
-        f"the system does not let understudy use{where or ' a file'}", got=error.strerror, expected="free space" if full else "a folder that can be written",
+        f"the system does not let understudy use{where or ' a file'}", got=error.strerror,
+        expected="free space" if full else "a folder that can be written",
         otherwise="A file would be half-written; none was left behind",
         do="Free some space and give the same command again" if full else "Choose another folder, or change its permissions"))
 
