@@ -54,6 +54,19 @@ class Taught:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Making:
+    """What making any member needs: the settled recipe, the data, what Python handed over, the cache, and who watches."""
+
+    tree: Mapping[str, Any]
+    prepared: Prepared
+    given: Given
+    cache: Cache
+    on_event: OnEvent = lambda event: None
+    cancel: Cancel = lambda: False
+    may_train: bool = True
+
+
 class NotTrained(Exception):
     """The teacher would have to be trained first, and the caller does not want that."""
 
@@ -67,9 +80,8 @@ def obtain(
     """
     if given.teacher is not None:
         return _given(given.teacher, prepared)
-    members = [
-        _member(index, entry, tree, prepared, given, cache, on_event, cancel, may_train) for index, entry in enumerate(tree["teacher"])
-    ]
+    making = _Making(tree, prepared, given, cache, on_event, cancel, may_train)
+    members = [_member(making, index, entry) for index, entry in enumerate(tree["teacher"])]
     if len(members) == 1:
         return members[0]
     teacher = ensemble.Teacher([member.teacher for member in members], tree["teacher_weights"])
@@ -95,7 +107,7 @@ def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
         elif entry["kind"] == "local" and entry.get("weights"):
             _module(entry, prepared, given)
         elif entry.get("onnx"):
-            _member(0, entry, dict(tree), prepared, given, Cache(""), lambda event: None, lambda: False, may_train=False)
+            _member(_Making(tree, prepared, given, Cache(""), may_train=False), 0, entry)
 
 
 def _sum(parts: Iterable[int | None]) -> int | None:
@@ -104,19 +116,10 @@ def _sum(parts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(part for part in known if part is not None)
 
 
-def _member(
-    index: int,
-    entry: dict[str, Any],
-    tree: dict[str, Any],
-    prepared: Prepared,
-    given: Given,
-    cache: Cache,
-    on_event: OnEvent,
-    cancel: Cancel,
-    may_train: bool,
-) -> Taught:
+def _member(making: _Making, index: int, entry: Mapping[str, Any]) -> Taught:
+    prepared = making.prepared
     if entry["kind"] == "local":
-        return _local(index, entry, tree, prepared, given, cache, on_event, cancel, may_train)
+        return _local(making, index, entry)
     options = kinds.configure(
         "teachers", entry["kind"], {key: value for key, value in entry.items() if key not in ("kind", "rights", "stated")}
     )
@@ -158,28 +161,17 @@ def _module(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Mo
     return module
 
 
-def _local(
-    index: int,
-    entry: dict[str, Any],
-    tree: dict[str, Any],
-    prepared: Prepared,
-    given: Given,
-    cache: Cache,
-    on_event: OnEvent,
-    cancel: Cancel,
-    may_train: bool,
-) -> Taught:
-    seed = entry["seed"]
-    module = _module(entry, prepared, given)
+def _local(making: _Making, index: int, entry: Mapping[str, Any]) -> Taught:
+    module = _module(entry, making.prepared, making.given)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()
     if entry.get("train"):
         numerics = Numerics(entry["train"]["precision"], entry["train"]["memory_format"], entry["train"]["compile"])
-        rows, notes = _train(index, seed, module, entry, tree, prepared, numerics, cache, on_event, cancel, may_train)
+        rows, notes = _train(making, index, entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     teacher = local.Teacher(place, local.fingerprint(module, entry["model"]), numerics.precision, numerics.memory_format)
-    return Taught(teacher, size_of(module, prepared.shape), rows, (module,), notes=notes)
+    return Taught(teacher, size_of(module, making.prepared.shape), rows, (module,), notes=notes)
 
 
 def _student(folder: str, prepared: Prepared) -> nn.Module:
@@ -201,19 +193,10 @@ def _student(folder: str, prepared: Prepared) -> nn.Module:
 
 
 def _train(
-    index: int,
-    seed: int,
-    module: nn.Module,
-    entry: dict[str, Any],
-    tree: dict[str, Any],
-    prepared: Prepared,
-    numerics: Numerics,
-    cache: Cache,
-    on_event: OnEvent,
-    cancel: Cancel,
-    may_train: bool,
+    making: _Making, index: int, entry: Mapping[str, Any], module: nn.Module, numerics: Numerics
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Train in the cache's folder, or take the weights that lie there; the rows of its training, and sentences for the report."""
+    tree, prepared, cache, seed = making.tree, making.prepared, making.cache, entry["seed"]
     training = entry["train"]
     start = local.fingerprint(module, entry["model"])
     views = prepared.views if training["augment"] else None
@@ -229,7 +212,7 @@ def _train(
         "metric": metric_identity(tree),
     }
     folder = cache.folder("teacher", inputs, VERSION)
-    if not may_train and not cache.done(folder):
+    if not making.may_train and not cache.done(folder):
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise NotTrained
@@ -257,8 +240,8 @@ def _train(
                 higher_is_better=metrics.higher_is_better(tree["metric"]),
                 folder=folder,
                 identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
-                cancel=cancel,
-                on_row=_progress(on_event, f"member {index + 1}" if len(tree["teacher"]) > 1 else "", plan.steps),
+                cancel=making.cancel,
+                on_row=_progress(making.on_event, f"member {index + 1}" if len(tree["teacher"]) > 1 else "", plan.steps),
             )
             atomic.write_bytes(
                 folder / "model.safetensors", save({name: value.contiguous() for name, value in module.state_dict().items()})
