@@ -10,7 +10,7 @@ import understudy
 LEVELS = [
     {"errors", "atomic", "randomness", "events"},
     {"divergence", "records", "columns", "readers", "threads"},
-    {"preprocess", "views", "arrays", "cache"},
+    {"preprocess", "views", "arrays", "cache", "tree"},
     {"objective", "data"},
     {"kinds", "pictures"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from understudy import kinds, recipe
 from understudy.errors import RecipeError
 from understudy.rights.terms import Rights
+from understudy.tree import Loader
 
 TEXT = """\
 name: small
@@ -346,7 +347,7 @@ def test_a_missing_kind_is_said_where_it_is_missing(tmp_path):
 def test_scalars_are_those_of_yaml_1_2(text, value, tmp_path):
     """Prevents: `lr: 3e-3` is a text (YAML 1.1), `no` is silently false, a date is no text."""
     (tmp_path / "x.yaml").write_text(f"x: [{text}, 1]" if text != "-" else "x: ['-', 1]")
-    [found, _] = yaml.load((tmp_path / "x.yaml").read_text(), Loader=recipe._Loader)["x"]
+    [found, _] = yaml.load((tmp_path / "x.yaml").read_text(), Loader=Loader)["x"]
     assert found == value and type(found) is type(value)
 
 
@@ -591,7 +592,7 @@ def schema():
 @pytest.mark.parametrize("name", sorted(recipe.packaged()))
 def test_the_schema_allows_the_packaged_recipes(schema, name):
     """Prevents: an editor that marks a good recipe as wrong."""
-    written = yaml.load(recipe.packaged()[name].read_text(), Loader=recipe._Loader)
+    written = yaml.load(recipe.packaged()[name].read_text(), Loader=Loader)
     assert valid(written, schema, schema)
     assert valid(recipe.resolved(recipe.load(name)), schema, schema)
     assert not valid({**written, "trainig": {}}, schema, schema) and not valid({**written, "name": "a/b"}, schema, schema)

@@ -18,6 +18,7 @@ from understudy import kinds
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import claims, metrics
 from understudy.rights.terms import Rights
+from understudy.tree import Dumper, Loader, apply, fields_of, joined, line_numbers, parse, plain, put
 
 LISTS = ("teacher", "objective")
 """Sections that may be written as one mapping instead of a list of one."""
@@ -192,8 +193,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         )
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
-        lines = _line_numbers(node, str(path))
+        node = yaml.compose(text, Loader=Loader)
+        lines = line_numbers(node, str(path))
         tree = plain(parse(text))  # plain() also parts what an alias shares, so that an override changes one place
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -227,7 +228,7 @@ def build(tree: dict[str, Any], lines: Mapping[tuple[Any, ...], int], file: str,
         for key in LISTS:
             if override.startswith(f"{key}.0") and isinstance(tree.get(key), Mapping):
                 tree[key] = [tree[key]]
-        _apply(tree, override)
+        apply(tree, override)
     for key in LISTS:
         if isinstance(tree.get(key), Mapping):
             tree[key] = [tree[key]]
@@ -287,7 +288,7 @@ def _teacher(teacher: Teacher, index: int, where: Where) -> Teacher:
     options = dict(teacher.options)
     for name in teacher.stated:
         if name not in metrics.NAMES:
-            raise RecipeError(kinds.unknown(f"metric in {_dotted(path)}.stated", name, metrics.NAMES, where((*path, "stated", name))))
+            raise RecipeError(kinds.unknown(f"metric in {joined(path)}.stated", name, metrics.NAMES, where((*path, "stated", name))))
     if teacher.kind == "ensemble":
         raise RecipeError(
             four_parts(
@@ -326,7 +327,7 @@ def _objective(entry: Mapping[str, Any], index: int, where: Where) -> dict[str, 
 
 def model(spec: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:
     """A model's mapping, checked and complete: `{arch: ..., options}` or `{factory: "module:function"}`."""
-    spot = f"{where(path)}: {_dotted(path)}"
+    spot = f"{where(path)}: {joined(path)}"
     if not isinstance(spec, Mapping) or not {"factory", "arch"} & set(spec):
         raise RecipeError(
             four_parts(
@@ -363,12 +364,12 @@ def _kind(folder: str, kind: Any, options: Mapping[str, Any], where: Where, path
     if kind == GIVEN and folder != "objectives":
         known: list[str] = []
     else:
-        found = kinds.find(folder, kind if isinstance(kind, str) else repr(kind), f"{where((*path, named))}: {_dotted(path)}")
+        found = kinds.find(folder, kind if isinstance(kind, str) else repr(kind), f"{where((*path, named))}: {joined(path)}")
         known = [field.name for field in dataclasses.fields(found)]
     for key in options:
         if key not in known:
-            raise RecipeError(kinds.unknown(f"field in {_dotted(path)} ({kind})", str(key), [*known, *beside], where((*path, key))))
-    return _asdict(kinds.configure(folder, kind, options, f"{where(path)}: {_dotted(path)}")) if known or kind != GIVEN else {}
+            raise RecipeError(kinds.unknown(f"field in {joined(path)} ({kind})", str(key), [*known, *beside], where((*path, key))))
+    return fields_of(kinds.configure(folder, kind, options, f"{where(path)}: {joined(path)}")) if known or kind != GIVEN else {}
 
 
 def members(recipe: Recipe) -> list[Recipe]:
@@ -380,7 +381,7 @@ def members(recipe: Recipe) -> list[Recipe]:
             "series": None,
             "name": re.sub(r"[^A-Za-z0-9._-]", "_", f"{recipe.series.key.rpartition('.')[2]}-{value}"),
         }
-        _set(tree, recipe.series.key, value, f"series: {recipe.series.key}={value}")
+        put(tree, recipe.series.key, value, f"series: {recipe.series.key}={value}")
         found.append(build(tree, {}, f"series of {recipe.name}"))
     names = [one.name for one in found]
     if len(set(names)) < len(names):
@@ -403,12 +404,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
     """YAML text of a resolved recipe, keys in their order."""
-    return yaml.dump(plain(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-
-
-def parse(text: str) -> Any:
-    """The values in a recipe's text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    return yaml.dump(plain(tree), Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -470,15 +466,15 @@ def _first(error: ValidationError, tree: Any, where: Where, above: tuple[Any, ..
     if isinstance(cause, RecipeError):
         return f"{where(path)}: {cause}"
     if first["type"] in UNKNOWN:
-        section = _dotted(path[:-1]) or "the recipe"
+        section = joined(path[:-1]) or "the recipe"
         return kinds.unknown(f"field in {section}", str(path[-1]), _fields(root, inside[:-1]), where(path))
     expected = [one["msg"].removeprefix("Input should be ") for one in found if _written(one["loc"], tree) == inside]
     return four_parts(
-        f"{where(path)}: {_dotted(path) or 'the recipe'} is not usable",
+        f"{where(path)}: {joined(path) or 'the recipe'} is not usable",
         got="nothing" if first["type"] == "missing" else repr(first["input"]),
         expected=" or ".join(dict.fromkeys(expected)),
         otherwise="The run would use another value than the one written",
-        do=f"Correct {_dotted(path) or 'it'}",
+        do=f"Correct {joined(path) or 'it'}",
     )
 
 
@@ -499,10 +495,6 @@ def _written(loc: tuple[Any, ...], tree: Any) -> tuple[Any, ...]:
     return tuple(path)
 
 
-def _dotted(path: Iterable[Any]) -> str:
-    return ".".join(str(part) for part in path)
-
-
 def _fields(root: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """The names of the fields of the section at this path."""
     here: Any = root
@@ -513,151 +505,3 @@ def _fields(root: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         options = [one for one in (annotation, *getattr(annotation, "__args__", ())) if isinstance(one, type)]
         here = next((one for one in options if issubclass(one, BaseModel) or one is Rights), here)
     return list(here.model_fields) if issubclass(here, BaseModel) else [field.name for field in dataclasses.fields(here)]
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one dotted key, as in `training.epochs=5` or `teacher.0.train.epochs=3`."""
-    dotted, sign, text = override.partition("=")
-    if not sign or not dotted:
-        raise RecipeError(
-            four_parts(
-                "an override has no value",
-                got=repr(override),
-                expected="key.key=value",
-                otherwise="It would change nothing",
-                do="Write it as training.epochs=5",
-            )
-        )
-    try:
-        value = parse(text)
-    except yaml.YAMLError:
-        value = text
-    _set(tree, dotted, value, override)
-
-
-def _set(tree: dict[str, Any], dotted: str, value: Any, override: str) -> None:
-    """Put a value at a dotted key; `override` is what messages quote."""
-    here: Any = tree
-    *parents, last = dotted.split(".")
-    for part in parents:
-        if isinstance(here, list):
-            here = here[_index(here, part, override)]
-        elif isinstance(here, dict):
-            if here.get(part) is None:  # null is how a resolved recipe writes a section that is not there
-                here[part] = {}
-            here = here[part]
-        else:
-            raise RecipeError(
-                four_parts(
-                    f"the override {override} goes through a plain value",
-                    got=repr(here),
-                    expected="a mapping or a list",
-                    otherwise="It would change nothing",
-                    do=f"Look at {part} in the recipe",
-                )
-            )
-    if isinstance(here, list):
-        here[_index(here, last, override)] = value
-    elif isinstance(here, dict):
-        here[last] = value
-    else:
-        raise RecipeError(
-            four_parts(
-                f"the override {override} goes through a plain value",
-                got=repr(here),
-                expected="a mapping or a list",
-                otherwise="It would change nothing",
-                do=f"Look at {dotted} in the recipe",
-            )
-        )
-
-
-def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise RecipeError(
-            four_parts(
-                f"the override {override} names no item of a list",
-                got=repr(part),
-                expected=f"0 to {len(items) - 1}",
-                otherwise="It would change nothing",
-                do="Count from 0",
-            )
-        )
-    return int(part)
-
-
-def _asdict(instance: Any) -> dict[str, Any]:
-    return {field.name: plain(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, models and tuples as mappings and lists: what YAML and JSON can say."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _asdict(value)
-    if isinstance(value, BaseModel):
-        return plain(value.model_dump())
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars: 3e-3 is a number, 010 is ten, `no` is not silently false, a date is a text."""
-
-
-_ELSEWHERE = tuple(f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "timestamp"))
-_SCALARS = (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    (
-        "float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
-        "-+0123456789.",
-    ),
-)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _ELSEWHERE]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that puts quotes around every text that YAML 1.1 or `_Loader` would read as something else."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out: an override of the file then changes one place."""
-        return True
-
-
-for _name, _pattern, _first_letters in _SCALARS:
-    for _one in (_Loader, _Dumper):
-        _one.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first_letters))
-
-
-def _line_numbers(node: yaml.Node | None, file: str, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], int]:
-    """The line of every key and item. Raises RecipeError for a key that is written twice."""
-    found: dict[tuple[Any, ...], int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, str(key.value))
-            line = key.start_mark.line + 1
-            if inner in found and key.value != "<<":
-                raise RecipeError(
-                    four_parts(
-                        f"{file}:{line}: {_dotted(inner)} is written twice",
-                        got=f"it is in line {found[inner]} already",
-                        expected="every key once",
-                        otherwise="The first value would be dropped without a word",
-                        do="Remove one of them",
-                    )
-                )
-            found[inner] = line
-            found |= _line_numbers(value, file, inner)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            found[(*path, index)] = value.start_mark.line + 1
-            found |= _line_numbers(value, file, (*path, index))
-    return found
