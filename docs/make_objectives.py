@@ -30,22 +30,39 @@ PROPERTIES = {
     "class_permutation": "names",
     "scale_invariant": "scale",
 }
-LEGEND = """The last five columns are tested by `tests/contracts/test_objectives.py`: zero where student and teacher agree; never negative;
-unchanged when a constant is added to all logits of an example (shift), when the classes are renamed in both models (names), when all
-logits of an example are multiplied by a positive number (scale)."""
+NEEDS = {"logits": "full rows", "topk": "top-k rows", "features": "layers"}
+AUTO = {
+    "maps": "the last map of each size",
+    "preactivations": "what goes into the last ReLU of each size",
+    "vectors": "what goes into the last linear layer",
+    "last": "the last map",
+    "exits": "the student's last map of each size but the smallest",
+}
+"""What `layers: auto` asks for, by the word in the class."""
+LEGEND = """All of this is tested by `tests/contracts/test_objectives.py`. *Zero at equality*: 0, and a minimum, where both models
+agree (a term with a projection, which starts at random, is not). *≥ 0*: never negative. *Shift*: unchanged when a constant is added
+to all logits of an example. *Scale*: unchanged when these are multiplied by a positive number. *Names*: unchanged when the classes are
+renamed in both models. For objectives that match layers this is said of the layers' outputs in place of the logits, and of channels in
+place of classes."""
 INTRODUCTION = """# Objectives
 
 <!-- Made by docs/make_objectives.py from the docstrings; change those, then run it again. -->
 
-What the student is asked to match. A recipe names them as `family.Class` in its list [`objective`](recipe.md#objective); in Python
-they are classes, `from understudy.objectives.logits import SoftTargets`. The loss is the sum over the list of weight × term, and a
-term is the mean of its values over the examples that count.
+What the student is asked to match: labels, what a teacher says of the classes, a teacher's layers, relations between examples or
+channels, or the student's own deepest layer. A recipe names objectives as `family.Class` in its list [`objective`](recipe.md#objective);
+in Python they are classes, `from understudy.objectives.logits import SoftTargets`. The loss is the sum over the list of weight × term,
+and a term is the mean of its values over the examples that count.
 
 Letters: B batch, C classes, M members of an ensemble, K kept entries of a row, T temperature; p = softmax(logits / T), `_s` student,
-`_t` teacher. Values are in nats where nothing else is said. `weight` and `temperature` may be a number or a schedule,
-`{start: 1.0, end: 0.0, shape: linear}`, with the shapes `linear`, `cosine` and `step` (one step at half-time).
+`_t` teacher. Of layers: (B, C, H, W) maps with C channels, (B, L, D) tokens, (B, D) vectors. Values are in nats where nothing else is
+said. `weight`, and the fields named below, may be a number or a schedule, `{start: 1.0, end: 0.0, shape: linear}`, with the shapes
+`linear`, `cosine` and `step` (one step at half-time).
 
-The pure formulas behind them, without models or recipes, are the functions of `understudy.divergence`.
+`layers` is `{student tap: teacher tap}`, a tap being the path of a module, `layer2`, whose output is meant (`layer2.0.relu:input`: what
+goes into it), or `auto`: found from one batch before anything is trained, and written into the resolved recipe. Parts that a term
+trains beside the student (projections, heads, exits) are in its checkpoints and in no exported artefact.
+
+The pure formulas behind the logits' objectives, without models or recipes, are the functions of `understudy.divergence`.
 """
 
 
@@ -54,50 +71,86 @@ def page() -> str:
     found = {name: kinds.find("objectives", name) for name in kinds.objective_names()}
     parts = [
         INTRODUCTION.rstrip(),
+        "## The families",
+        _families(found),
         "## What you have, and the objectives that fit",
         _fitting(found),
-        "## What they need and what holds for them",
+        "## What they need",
+        _needed(found),
+        "## What holds for them",
         _declared(found),
         LEGEND,
     ]
+    for family, names in _by_family(found).items():
+        parts += [f"## {family}", _said_of(family), *(_one(name, found[name]) for name in names)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_family(found: dict[str, Kind]) -> dict[str, list[str]]:
     families: dict[str, list[str]] = {}
     for name in found:
         families.setdefault(name.partition(".")[0], []).append(name)
-    for family, names in families.items():
-        text = inspect.getdoc(importlib.import_module(f"understudy.objectives.{family}")) or ""
-        parts += [f"## {family}", text, *(_one(name, found[name]) for name in names)]
-    return "\n\n".join(parts) + "\n"
+    return families
+
+
+def _said_of(family: str) -> str:
+    return inspect.getdoc(importlib.import_module(f"understudy.objectives.{family}")) or ""
+
+
+def _families(found: dict[str, Kind]) -> str:
+    lines = ["| family | what it is | objectives |", "|---|---|---|"]
+    for family, names in _by_family(found).items():
+        first = re.split(r"\.\s|\.$", _said_of(family))[0].replace("\n", " ")
+        lines.append(f"| [`{family}`](#{family}) | {first} | {', '.join(_link(name) for name in names)} |")
+    return "\n".join(lines)
 
 
 def _fitting(found: dict[str, Kind]) -> str:
     rows: list[tuple[str, Callable[[Kind], bool]]] = [
-        ("labels only, no teacher", lambda cls: not cls.needs),
+        ("no teacher", lambda cls: not cls.needs),
         ("a teacher's full rows (`store.keep: dense`)", lambda cls: "logits" in cls.needs),
         ("a teacher's top-k rows (`store.keep: topk`)", lambda cls: "topk" in cls.needs),
+        ("a teacher whose maps can be seen (convolutional models)", lambda cls: _matches(cls, "maps", "preactivations", "last")),
+        ("a teacher whose vector before the last linear layer can be seen", lambda cls: _matches(cls, "vectors")),
         (
             "a teacher that gives probabilities only (trees, most ONNX files): their logarithm has a shift of its own",
-            lambda cls: bool(cls.needs) and "shift_invariant" in cls.properties,
+            lambda cls: "logits" in cls.needs and "shift_invariant" in cls.properties,
         ),
         (
             "a teacher whose logits are much larger than the student's can be",
-            lambda cls: bool(cls.needs) and "scale_invariant" in cls.properties,
+            lambda cls: "logits" in cls.needs and "scale_invariant" in cls.properties,
         ),
-        ("examples without labels", lambda cls: bool(cls.needs) and not _takes_labels(cls)),
-        ("the wish to soften the teacher (a temperature, fixed or on a schedule)", lambda cls: _has(cls, "temperature")),
-        ("batches that may be split (no term looks across examples)", lambda cls: bool(cls.needs) and cls.granularity == "example"),
+        ("a teacher, and examples without labels", lambda cls: bool(cls.needs) and not _takes_labels(cls)),
+        ("the wish to change a temperature over the run", lambda cls: "temperature" in _scheduled(cls)),
+        ("batches that may be split (no term looks across examples)", lambda cls: cls.granularity == "example"),
     ]
     lines = ["| what you have | objectives that fit |", "|---|---|"]
     lines += [f"| {what} | {', '.join(_link(name) for name, cls in found.items() if fits(cls)) or 'none'} |" for what, fits in rows]
     return "\n".join(lines)
 
 
-def _declared(found: dict[str, Kind]) -> str:
-    heads = ["objective", "needs of the teacher", "labels", "belongs to", *PROPERTIES.values()]
+def _needed(found: dict[str, Kind]) -> str:
+    heads = ["objective", "needs of the teacher", "layers, where they are `auto`", "labels", "belongs to", "may follow a schedule"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, cls in found.items():
-        needs = " or ".join({"logits": "full rows", "topk": "top-k rows"}[need] for need in sorted(cls.needs)) or "nothing"
-        holds = " | ".join("yes" if word in cls.properties else "no" for word in PROPERTIES)
-        lines.append(f"| {_link(name)} | {needs} | {'used' if _takes_labels(cls) else 'not used'} | one {cls.granularity} | {holds} |")
+        needs = " or ".join(NEEDS[need] for need in sorted(cls.needs)) or "nothing"
+        cells = [
+            _link(name),
+            needs,
+            AUTO[cls.auto] if hasattr(cls, "auto") else "none",
+            "used" if _takes_labels(cls) else "not used",
+            f"one {cls.granularity}",
+            ", ".join(f"`{field}`" for field in _scheduled(cls)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _declared(found: dict[str, Kind]) -> str:
+    heads = ["objective", *PROPERTIES.values()]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, cls in found.items():
+        lines.append(f"| {_link(name)} | {' | '.join('yes' if word in cls.properties else 'no' for word in PROPERTIES)} |")
     return "\n".join(lines)
 
 
@@ -115,6 +168,9 @@ def _one(name: str, cls: Kind) -> str:
             family, _, kind = name.partition(".")
             code = f">>> from understudy.objectives.{family} import {kind}\n" + inspect.cleandoc("\n".join(body))
             parts.append(f"```python\n{code}\n```")
+        elif title == "Reference":
+            source, word, deviation = re.split(r"\b(Deviations?): ", _joined([head.removeprefix(":").strip(), *body]))
+            parts += [f"**Reference:** {source.strip()}", f"**{word}:** {deviation}"]
         elif title:
             parts.append(f"**{title}:** {_joined([head.removeprefix(':').strip(), *body])}")
         else:
@@ -139,12 +195,15 @@ def _sections(text: str) -> list[Section]:
 
 
 def _formula(head: str, body: list[str]) -> list[str]:
-    """The formula as code, and what is said of it as text."""
+    """The formula as code, and what is said before and after it as text."""
     qualifier, _, formula = head.partition(":")
-    formula, stop, more = formula.strip().partition(". ")
-    code = [formula, *(line.strip() for line in body if line.startswith(" "))]
-    said = _joined([more if stop else "", *(line for line in body if line and not line.startswith(" "))])
-    when = qualifier.strip(", ")
+    when, formula, lines = qualifier.strip(", "), formula.strip(), [line for line in body if line]
+    start = next((at for at, line in enumerate(lines) if line.startswith(" ")), 0)
+    if start:  # the sentence before the formula has several lines
+        when, formula, lines = _joined([when, formula, *lines[:start]]).rstrip(":"), "", lines[start:]
+    formula, stop, more = formula.partition(". ")
+    code = [formula, *(line.strip() for line in lines if line.startswith(" "))]
+    said = _joined([more if stop else "", *(line for line in lines if not line.startswith(" "))])
     block = "```\n" + "\n".join(line for line in code if line).rstrip(".") + "\n```"
     return [*([f"**Formula**, {when}:"] if when else ["**Formula:**"]), block, *([said] if said else [])]
 
@@ -172,8 +231,12 @@ def _takes_labels(cls: Kind) -> bool:
     return bool(re.search(r"^ *\| labels ", cls.__doc__ or "", re.M))
 
 
-def _has(cls: Kind, field: str) -> bool:
-    return field in {one.name for one in dataclasses.fields(cls)}
+def _matches(cls: Kind, *autos: str) -> bool:
+    return "features" in cls.needs and getattr(cls, "auto", "") in autos
+
+
+def _scheduled(cls: Kind) -> list[str]:
+    return [one.name for one in dataclasses.fields(cls) if "Scheduled" in str(one.type)]
 
 
 def _link(name: str) -> str:
@@ -181,7 +244,7 @@ def _link(name: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from safetensors import safe_open
 from understudy import atomic, pipeline, recipe
 from understudy.cli import explain, main
 from understudy.store import manifest
+from understudy.store.schema import read_header
+from understudy.store.writer import Writer
 
 TABLE = "data={kind: table, path: %s, label: y, split: {validation: 0.2, test: 0.3}}"
 HOSTILE = "<img src=x onerror=alert(1)>\x1b]0;owned\x07\u202e|`[a](javascript:x)"
@@ -275,6 +277,135 @@ def test_an_export_that_is_not_installed_is_refused_before_compute(refused, monk
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "onnxscript" else find(name, *more))
     assert "onnxscript" in refused("export=[onnx]", code=2)
+
+
+# --- modes
+
+
+DIGITS = "data={kind: builtin, name: digits, split: {validation: 0.1, test: 0.5}}"
+CNN = "{kind: local, model: {arch: cnn, width: 4}, train: {epochs: 1}, rights: {terms: own}}"
+SMALL_CNN = "student={model: {arch: cnn, width: 2}}"
+HINT = "objective=[{kind: features.Hint%s}]"
+PREDICTOR = "{kind: predictor, estimator: LogisticRegression, rights: {terms: own}}"
+
+
+def test_a_wrong_path_of_a_layer_names_the_nearest(refused):
+    """Prevents: a term that captures nothing and trains on nothing at a plausible loss."""
+    hint = HINT % ", layers: {%s: %s}"
+    resnet = "student={model: {arch: resnet, depth: 8, width: 2}}"
+    message = refused(DIGITS, f"teacher={CNN}", resnet, hint % ("layr2", "head"), code=2)
+    assert "the student has no layer layr2" in message and "layer2" in message
+    assert "the teacher has no layer haed" in refused(DIGITS, f"teacher={CNN}", resnet, hint % ("layer2", "haed"), code=2)
+    assert "no side" in refused(DIGITS, f"teacher={CNN}", resnet, hint % ("'layer2:out'", "head"), code=2)
+
+
+def test_shapes_that_no_projection_can_reconcile(refused):
+    message = refused(DIGITS, f"teacher={CNN}", "student={model: {arch: resnet, depth: 8, width: 2}}",
+                      HINT % ", layers: {layer2: 'head:input'}", code=2)  # fmt: skip
+    assert "features.Hint" in message and "no projection" in message and "student (64, 4, 4)" in message
+    vectors = "objective=[{kind: features.AttentionTransfer, layers: {'linear:input': 'head:input'}}]"
+    assert "features.AttentionTransfer" in refused(
+        DIGITS, f"teacher={CNN}", "student={model: {arch: resnet, depth: 8, width: 2}}", vectors, code=2)  # fmt: skip
+
+
+def test_layers_of_a_teacher_whose_inside_nobody_sees(refused, understudy, tmp_path):
+    assert "predictor" in refused(f"teacher={PREDICTOR}", HINT % "", code=2)
+    assert "several teachers" in refused(DIGITS, f"teacher=[{CNN}, {CNN}]", SMALL_CNN, HINT % "", code=2)
+    assert "several peers" in refused(DIGITS, "teacher={kind: peers, count: 3}", SMALL_CNN, HINT % "", code=2)
+    assert understudy("run", "toy.yaml", "name=first")[0] == 0
+    [store] = (tmp_path / "runs/_cache").glob("store-*")
+    assert "stored" in refused(f"teacher={{kind: stored, path: {store}}}", HINT % "", code=2)
+
+
+def test_a_store_without_the_view_that_is_needed(refused, understudy, tmp_path):
+    """Prevents: the run stops in its second epoch, at the first batch of a view that nobody recorded."""
+    two = "data.augment={jitter: 1, views: 2}"
+    (tmp_path / "pics").mkdir()
+    pictures(tmp_path / "pics/all")
+    data = of_images(tmp_path / "pics/all")
+    assert understudy("run", "toy.yaml", "name=first", *data, two)[0] == 0
+    [store] = (tmp_path / "runs/_cache").glob("store-*")
+    copied = tmp_path / "store"
+    recorder = Writer(copied, read_header(store)[0])
+    recorder.close()
+    message = refused(*data, f"teacher={{kind: stored, path: {copied}}}", two)
+    assert "views" in message and "1, 2" in message
+
+
+def test_peers_and_assistants_of_another_number_of_classes(refused, tmp_path, monkeypatch):
+    (tmp_path / "mine_modes.py").write_text("from torch import nn\ndef net(shape, classes):\n    return nn.Linear(shape[0], classes + 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    import mine_modes  # noqa: F401 - so that its compiled file is there before
+
+    factory = "{factory: 'mine_modes:net'}"
+    allowed = ("run", "toy.yaml", "--allow-code")
+    assert "peer 1" in refused(f"teacher={{kind: peers, models: [{factory}]}}", words=allowed, code=2)
+    assert "online teacher" in refused(f"teacher={{kind: online, model: {factory}}}", words=allowed, code=2)
+    chained = f"teacher={{kind: assistants, of: {PREDICTOR}, through: [{{model: {factory}}}]}}"
+    message = refused(chained, words=allowed, code=2)
+    assert "assistant 1" in message and "(2, 4)" in message and "(2, 3)" in message
+
+
+@pytest.mark.parametrize(("teacher", "word"), [
+    ("{kind: assistants, through: [{model: {arch: mlp}}]}", "no first teacher"),
+    (f"{{kind: assistants, of: {PREDICTOR}, through: []}}", "no assistant"),
+    (f"{{kind: assistants, of: {PREDICTOR}, through: [{{model: {{arch: mlp}}}}, {{train: {{epochs: 1}}}}]}}", "through.1"),
+    (f"{{kind: assistants, of: {PREDICTOR}, through: [{{modle: {{arch: mlp}}, model: {{arch: mlp}}}}]}}", "model"),
+    ("{kind: assistants, of: {kind: peers}, through: [{model: {arch: mlp}}]}", "can't begin"),
+    ("{kind: assistants, of: {kind: weighted, rights: {terms: own}}, through: [{model: {arch: mlp}}]}", "no teacher"),
+    ("{kind: weighted, rights: {terms: own}}", "teacher_weights"), ("{kind: peers, count: 1}", "at least one"),
+    ("{kind: averaged, decay: 1.0}", "decay"),
+    ("{kind: online}", "model"), ("{kind: generations, count: 0}", "at least one"), ("{kind: itself}", "needs a teacher"),
+    ("[{kind: peers}, {kind: averaged}]", "stands alone")])  # fmt: skip
+def test_a_mode_that_lacks_a_part(refused, teacher, word):
+    assert word in refused(f"teacher={teacher}", code=2)
+
+
+def test_a_chain_without_an_objective_that_teaches(refused):
+    chained = f"teacher={{kind: assistants, of: {CNN}, through: [{{model: {{arch: cnn, width: 3}}}}]}}"
+    assert "chain" in refused(DIGITS, chained, SMALL_CNN, HINT % "", code=2)
+
+
+@pytest.mark.parametrize("source", ["noise", "generated"])
+def test_inputs_that_are_no_examples_need_a_model_that_answers(refused, understudy, tmp_path, source):
+    wanted = f"data.transfer.source={source}"
+    soft = "objective=[{kind: logits.SoftTargets}]"
+    for teacher in (PREDICTOR, "{kind: peers}", "{kind: averaged}", f"[{PREDICTOR}, {PREDICTOR}]"):
+        assert source in refused(f"teacher={teacher}", wanted, soft, code=2)
+    assert understudy("run", "toy.yaml", "name=first")[0] == 0
+    [store] = (tmp_path / "runs/_cache").glob("store-*")
+    assert "stored" in refused(f"teacher={{kind: stored, path: {store}}}", wanted, soft, code=2)
+
+
+@pytest.mark.parametrize("source", ["noise", "generated"])
+@pytest.mark.parametrize("kind", ["relations.CRD", "logits.Progressive", "labels.CrossEntropy", "logits.VirtualTeacher"])
+def test_ids_and_labels_of_inputs_that_are_no_examples_mean_nothing(refused, kind, source):
+    """Prevents: a bank that takes the tenth generated picture for the tenth example; a label term that is zero all along."""
+    message = refused(f"data.transfer.source={source}", f"objective=[{{kind: logits.SoftTargets}}, {{kind: {kind}}}]", code=2)
+    assert kind in message and source in message
+
+
+def test_exits_of_a_student_without_stages(refused):
+    exits = "objective=[{kind: exits.DeepExits}, {kind: labels.CrossEntropy}]"
+    assert "no stage" in refused("teacher={kind: itself}", exits, code=2)
+    assert "no layer" in refused("teacher={kind: itself}", exits.replace("DeepExits", "DeepExits, layers: [nowhere]"), code=2)
+
+
+@pytest.mark.parametrize(("overrides", "word"), [
+    (("training.balance=gradnrm",), "gradnorm"), (("training.balance=gradnorm", "teacher={kind: peers}"), "there before the student"),
+    (("training.balance=gradnorm", "teacher={kind: averaged}"), "averaged"), (("teacher_weights=learnt",), "two teachers"),
+    (("teacher_weights=per_exmple",), "per_example"), (("teacher_weights=per_example", f"teacher=[{PREDICTOR}, {PREDICTOR}]",
+     "store.keep=topk"), "topk"), (("data.transfer.source=nois",), "noise"), (("data.transfer.generator.latnt=3",), "latent")])  # fmt: skip
+def test_settings_of_modes_that_do_not_fit(refused, overrides, word):
+    assert word in refused(*overrides, code=2)
+
+
+@pytest.mark.parametrize(("sweep", "word"), [
+    ("{over: {training.lrr: [1, 2]}}", "lr"), ("{over: {data.split.seed: [1, 2]}}", "can't vary"), ("{method: gird, over: {}}", "grid"),
+    ("{over: {training.lr: []}}", "training.lr"), ("{over: {objective: [logits.SoftTargts]}}", "logits.SoftTargets")])  # fmt: skip
+def test_a_sweep_that_can_not_be_made(refused, sweep, word):
+    assert word in refused(f"sweep={sweep}", words=("compare", "toy.yaml"), code=2)
 
 
 # --- hostile names

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import understudy
-from understudy import cli, errors, recipe
+from understudy import cli, errors, kinds, recipe
 from understudy.errors import RecipeError
 from understudy.evaluation import claims, metrics
 from understudy.selftest.examine import CHECKS, NO_ANSWER
@@ -28,11 +28,11 @@ from understudy.teachers.predictor import ESTIMATORS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("methods/*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def module_at(path: Path) -> ModuleType:
@@ -77,6 +77,31 @@ def test_the_objectives_page_is_what_the_docstrings_say():
     """Prevents: a formula or a default changes, and the page goes on teaching the old one."""
     made = module_at(DOCS / "make_objectives.py").page()
     assert (DOCS / "objectives.md").read_text(encoding="utf-8") == made, "run: python docs/make_objectives.py"
+
+
+def test_the_pages_of_methods_are_what_docstrings_recipes_and_results_say():
+    """Prevents: a recipe changes, and its page goes on showing what another one measured."""
+    made = module_at(DOCS / "make_methods.py").pages()
+    there = {page.name: page.read_text(encoding="utf-8") for page in (DOCS / "methods").glob("*.md")}
+    assert there == made, "run: python docs/make_methods.py"
+
+
+def test_every_mode_has_its_recipe_and_every_teacher_its_page():
+    """Prevents: a kind of teacher or a packaged recipe that no page leads to."""
+    methods = module_at(DOCS / "make_methods.py")
+    sources = {source for mode in methods.MODES.values() for source in mode.sources}
+    assert {source for source in sources if source.startswith("teachers.")} == {f"teachers.{name}" for name in kinds.names("teachers")}
+    listed = {name for mode in methods.MODES.values() for name in mode.recipes}
+    measured = module_at(ROOT / "benchmarks" / "modes.py")
+    assert listed == set(measured.names())
+    stale = [name for name, found in methods.results()["runs"].items() if measured.digest(name) != found["recipe"]]
+    assert stale == [], "run: python benchmarks/modes.py"
+
+
+def test_the_readme_s_two_axes_have_a_recipe_in_every_cell():
+    methods = module_at(DOCS / "make_methods.py")
+    assert all(methods.cells().values())
+    assert methods.axes("") in (ROOT / "README.md").read_text(encoding="utf-8"), "put in what make_methods.axes('') gives"
 
 
 def slug(heading: str) -> str:
@@ -255,9 +280,9 @@ def test_a_table_of_fields_is_the_schema_s(name, schema):
 
 
 def test_every_section_has_its_table(schema):
-    """A kind that is added to the package is added to the page; objectives have a page of their own, an ensemble is a list."""
+    """A kind that is added to the package is added to the page; objectives have a page of their own, an ensemble is a list with weights."""
     wanted = {name for name, part in schema["$defs"].items() if part.get("properties") and not name.startswith("objectives.")}
-    assert set(listed_sections()) == wanted - {"teachers.ensemble"} | {"Recipe"}
+    assert set(listed_sections()) == wanted - {"teachers.ensemble", "teachers.weighted"} | {"Recipe"}
 
 
 def test_a_teacher_s_training_is_the_beginning_of_a_student_s():

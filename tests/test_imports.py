@@ -12,7 +12,7 @@ LEVELS = [
     {"divergence", "records", "columns", "readers", "threads"},
     {"preprocess", "views", "arrays", "cache", "tree"},
     {"objective", "data"},
-    {"kinds", "pictures"},  # so that a saved student's architecture is found by its name
+    {"kinds", "pictures", "projections"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},
     {"teachers"},
     {"evaluation"},
@@ -23,6 +23,8 @@ LEVELS = [
     {"run_folder"},
     {"stages"},
     {"pipeline"},
+    {"comparison"},
+    {"advice"},
     {"api"},
     {"cli", "service"},
 ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from understudy import objective
 from understudy.errors import RecipeError
-from understudy.objective import Objective, PlainTerm, Schedule, check_temperature, check_weight, extremes, value_at
+from understudy.objective import PlainObjective, PlainTerm, Schedule, check_temperature, check_weight, extremes, value_at
 from understudy.records import Batch, Shapes, StudentOutput, Term, total
 
 NUMBERS = st.floats(-100, 100, allow_nan=False)
@@ -81,7 +81,7 @@ def test_good_values_pass():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fake(Objective):
+class Fake(PlainObjective):
     """The first logit; only examples with a label count."""
 
     def values(self, output, knowledge, batch, progress):

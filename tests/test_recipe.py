@@ -143,11 +143,15 @@ OTHER = {
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "series": {"key": "training.epochs", "values": [1, 2]},
+        "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
     recipe.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}, "groups": {"3": "round"}},
     recipe.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
     recipe.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
-    recipe.Transfer: {"examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
+    recipe.Transfer: {
+        "source": "generated", "generator": {"latent": 5}, "examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
+    recipe.Generator: {
+        "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     recipe.StudentTraining: {
         "epochs": 7,
         "steps": 11,
@@ -168,6 +172,7 @@ OTHER = {
         "memory_format": "channels_last",
         "compile": True,
         "seeds": 4,
+        "balance": "gradnorm",
         "control": "none",
         "control_reason": "why",
         "class_weights": "balanced",
@@ -176,14 +181,16 @@ OTHER = {
     recipe.Teacher: {"kind": "stored", "rights": {"terms": "allowed"}, "stated": {"accuracy": 0.9}},
     Rights: {"terms": "allowed", "licence": "MIT", "basis": "b", "source": "s"},
     recipe.Student: {"model": {"arch": "linear"}, "weights": "w.safetensors", "match_prior": ["3"]},
-    recipe.Store: {"keep": "topk", "dtype": "float16", "k": 3},
+    recipe.Store: {"keep": "topk", "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
     recipe.Series: {"key": "training.lr", "values": [0.1, 0.2]},
+    recipe.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
 }
 WHERE = {
     recipe.Data: "data",
     recipe.Split: "data__split",
     recipe.Augment: "data__augment",
     recipe.Transfer: "data__transfer",
+    recipe.Generator: "data__transfer__generator",
     recipe.StudentTraining: "training",
     recipe.Teacher: "teacher",
     Rights: "teacher__rights",

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from understudy import pipeline, recipe
+from understudy import comparison, pipeline, recipe
 from understudy.stages.prepare import Given
 
 TINY_NETS = ["student.model.hidden=[16]", "training.epochs=1", "training.seeds=2", "training.precision=float32"]
@@ -15,6 +15,10 @@ LEARNS = ("model.hidden=[64]", "train.epochs=8", "train.batch_size=32", "train.p
 """Enough for the self-test, which refuses a teacher that knows nothing."""
 ONE_TEACHER = [f"teacher.{setting}" for setting in LEARNS]
 THREE_TEACHERS = [f"teacher.{member}.{setting}" for member in range(3) for setting in LEARNS]
+QUICK = ["training.steps=6", "training.seeds=2", "training.precision=float32", "training.memory_format=contiguous"]
+"""A few steps of two students: enough to come through every stage."""
+ONE_QUICK = [*QUICK, "teacher.train.epochs=3", "teacher.model.width=8"]
+CHAIN = ["teacher.of.train.epochs=3", "teacher.of.model.width=8", "teacher.through.0.train.epochs=2"]
 TOY = {
     "digits": ["student.model.hidden=[8]", "training.epochs=2", "training.seeds=2", "export=[safetensors]", "gates={}",
                *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=1"))],
@@ -27,12 +31,27 @@ TOY = {
     "adult_trees": ["data.limit=3000", "student.model.hidden=[8]", "training.epochs=1", "training.seeds=2", "export=[safetensors]"],
     "cifar10_resnet": ["data.limit=1000", "data.test_limit=100", "data.transfer.examples=0.1", "training.epochs=1", "training.seeds=2",
                        "export=[safetensors]", "data.augment.views=1"],
+    **dict.fromkeys(("few_shot", "hint", "attention", "relational", "contrastive", "data_free", "noise_transfer"), ONE_QUICK),
+    "which_method": ONE_QUICK,
+    **dict.fromkeys(("mutual", "averaged", "averaged_relational", "progressive_self", "virtual_teacher", "deep_exits"), QUICK),
+    **dict.fromkeys(("online", "online_hint", "online_relational"), [*QUICK, "teacher.model.width=8"]),
+    "born_again": [*QUICK, "teacher.train={epochs: 3, lr: 1e-2}"],
+    "assistants": [*QUICK, *CHAIN],
+    **dict.fromkeys(("multi_teacher_learnt", "multi_teacher_per_example"),
+                    [*QUICK, "teacher.0.train.epochs=3", "teacher.0.model.width=8", "teacher.1.train.epochs=3"]),
+    "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=3", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
 
 
 def test_no_recipe_is_left_out():
     assert set(TOY) == set(recipe.packaged())
+
+
+@pytest.mark.parametrize("name", TOY)
+def test_a_recipe_is_short_and_says_what_it_is(name):
+    lines = recipe.packaged()[name].read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 40 and lines[0].startswith("# ") and f"name: {name}" in lines
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "digits" else pytest.mark.slow) for name in TOY])
@@ -50,6 +69,10 @@ def test_runs_to_its_report(name, tmp_path, request):
         series = pipeline.run_series(wanted, options=options, given=Given())
         assert [row["value"] for row in series.found["rows"]] == [0.1, 1.0]
         assert (series.path / "series.svg").read_text(encoding="utf-8").count("<svg") == 1
+        return
+    if wanted.sweep is not None:
+        compared = comparison.compare(wanted, [], 2, options=options, jobs=1)
+        assert len(compared.found["rows"]) == len(wanted.sweep.over["objective"])
         return
     run = pipeline.run(wanted, options=options)
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))

@@ -29,7 +29,10 @@ def names(folder: str) -> list[str]:
 
 
 def objective_names() -> list[str]:
-    """All objectives as `family.Class` (imports the families)."""
+    """All objectives as `family.Class` (imports the families).
+
+    A family is a file and its private ones: `objectives/logits.py` names what it defines, and what it imports from `_logits_*.py`.
+    """
     from understudy.objective import Objective
 
     found = []
@@ -38,14 +41,22 @@ def objective_names() -> list[str]:
         found += [
             f"{family}.{name}"
             for name, item in vars(module).items()
-            if isinstance(item, type) and issubclass(item, Objective) and item.__module__ == module.__name__
+            if isinstance(item, type) and issubclass(item, Objective) and item.__name__ == name and _family(item) == family
         ]
     return sorted(found)
 
 
 def objective_name(objective: Any) -> str:
     """The address of an objective's class, `family.Class`."""
-    return f"{type(objective).__module__.rpartition('.')[2]}.{type(objective).__name__}"
+    return f"{_family(type(objective))}.{type(objective).__name__}"
+
+
+def _family(cls: type) -> str:
+    """The family that a class belongs to: the file that defines it, or the one whose private file that is; the longest name wins."""
+    package, _, file = cls.__module__.rpartition(".")
+    if package != "understudy.objectives":
+        return file
+    return max((name for name in names("objectives") if file == name or file.startswith(f"_{name}_")), key=len, default=file)
 
 
 def find(folder: str, kind: str, where: str = "") -> type:

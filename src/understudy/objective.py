@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from understudy.errors import RecipeError, four_parts
+from understudy.divergence import widened
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
 
@@ -100,10 +102,11 @@ def check_weight(value: Scheduled) -> None:
 class Objective(ABC):
     """What the student is asked to match. Subclasses are final; their fields are their configuration.
 
-    needs: what each teacher row must hold: a set out of {"logits", "topk"}; any one of them is enough. Empty: no teacher.
+    needs: what the teacher must give: a set out of {"logits", "topk", "features"}; any one of them is enough. Empty: no teacher.
     granularity: "example" (values add up over any split of the batch) or "batch" (they don't: no gradient accumulation).
     properties: what the contract battery tests: a set out of {"zero_at_equality", "non_negative", "shift_invariant",
-        "class_permutation", "scale_invariant"} (each with respect to the student's logits and the teacher's).
+        "class_permutation", "scale_invariant"} (each with respect to the student's logits and the teacher's, or, for an objective that
+        matches layers, of both models' tapped features; class_permutation is then a permutation of the channels of both).
     """
 
     weight: Scheduled = 1.0
@@ -115,19 +118,40 @@ class Objective(ABC):
     def __post_init__(self) -> None:
         check_weight(self.weight)
 
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """The layers of the student whose outputs the term reads, beside the logits."""
+        return ()
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The layers of the teacher that the term reads."""
+        return ()
+
+    @abstractmethod
+    def build(self, shapes: Shapes) -> nn.Module:
+        """The module that computes this term's (sum, count); its parameters join the optimiser, its buffers the checkpoint.
+
+        It may have `after_step()`, called without a gradient after every step of the optimiser: moving averages and banks.
+        """
+
+
+class PlainObjective(Objective, ABC):
+    """An objective that is a formula of one example: no parameters, no memory."""
+
     @abstractmethod
     def values(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | None]:
         """((B,) float32 values in nats or squared logits, (B,) bool which count or None for all), not averaged."""
 
     def build(self, shapes: Shapes) -> nn.Module:
-        """The module that computes this term's (sum, count); an objective with parameters or buffers overrides it."""
+        """The term, which has no parameters; a fused way to the same sum overrides it."""
         return PlainTerm(self)
 
 
 class PlainTerm(nn.Module):
     """Sum and count of an objective's values over the examples that count. It has no parameters."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: PlainObjective) -> None:
         super().__init__()
         self.objective = objective
 
@@ -136,6 +160,115 @@ class PlainTerm(nn.Module):
         values, counts = self.objective.values(output, knowledge, batch, progress)
         if batch.mask is not None:
             counts = batch.mask if counts is None else counts & batch.mask
-        if counts is None:
-            return values.sum(), float(values.shape[0])
-        return torch.where(counts, values, 0.0).sum(), counts.sum().to(values.dtype)
+        return summed(values, counts)
+
+
+def summed(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    """(scalar sum, count) of the values (B,) that count: mask (B,) bool, None for all, whose number is then a plain float."""
+    if mask is None:
+        return values.sum(), float(len(values))
+    return torch.where(mask, values, 0.0).sum(), mask.sum().to(values.dtype)
+
+
+Layers = Mapping[str, str] | Literal["auto"]
+"""{student tap: teacher tap}, taps as `students.taps` reads them (`layer2`, `layer2.0.conv2:input`), or "auto": found from one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerObjective(Objective, ABC):
+    """An objective that matches intermediate outputs of student and teacher.
+
+    layers: {student tap: teacher tap}; "auto" is resolved to such a mapping before the term is built, by what `auto` asks for:
+        "maps": for every spatial size that both have, the last output of it; else by relative depth; "preactivations": the same, but
+        what goes into the last ReLU of each size, where both have such modules; "vectors": what goes into the last linear layer;
+        "last": the last entry of "maps".
+    """
+
+    layers: Layers = "auto"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    auto: ClassVar[Literal["maps", "preactivations", "vectors", "last"]] = "maps"
+
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """The student's side of the pairs."""
+        return tuple(self.pairs)
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The teacher's side of the pairs."""
+        return tuple(dict.fromkeys(self.pairs.values()))
+
+    @property
+    def pairs(self) -> Mapping[str, str]:
+        """The layers, resolved. Raises RecipeError where they are still "auto"."""
+        if self.layers == "auto":
+            raise RecipeError(
+                four_parts(
+                    f"the layers of {type(self).__name__} are not resolved",
+                    got='"auto"',
+                    expected="{student tap: teacher tap}",
+                    otherwise="There would be nothing to match",
+                    do="Name them, or call students.taps.resolve with both models and a batch",
+                )
+            )
+        assert not isinstance(self.layers, str)
+        return self.layers
+
+
+class LayerTerm(nn.Module):
+    """Sum of an objective's values over its pairs of layers, one module a pair.
+
+    pairs: each takes float32 features (B, ...) of the student and of the teacher (without a gradient) and gives (B,) float32 values for
+        granularity "example", or a scalar, which then counts once for each example, for "batch". Masked examples are taken out first
+        for "batch".
+    """
+
+    def __init__(self, layers: Mapping[str, str], pairs: Sequence[nn.Module], granularity: Literal["example", "batch"] = "example") -> None:
+        super().__init__()
+        self.layers, self.pairs, self.granularity = dict(layers), nn.ModuleList(pairs), granularity
+
+    def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
+        """(scalar sum, count) over the examples that count."""
+        student, teacher = paired(self.layers, output, knowledge)
+        if self.granularity == "batch":
+            if batch.mask is not None:
+                student, teacher = [part[batch.mask] for part in student], [part[batch.mask] for part in teacher]
+            if not len(student[0]):
+                return torch.stack([part.sum() * 0.0 for part in student]).sum(), 0.0
+        values = torch.stack([pair(mine, theirs) for pair, mine, theirs in zip(self.pairs, student, teacher, strict=True)]).sum(0)
+        if self.granularity == "batch":
+            return values * len(student[0]), float(len(student[0]))
+        return summed(values, batch.mask)
+
+
+def paired(layers: Mapping[str, str], output: StudentOutput, knowledge: Knowledge | None) -> tuple[list[Tensor], list[Tensor]]:
+    """The student's and the teacher's features of these layers, in their order, float32 or wider; the teacher's carry no gradient.
+
+    Raises DataError where the teacher gave none, or for another number of examples.
+    """
+    if knowledge is None or not set(layers.values()) <= set(knowledge.features):
+        given = sorted(knowledge.features) if knowledge is not None else []
+        raise DataError(
+            four_parts(
+                "the teacher gave no such features",
+                got=", ".join(given) or "none",
+                expected=", ".join(layers.values()),
+                otherwise="There would be nothing to match",
+                do="Use a teacher whose inside can be seen, or an objective on logits",
+            )
+        )
+    student = [widened(output.features[name]) for name in layers]
+    teacher = [widened(knowledge.features[name].detach()) for name in layers.values()]
+    for (mine, theirs), a, b in zip(layers.items(), student, teacher, strict=True):
+        if len(a) != len(b):
+            raise DataError(
+                four_parts(
+                    f"features of student and teacher belong to different numbers of examples ({mine}, {theirs})",
+                    got=f"{len(a)} of the student, {len(b)} of the teacher",
+                    expected="one row an example in both",
+                    otherwise="A single row would be broadcast, and every example trained on that one",
+                    do="Ask the teacher for the student's batch, row by row",
+                )
+            )
+    return student, teacher

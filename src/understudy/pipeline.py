@@ -16,6 +16,7 @@ from understudy.cache import Cache
 from understudy.errors import GateError, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.recipe import Recipe
+from understudy.records import Shapes
 from understudy.report import card
 from understudy.report.summary import summarise
 from understudy.report.words import verdict_line
@@ -23,7 +24,9 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, finish, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages import arms, check, finish, layers, lessons, plan, prepare, provenance, record, series, settle, student, teach
+from understudy.stages.balance import balanced
+from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 
 T = TypeVar("T")
@@ -67,6 +70,7 @@ class _Begun:
 
     tree: dict[str, Any]
     data: prepare.Prepared
+    shapes: Shapes
     rights: dict[str, Any]
     about: dict[str, Any]
     cache: Cache
@@ -97,6 +101,16 @@ def run(
                 do="Call pipeline.run_series, or use the command line",
             )
         )
+    if recipe.sweep is not None:
+        raise RecipeError(
+            four_parts(
+                f"the recipe {recipe.name} is a sweep over several methods",
+                got=f"sweep over {', '.join(recipe.sweep.over)}",
+                expected="a single run",
+                otherwise="One run would be made and the sweep ignored",
+                do="Use `understudy compare`, or remove the sweep",
+            )
+        )
     result = _run(recipe, on_event, cancel, given or Given(), options or Options())
     missed = _missed(result)
     if missed:
@@ -108,29 +122,33 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
     with _begin(recipe, on_event, given, options) as begun:
         tree, data, about, cache, folder, stage = begun.tree, begun.data, begun.about, begun.cache, begun.folder, begun.stage
         teacher = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
-        header = record.header_of(tree, data, teacher, begun.rights)
-        checks = stage("self-test", lambda: check.before_recording(tree, data, teacher, header, given))
-        store = stage("record", lambda: record.record(data, teacher, header, cache, on_event, cancel))
-        data = record.without_quarantined(store, header, data)
-        stored = record.learn_from(store, header, data, tree)
-        table = stage("self-test", lambda: check.after_recording(tree, data, teacher, stored, header, given, checks))
-        students = stage(
-            "train",
-            lambda: arms.train_arms(
-                tree, data, stored, record.identity(header), given, cache, folder, on_event, cancel, options.checkpoint_seconds
-            ),
-        )
+        objectives, shapes = arms.objectives_of(tree, class_counts(data)), begun.shapes
+        if teach.living(tree, given):
+            found = lessons.living(tree, data, teacher, objectives, shapes, given, stage)
+        else:
+            found = lessons.recorded(tree, data, teacher, objectives, shapes, begun.rights, given, cache, stage, on_event, cancel)
+        job = arms.Job(tree, found.data, given, shapes)
+        objectives, balance = balanced(tree, objectives, job, found)
+        wanted = arms.arms_of(job, objectives, found.teacher, found.identity)
+        students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
+        found.release()
         folder.write_metrics([*teacher.rows, *(row for arm in students.values() for row in arm.rows)])
 
+        data = found.data
         shipped = finish.shipped_seed(tree, students["distilled"])
         module = finish.shipped_module(tree, data, given, folder, shipped)
         student = finish.ship(tree, data, module, folder, shipped, "")
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
-        latency = stage("measure", lambda: finish.latency_of(data, teacher, module, about["hardware"]["words"]))
-        said = {name: record.said(store, header, data, rows) for name, rows in (("test", data.test), ("validation", data.validation))}
+        latency = stage("measure", lambda: finish.latency_of(found, module, about["hardware"]["words"]))
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
-            tree, data, teacher, said, students, finish.size_of_student(tree, data, given), table, about, exports, latency
+            tree,
+            replace(found, notes=(*found.notes, *balance)),
+            students,
+            finish.size_of_student(tree, data, given),
+            about,
+            exports,
+            latency,
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
@@ -196,9 +214,21 @@ def record_only(
     """The first half of `run`: everything up to the store, whose folder is returned."""
     given, options = given or Given(), options or Options()
     with _begin(recipe, on_event, given, options) as begun:
-        teacher = begun.stage("teacher", lambda: teach.obtain(begun.tree, begun.data, given, begun.cache, on_event, cancel))
-        header = record.header_of(begun.tree, begun.data, teacher, begun.rights)
-        begun.stage("self-test", lambda: check.before_recording(begun.tree, begun.data, teacher, header, given))
+        tree, data = begun.tree, begun.data
+        if teach.living(tree, given):
+            raise RecipeError(
+                four_parts(
+                    "a teacher that learns along with its student can't be recorded",
+                    got=f"teacher: kind {tree['teacher'][0]['kind']}",
+                    expected="a teacher that stays as it is",
+                    otherwise="The store would hold the answers of an untrained model",
+                    do="Use `understudy run`",
+                )
+            )
+        teacher = begun.stage("teacher", lambda: teach.obtain(tree, data, given, begun.cache, on_event, cancel))
+        header = record.header_of(tree, data, teacher, begun.rights)
+        objectives = arms.objectives_of(tree, class_counts(data))
+        begun.stage("self-test", lambda: check.before_recording(tree, data, teacher, header, given, objectives, begun.shapes))
         store = begun.stage("record", lambda: record.record(begun.data, teacher, header, begun.cache, on_event, cancel))
     return store
 
@@ -209,14 +239,14 @@ def check_only(recipe: Recipe, *, given: Given | None = None, options: Options |
     rights = gate.gate(named_rights(recipe), options.acknowledge)
     data = prepare.prepare(recipe, given)
     tree = recipes.resolved(recipe)
-    _refuse(tree, data, given)
+    shapes = _refuse(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache")
     trials = settle.settle_recipe(tree, data, given, cache)
     try:
         teacher = teach.obtain(tree, data, given, cache, lambda event: None, lambda: False, may_train=False)
     except teach.NotTrained:
         teacher = None
-    checks = check.without_faults(tree, data, teacher, rights, given)
+    checks = check.without_faults(tree, data, teacher, rights, given, arms.objectives_of(tree, class_counts(data)), shapes)
     return checks, plan.plan(tree, data, teacher, rights, trials)
 
 
@@ -231,7 +261,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         before = folder.begin(tree, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or tree
-        _refuse(tree, data, given)
+        shapes = _refuse(tree, data, given)
         if before is None:
             folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
@@ -240,15 +270,17 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         about = provenance.collect(tree, data, rights, trials, folder.path)
         provenance.write(folder, about)
         folder.write_recipe(tree)
-        yield _Begun(tree, data, rights, about, cache, folder, stage)
+        yield _Begun(tree, data, shapes, rights, about, cache, folder, stage)
 
 
-def _refuse(tree: dict[str, Any], data: prepare.Prepared, given: Given) -> None:
-    """All that can be refused before the first second of compute."""
-    check.refuse_before_compute(tree, data, given)
-    arms.refuse_student(tree, data, given)
+def _refuse(tree: dict[str, Any], data: prepare.Prepared, given: Given) -> Shapes:
+    """All that can be refused before the first second of compute; settles the layers that are matched, and gives their shapes."""
+    student.refuse_student(tree, data, given)
     teach.refuse_teachers(tree, data, given)
+    shapes = layers.settle_layers(tree, data, given)
+    check.refuse_before_compute(tree, data, given)
     finish.refuse_exports(tree)
+    return shapes
 
 
 @contextmanager

@@ -28,6 +28,12 @@ GIVEN = "given"
 """The kind of data, teacher or model that comes as a Python object instead of being named."""
 
 
+LIVING = ("averaged", "peers", "online", "itself")
+"""Kinds of teacher that change while the student learns, or are it: nothing of them can be recorded before."""
+OWN = (*LIVING, "generations")
+"""Kinds of teacher that the recipe trains from nothing but the data."""
+
+
 Rights.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]  # else a misspelt `licence` would be dropped
 
 
@@ -56,10 +62,34 @@ class Augment(_Part):
     views: int = Field(default=4, ge=1)
 
 
+class Generator(_Part):
+    """A network that makes pictures for `data.transfer.source: generated`, trained against the teacher while the student learns.
+
+    latent: length of its noise. width: channels of its first map. lr: its learning rate (Adam). The others weigh its losses: one_hot, the
+    teacher is sure; activation, the teacher's last features are large; information, classes come equally often (Chen et al. 2019, arXiv
+    1904.01186); statistics, batch norm's inputs are as in training (Yin et al. 2020, arXiv 1912.08795); adversarial, the student
+    disagrees with the teacher (Fang et al. 2019, arXiv 1912.11006).
+    """
+
+    latent: int = Field(default=100, ge=1)
+    width: int = Field(default=64, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    one_hot: float = Field(default=1.0, ge=0)
+    activation: float = Field(default=0.1, ge=0)
+    information: float = Field(default=5.0, ge=0)
+    statistics: float = Field(default=1.0, ge=0)
+    adversarial: float = Field(default=0.0, ge=0)
+
+
 class Transfer(_Part):
     """What the students see of the training examples: `examples` is the share of them, `labels` the share of those that keep
-    their label (the rest is unlabelled), `omit` and `only` leave classes out. Shares are stratified by class."""
+    their label (the rest is unlabelled), `omit` and `only` leave classes out. Shares are stratified by class.
 
+    source: "examples"; for a distilled arm without data "noise", inputs drawn from a normal distribution, or "generated".
+    """
+
+    source: Literal["examples", "noise", "generated"] = "examples"
+    generator: Generator = Generator()
     examples: float = Field(default=1.0, gt=0, le=1)
     labels: float = Field(default=1.0, gt=0, le=1)
     omit: tuple[str, ...] = ()
@@ -109,10 +139,15 @@ class Training(_Part):
 
 
 class StudentTraining(Training):
-    """Training of the arms. seeds: how many; auto is 10 where a run takes under 5 s, else 3. control: what distilling is compared with."""
+    """Training of the arms. seeds: how many; auto is 10 where a run takes under 5 s, else 3. control: what distilling is compared with.
+
+    balance: `gradnorm` multiplies the terms' weights once, so that at the first step each has the share of the gradient that its weight
+    asks for; what was found is in the report.
+    """
 
     seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=1000, strict=True)] = "auto"
-    control: Literal["no_teacher", "none"] = "no_teacher"
+    balance: Literal["none", "gradnorm"] = "none"
+    control: Literal["no_teacher", "init_only", "none"] = "no_teacher"
     control_reason: str = ""
     class_weights: Literal["none", "balanced"] = "none"
     threads: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = "auto"
@@ -142,11 +177,17 @@ class Student(_Part):
 
 
 class Store(_Part):
-    """What is kept of the teacher's answers."""
+    """What is kept of the teacher's answers.
+
+    features: how the layers that objectives match are kept, each in a store of its own; "live" keeps none and asks the teacher in every
+        step. limit_gb: 10^9 bytes that they may take together; a run that would need more is refused before it asks.
+    """
 
     keep: Literal["dense", "topk"] = "dense"
     dtype: Literal["float32", "float16"] = "float32"
     k: int = Field(default=64, ge=1)
+    features: Literal["float16", "int8", "float32", "live"] = "float16"
+    limit_gb: float = Field(default=8.0, gt=0)
 
 
 class Series(_Part):
@@ -154,6 +195,17 @@ class Series(_Part):
 
     key: str
     values: tuple[Any, ...] = Field(min_length=2)
+
+
+class Sweep(_Part):
+    """What `understudy compare` varies: the values of dotted keys, in all combinations (`grid`), in `trials` of them (`random`), or in all
+    of them with short runs first, of which each rung keeps the best `eta`-th part by validation (`halving`)."""
+
+    method: Literal["grid", "random", "halving"] = "grid"
+    over: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = {}
+    trials: int = Field(default=12, ge=1)
+    eta: int = Field(default=3, ge=2)
+    seeds: int = Field(default=3, ge=1, le=1000)
 
 
 class Recipe(_Part):
@@ -166,7 +218,7 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     data: Data
     teacher: tuple[Teacher, ...] = Field(min_length=1)
-    teacher_weights: tuple[float, ...] | None = None
+    teacher_weights: tuple[float, ...] | Literal["learnt", "per_example"] | None = None
     student: Student
     objective: tuple[dict[str, Any], ...] = Field(min_length=1)
     training: StudentTraining = StudentTraining()
@@ -176,6 +228,7 @@ class Recipe(_Part):
     export: tuple[str, ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     series: Series | None = None
+    sweep: Sweep | None = None
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -262,11 +315,22 @@ def _complete(recipe: Recipe, where: Where) -> Recipe:
                 do="Set training.control_reason",
             )
         )
+    alone = [one.kind for one in recipe.teacher if one.kind in LIVING]
+    if alone and len(recipe.teacher) > 1:
+        raise RecipeError(
+            four_parts(
+                f"{where(('teacher',))}: a teacher of kind {alone[0]} stands alone",
+                got=f"{len(recipe.teacher)} teachers",
+                expected="one",
+                otherwise="Its answers would be averaged with those of a fixed teacher before it knows anything",
+                do="Name it alone",
+            )
+        )
     if recipe.metric != "auto" and recipe.metric not in metrics.NAMES:
         raise RecipeError(kinds.unknown("metric", recipe.metric, ("auto", *metrics.NAMES), where(("metric",))))
     gates = {name: want for name, want in recipe.gates.items() if want is not None}
     claims.check_gates(gates, f"{where(('gates',))}: gates")
-    if recipe.teacher_weights is not None:
+    if isinstance(recipe.teacher_weights, tuple):
         from understudy.teachers.ensemble import check_weights  # imports torch
 
         check_weights(len(recipe.teacher), recipe.teacher_weights)
@@ -275,17 +339,17 @@ def _complete(recipe: Recipe, where: Where) -> Recipe:
     return recipe.model_copy(
         update={
             "data": Data.model_validate({**recipe.data.model_dump(exclude=set(recipe.data.options)), **data}),
-            "teacher": tuple(_teacher(teacher, index, where) for index, teacher in enumerate(recipe.teacher)),
-            "objective": tuple(_objective(entry, index, where) for index, entry in enumerate(recipe.objective)),
+            "teacher": tuple(_teacher(teacher, ("teacher", index), index, where) for index, teacher in enumerate(recipe.teacher)),
+            "objective": tuple(_objective(entry, ("objective", index), where) for index, entry in enumerate(recipe.objective)),
             "student": student,
             "gates": gates,
         }
     )
 
 
-def _teacher(teacher: Teacher, index: int, where: Where) -> Teacher:
-    path = ("teacher", index)
+def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -> Teacher:
     options = dict(teacher.options)
+    rights = Rights(terms="own", basis="trained by the recipe") if teacher.kind in OWN and teacher.rights == Rights() else teacher.rights
     for name in teacher.stated:
         if name not in metrics.NAMES:
             raise RecipeError(kinds.unknown(f"metric in {joined(path)}.stated", name, metrics.NAMES, where((*path, "stated", name))))
@@ -300,17 +364,45 @@ def _teacher(teacher: Teacher, index: int, where: Where) -> Teacher:
             )
         )
     if teacher.kind == "local":
-        options["seed"] = options["seed"] if options.get("seed") is not None else index
+        options["seed"] = options["seed"] if options.get("seed") is not None else seed
         training = options.get("train")
         options["train"] = None if options.get("weights") and not training else _training({} if training is None else training, where, path)
         if options.get("model") is not None:
             options["model"] = model(options["model"], where, (*path, "model"))
+    elif teacher.kind in ("online", "generations") and options.get("train") is not None:
+        options["train"] = _training(options["train"], where, path)
+    if teacher.kind == "online" and options.get("model") is not None:
+        options["model"] = model(options["model"], where, (*path, "model"))
+    if teacher.kind == "peers":
+        options["models"] = [model(one, where, (*path, "models", at)) for at, one in enumerate(options.get("models") or ())]
+        if options["models"] and "count" not in options:
+            options["count"] = len(options["models"]) + 1
     configured = _kind("teachers", teacher.kind, options, where, path, tuple(Teacher.model_fields))
-    return Teacher.model_validate({"kind": teacher.kind, "rights": teacher.rights, "stated": dict(teacher.stated), **configured})
+    if teacher.kind == "assistants":
+        configured |= _assistants(configured, path, seed, where)
+        rights = Rights(**configured["of"]["rights"]) if rights == Rights() else rights  # its words are passed down the chain
+    if configured.get("objective"):
+        configured["objective"] = [_objective(entry, (*path, "objective", at), where) for at, entry in enumerate(configured["objective"])]
+    return Teacher.model_validate({"kind": teacher.kind, "rights": rights, "stated": dict(teacher.stated), **configured})
 
 
-def _objective(entry: Mapping[str, Any], index: int, where: Where) -> dict[str, Any]:
-    path = ("objective", index)
+def _assistants(options: Mapping[str, Any], path: tuple[Any, ...], seed: int, where: Where) -> dict[str, Any]:
+    """The first teacher and every stage of a chain, checked and complete."""
+    try:
+        first = Teacher.model_validate(options["of"])
+    except ValidationError as error:
+        raise RecipeError(_first(error, options["of"], where, (*path, "of"), Teacher)) from None
+    stages = []
+    for at, stage in enumerate(options["through"]):
+        here = (*path, "through", at)
+        for key in stage:
+            if key not in ("model", "train"):
+                raise RecipeError(kinds.unknown(f"field in {joined(here)}", key, ("model", "train"), where((*here, key))))
+        stages.append({"model": model(stage["model"], where, (*here, "model")), "train": _training(stage.get("train") or {}, where, here)})
+    return {"of": plain(_teacher(first, (*path, "of"), seed, where).model_dump()), "through": stages}
+
+
+def _objective(entry: Mapping[str, Any], path: tuple[Any, ...], where: Where) -> dict[str, Any]:
     if "kind" not in entry:
         raise RecipeError(
             four_parts(

@@ -14,6 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+UNKNOWN = -1e4
+"""The logit of a class that a member of an ensemble does not know: no probability at any temperature in use, and finite in float16."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -56,8 +59,10 @@ class Knowledge:
     """What the teacher said about a batch; never carries a gradient.
 
     logits: (B, C), or (B, M, C) with one row a member of an ensemble; None where only top-k was kept.
-        Teachers that give probabilities give their logarithm here, which is a valid row of logits.
-    member_weights: (M,) float32, sums to 1; None is equal weights.
+        Teachers that give probabilities give their logarithm here, which is a valid row of logits. A class that a member does not know
+        holds UNKNOWN.
+    member_weights: (M,) float32, or (B, M) with weights of each example's own; sums to 1 over M; None is equal weights.
+    features: {teacher tap: (B, ...)} intermediate outputs.
     ready: {temperature: (B, C)} log-probabilities that were computed before, without a gradient and none below -1e30; looked up first.
     """
 
@@ -83,7 +88,8 @@ class Knowledge:
             return log_probs
         if self.member_weights is None:
             return torch.logsumexp(log_probs, dim=1) - torch.log(torch.tensor(float(log_probs.shape[1])))
-        return torch.logsumexp(log_probs + self.member_weights.log()[None, :, None], dim=1)
+        weights = self.member_weights if self.member_weights.ndim == 2 else self.member_weights[None]
+        return torch.logsumexp(log_probs + weights.log()[:, :, None], dim=1)
 
     def row_logits(self) -> Tensor:
         """(B, C) float32 logits: the teacher's own, or for an ensemble the log of the mean probabilities at T = 1."""
@@ -128,10 +134,16 @@ def at_least_one(count: Tensor | float) -> Tensor | float:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What a term may need to know to make its parameters and buffers."""
+    """What a term may need to know to make its parameters and buffers.
+
+    examples: rows of the data set's table of ids, which `Batch.ids` point into. student, teacher: {tap: shape without B} of the tapped
+    features, as far as an objective taps any.
+    """
 
     classes: int
     examples: int
+    student: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    teacher: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Teacher(Protocol):

@@ -15,7 +15,7 @@ from understudy.store.codec import encode
 from understudy.store.reader import Reader
 from understudy.store.schema import Header
 from understudy.store.writer import Writer
-from understudy.teachers import ensemble, local, predictor, stored
+from understudy.teachers import averaged, ensemble, local, peers, predictor, stored, weighted
 
 INPUTS = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 IDS = [f"row/{index}" for index in range(12)]
@@ -46,11 +46,48 @@ def make_stored(folder, seed=0):
     return stored.Teacher(Reader(folder / f"store{seed}", header), IDS)
 
 
-MAKERS = {"local": make_local, "ensemble": make_ensemble, "predictor": make_predictor, "stored": make_stored}
+def model(seed):
+    """Without dropout or batch norm: peers are asked in training mode, where those depend on the neighbours and on chance by design."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).train()
+
+
+def make_averaged(folder, seed=0):
+    return averaged.Teacher(model(seed), 0.9)
+
+
+def make_peers(folder, seed=0):
+    return peers.Teacher([model(seed), model(seed + 10)], model(seed + 20))
+
+
+def make_online(folder, seed=0):
+    return peers.Teacher([model(seed)])
+
+
+def make_weighted(folder, seed=0):
+    return weighted.Teacher(make_ensemble(folder, seed), None)
+
+
+MAKERS = {
+    "local": make_local, "ensemble": make_ensemble, "predictor": make_predictor, "stored": make_stored, "averaged": make_averaged,
+    "peers": make_peers, "online": make_online, "weighted": make_weighted}  # fmt: skip
+OPTIONS_ONLY = {"itself", "assistants", "generations"}
+"""Kinds that end as another kind of teacher, or as none."""
+FIXED = ["local", "ensemble", "predictor", "stored", "weighted"]
+"""Kinds whose answers can be recorded: their fingerprint stands for all that they depend on."""
 OPTIONS = {
-    "local": {"model": {"arch": "mlp"}, "train": {"epochs": 3}, "seed": 2}, "stored": {"path": "somewhere"},
+    "local": {"model": {"arch": "mlp"}, "train": {"epochs": 3}, "seed": 2},
+    "stored": {"path": "somewhere"},
     "ensemble": {"members": [{"kind": "local", "weights": "a"}, {"kind": "local", "weights": "b"}], "weights": [1.0, 3.0]},
-    "predictor": {"estimator": "RandomForestClassifier", "options": {"n_estimators": 4}}}
+    "predictor": {"estimator": "RandomForestClassifier", "options": {"n_estimators": 4}},
+    "averaged": {"decay": 0.9},
+    "peers": {"models": [{"arch": "mlp"}, {"arch": "cnn"}], "count": 3, "target": "naive"},
+    "online": {"model": {"arch": "mlp"}, "train": {"lr": 0.1}},
+    "weighted": {"mode": "per_example"},
+    "itself": {},
+    "assistants": {"of": {"kind": "stored", "path": "a"}, "through": [{"model": {"arch": "mlp"}}], "objective": [{"kind": "logits.MSE"}]},
+    "generations": {"count": 2, "train": {"epochs": 3}, "objective": [{"kind": "logits.MSE"}]},
+}
 
 
 def batch(rows=slice(None)):
@@ -59,7 +96,7 @@ def batch(rows=slice(None)):
 
 
 def test_every_kind_is_in_the_battery():
-    assert sorted(MAKERS) == sorted(OPTIONS) == kinds.names("teachers")
+    assert sorted({*MAKERS, *OPTIONS_ONLY}) == sorted(OPTIONS) == kinds.names("teachers")
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -101,7 +138,7 @@ def test_it_says_the_same_twice_and_leaves_its_batch_and_the_random_state_alone(
     assert torch.equal(state, torch.get_rng_state()) and torch.equal(asked.inputs, INPUTS)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", FIXED)
 def test_the_fingerprint_is_stable_and_tells_teachers_apart(kind, tmp_path):
     make = MAKERS[kind]
     first = make(tmp_path).fingerprint
@@ -109,7 +146,10 @@ def test_the_fingerprint_is_stable_and_tells_teachers_apart(kind, tmp_path):
     assert make(tmp_path).fingerprint == first != make(tmp_path, seed=1).fingerprint
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", OPTIONS)
 def test_the_options_survive(kind):
     options = kinds.configure("teachers", kind, OPTIONS[kind])
     assert kinds.configure("teachers", kind, dataclasses.asdict(options)) == options
+    for name, value in OPTIONS[kind].items():
+        found = dataclasses.asdict(options)[name]
+        assert (list(found) if isinstance(found, tuple) else found) == value, "nothing that was written is dropped"

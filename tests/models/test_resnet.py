@@ -7,6 +7,7 @@ from PIL import Image
 
 from understudy.errors import RecipeError
 from understudy.models.resnet import Block, Model
+from understudy.students.taps import Taps
 from understudy.students.weights import load_weights
 
 RIGHT = {20: 915, 32: 928, 44: 933, 56: 926}
@@ -47,6 +48,23 @@ def test_the_shortcut_strides_and_pads_with_zero_channels(inputs, outputs, strid
         source = channel - before
         expected = x[:, source, ::stride, ::stride].clamp(min=0) if 0 <= source < inputs else torch.zeros_like(out[:, channel])
         assert torch.equal(out[:, channel], expected)
+
+
+def test_maps_before_a_relu_can_be_tapped_and_are_left_as_they_are():
+    """An in-place ReLU would hand out the activated map under the name of the one before it; a ReLU with a name of its own in the
+    state would keep published weights from loading."""
+    module = Model(8).build((3, 32, 32), 10).eval()
+    names = ["relu", *(f"layer{stage}.0.relu{place}" for stage in (1, 2, 3) for place in (1, 2))]
+    taps = Taps(module, [*names, *(f"{name}:input" for name in names), "bn1", "layer2.0.bn1", "layer2"])
+    module(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    seen = taps.take()
+    for name in names:
+        assert seen[f"{name}:input"].min() < 0
+        assert torch.equal(seen[name], seen[f"{name}:input"].clamp(min=0))
+    assert torch.equal(seen["relu:input"], seen["bn1"])
+    assert torch.equal(seen["layer2.0.relu1:input"], seen["layer2.0.bn1"])
+    assert torch.equal(seen["layer2.0.relu2"], seen["layer2"])
+    assert not any("relu" in name for name in module.state_dict())
 
 
 @pytest.mark.parametrize("fields", [{"depth": 18}, {"depth": 2}, {"width": 0}])

@@ -15,6 +15,7 @@ from understudy.errors import DataError, RecipeError
 from understudy.objectives.labels import CrossEntropy
 from understudy.stages import arms
 from understudy.stages.prepare import Given, prepare
+from understudy.stages.student import refuse_student
 
 
 def trees(toy, *overrides, given=None):
@@ -125,7 +126,7 @@ def test_students_that_can_not_be_trained_are_refused(toy, overrides, student, e
     given = Given(student=student)
     tree, data = trees(toy, *overrides)
     with pytest.raises(error, match=word):
-        arms.refuse_student(tree, data, given)
+        refuse_student(tree, data, given)
 
 
 def test_every_built_in_student_passes_that_check(toy):
@@ -133,4 +134,4 @@ def test_every_built_in_student_passes_that_check(toy):
 
     for name in kinds.names("models"):
         wanted = toy.recipe("data={kind: builtin, name: digits, split: {test: 0.5}}", f"student.model={{arch: {name}}}")
-        arms.refuse_student(recipe.resolved(wanted), prepare(wanted, Given()), Given())
+        refuse_student(recipe.resolved(wanted), prepare(wanted, Given()), Given())

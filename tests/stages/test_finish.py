@@ -14,7 +14,7 @@ from understudy.stages.arms import ArmResult
 
 
 def arm(*best):
-    return ArmResult(np.zeros((len(best), 2, 2)), np.zeros((len(best), 2, 2)), tuple(range(len(best))), [], list(best), ())
+    return ArmResult(np.zeros((len(best), 2, 2)), np.zeros((len(best), 2, 2)), tuple(range(len(best))), [], list(best), (), {})
 
 
 @pytest.mark.parametrize(("metric", "best", "seed"), [

@@ -1,6 +1,7 @@
 """A recording process that can be killed, and the campaign that kills it and reads back what it acknowledged.
 
-Run as a script it is the recorder: `recorder.py FOLDER LOG ROWS BATCH [POINT NTH]`. It imports no torch, so it starts fast.
+Run as a script it is the recorder: `recorder.py KEEP FOLDER LOG ROWS BATCH [POINT NTH]`, KEEP a key of HEADERS.
+It imports no torch, so it starts fast.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from understudy.store.writer import POINTS, Writer
 CLASSES = 10
 VIEWS = (0, 1)
 HEADER = Header(classes=CLASSES, teacher="a-teacher", data="some-data", transform="plain")
+LAYER = Header(
+    classes=CLASSES, keep="feature", tap="layer3", shape=(2, 5), dtype="int8", teacher="a-teacher", data="some-data", transform="plain"
+)
+HEADERS = {"dense": HEADER, "feature": LAYER}
 
 
 def answer(name: str, view: int) -> np.ndarray:
@@ -31,11 +36,19 @@ def answer(name: str, view: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).standard_normal(CLASSES).astype(np.float32)
 
 
+def rows_of(header: Header, keys: list[str], view: int) -> dict[str, np.ndarray]:
+    """What the store has to hold for these ids."""
+    said = np.stack([answer(name, view) for name in keys])
+    if header.keep == "dense":
+        return {"logits": said}
+    return {"feature": np.rint(20 * said).astype(np.int8).reshape(-1, 2, 5), "scale": np.abs(said[:, :2])}
+
+
 def names(rows: int) -> list[str]:
     return [f"train/{row:06d}" for row in range(rows)]
 
 
-def record(folder: str, log: str, rows: int, batch: int, point: str = "", nth: int = 0) -> None:
+def record(folder: str, log: str, rows: int, batch: int, point: str = "", nth: int = 0, header: Header = HEADER) -> None:
     """Record everything that is missing; note every question before it is asked, every acknowledgement after it is given."""
     passed = 0
 
@@ -47,19 +60,21 @@ def record(folder: str, log: str, rows: int, batch: int, point: str = "", nth: i
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, b"begin\n")
-    with Writer(folder, HEADER, rows_per_shard=4 * batch, commit_seconds=1e9, checkpoint=checkpoint) as writer:
+    with Writer(folder, header, rows_per_shard=4 * batch, commit_seconds=1e9, checkpoint=checkpoint) as writer:
         for view in VIEWS:
             todo = writer.missing(names(rows), view)
             for start in range(0, len(todo), batch):
                 chunk = todo[start : start + batch]
                 os.write(descriptor, f"asked {view} {' '.join(chunk)}\n".encode())
-                writer.append(chunk, view, {"logits": np.stack([answer(name, view) for name in chunk])})
+                writer.append(chunk, view, rows_of(header, chunk, view))
                 writer.commit()
                 os.write(descriptor, f"acknowledged {view} {' '.join(chunk)}\n".encode())
     os.write(descriptor, b"end\n")
 
 
-def campaign(folder: Path, points: list[str], random_kills: int, seed: int, rows: int = 160, batch: int = 16) -> Iterator[dict]:
+def campaign(
+    folder: Path, points: list[str], random_kills: int, seed: int, rows: int = 160, batch: int = 16, keep: str = "dense"
+) -> Iterator[dict]:
     """Kill once at every point of `points` and `random_kills` times at random moments; yields one checked fact sheet a kill.
 
     A recording that ends before it is killed is checked whole, and a new one begins. Raises AssertionError where an acknowledged
@@ -67,9 +82,10 @@ def campaign(folder: Path, points: list[str], random_kills: int, seed: int, rows
     """
     draw = random.Random(seed)
     began = time.monotonic()
-    _run(folder / "trial", folder / "trial.log", rows, batch)
+    _run(keep, folder / "trial", folder / "trial.log", rows, batch)
     whole = time.monotonic() - began
-    hold(check(folder / "trial", folder / "trial.log", rows), batch)
+    header = HEADERS[keep]
+    hold(check(folder / "trial", folder / "trial.log", rows, header), batch)
     kinds = [*points, *[""] * random_kills]
     draw.shuffle(kinds)
     store, number = folder / "store-0", 0
@@ -79,11 +95,11 @@ def campaign(folder: Path, points: list[str], random_kills: int, seed: int, rows
         moment = 0.0
         if point:
             # Most points are passed once a batch; a later passage is another state of the store.
-            killed = _run(store, log, rows, batch, point, draw.choice([1, 1, 2, 3, 5]))
+            killed = _run(keep, store, log, rows, batch, point, draw.choice([1, 1, 2, 3, 5]))
         else:
             moment = draw.uniform(0.1, 1.0) * whole
-            killed = _run(store, log, rows, batch, seconds=moment)
-        facts = hold(check(store, log, rows), batch)
+            killed = _run(keep, store, log, rows, batch, seconds=moment)
+        facts = hold(check(store, log, rows, header), batch)
         if killed:
             kinds.pop()
             yield {"point": point or "random", "seconds": round(moment, 4), **facts}
@@ -91,8 +107,8 @@ def campaign(folder: Path, points: list[str], random_kills: int, seed: int, rows
             assert facts["finished"]
             number += 1
             store = folder / f"store-{number}"
-    _run(store, store.with_suffix(".log"), rows, batch)
-    assert hold(check(store, store.with_suffix(".log"), rows), batch)["finished"]
+    _run(keep, store, store.with_suffix(".log"), rows, batch)
+    assert hold(check(store, store.with_suffix(".log"), rows, header), batch)["finished"]
 
 
 def hold(facts: dict, batch: int) -> dict:
@@ -101,7 +117,7 @@ def hold(facts: dict, batch: int) -> dict:
     return facts
 
 
-def check(store: Path, log: Path, rows: int) -> dict:
+def check(store: Path, log: Path, rows: int, header: Header = HEADER) -> dict:
     """Read everything back and compare it with what the log says was asked and acknowledged; counts of what is not as it must be."""
     from understudy.store.manifest import Manifest
     from understudy.store.reader import Reader
@@ -125,9 +141,17 @@ def check(store: Path, log: Path, rows: int) -> dict:
         repeated = max(repeated, sum(key in asked for key in run) + len(run) - len(set(run)))
         asked |= set(run)
     if not (store / "header.json").exists():
-        return {"runs": len(runs), "acknowledged": len(acknowledged), "stored": 0, "finished": finished, "lost": len(acknowledged),
-                "doubled": 0, "wrong": 0, "repeated": repeated}
-    reader = Reader(store, HEADER)
+        return {
+            "runs": len(runs),
+            "acknowledged": len(acknowledged),
+            "stored": 0,
+            "finished": finished,
+            "lost": len(acknowledged),
+            "doubled": 0,
+            "wrong": 0,
+            "repeated": repeated,
+        }
+    reader = Reader(store, header)
     stored = {(view, name) for view in reader.views for name in reader.ids(view)}
     in_files = 0
     for part in part_names(store):
@@ -137,16 +161,19 @@ def check(store: Path, log: Path, rows: int) -> dict:
     wrong = len(stored - asked)
     for view in reader.views:
         ids = reader.ids(view)
-        truth = np.stack([answer(name, view) for name in ids])
-        wrong += int((reader.table(ids, view)["logits"].numpy() != truth).any(axis=1).sum())
+        stored_rows = reader.table(ids, view)
+        differ = [
+            (stored_rows[name].numpy() != truth).reshape(len(ids), -1).any(axis=1) for name, truth in rows_of(header, ids, view).items()
+        ]
+        wrong += int(np.any(differ, axis=0).sum())
     wanted = {(view, name) for view in VIEWS for name in names(rows)} if finished else acknowledged
     return {"runs": len(runs), "acknowledged": len(acknowledged), "stored": len(stored), "finished": finished,
             "lost": len(wanted - stored), "doubled": in_files - len(stored), "wrong": wrong, "repeated": repeated}
 
 
-def _run(store: Path, log: Path, rows: int, batch: int, point: str = "", nth: int = 0, seconds: float | None = None) -> bool:
+def _run(keep: str, store: Path, log: Path, rows: int, batch: int, point: str = "", nth: int = 0, seconds: float | None = None) -> bool:
     """Run the recorder; True where it was killed. `seconds` is when to kill it from outside."""
-    command = [sys.executable, __file__, str(store), str(log), str(rows), str(batch), *([point, str(nth)] if point else [])]
+    command = [sys.executable, __file__, keep, str(store), str(log), str(rows), str(batch), *([point, str(nth)] if point else [])]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         _, errors = process.communicate(timeout=seconds)
@@ -159,6 +186,6 @@ def _run(store: Path, log: Path, rows: int, batch: int, point: str = "", nth: in
 
 
 if __name__ == "__main__":
-    folder_, log_, rows_, batch_, *kill = sys.argv[1:]
+    keep_, folder_, log_, rows_, batch_, *kill = sys.argv[1:]
     assert not kill or kill[0] in POINTS
-    record(folder_, log_, int(rows_), int(batch_), *([kill[0], int(kill[1])] if kill else []))
+    record(folder_, log_, int(rows_), int(batch_), *([kill[0], int(kill[1])] if kill else []), header=HEADERS[keep_])

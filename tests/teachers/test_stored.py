@@ -125,3 +125,99 @@ def test_options_need_a_path():
     assert Options(path="x").path == "x"
     with pytest.raises(RecipeError, match="path is empty"):
         Options(path="")
+
+
+# --- layers
+
+LAYER = {"layer3": (3, 4, 2), "pooled": (5,)}
+
+
+def feature(tap: str, view: int) -> torch.Tensor:
+    """(40, *shape): what one layer of the teacher gives for each of IDS."""
+    return torch.randn((len(IDS), *LAYER[tap]), generator=torch.Generator().manual_seed(100 * view + len(tap)))
+
+
+def layer(folder, tap, dtype="int8", views=(0, 1), rows=range(40), rows_per_shard=16, **changed) -> Reader:
+    header = Header(**{"keep": "feature", "tap": tap, "shape": LAYER[tap], "dtype": dtype, "classes": 6, **PLAIN, **changed})
+    order = np.random.default_rng(4).permutation(list(rows))
+    with Writer(folder / f"{tap}-{dtype}", header, rows_per_shard=rows_per_shard) as writer:
+        for view in views:
+            for part in np.array_split(order, 3):
+                said = Knowledge(features={tap: feature(tap, view)[torch.from_numpy(part)]})
+                writer.append([IDS[row] for row in part], view, encode(said, header))
+    return Reader(folder / f"{tap}-{dtype}")
+
+
+BOUND = {"float32": 0.0, "float16": 2.0**-11 * 5, "int8": 5 / 250}
+"""No value drawn here is beyond 5."""
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("name", ["dense", "topk"])
+def test_layers_are_looked_up_beside_the_answers(tmp_path, name, dtype, joined):
+    """Prevents: another row's, another view's or another layer's features beside the right logits, which no shape would show."""
+    answers = record(tmp_path / "answers", HEADERS[name])
+    opened = {tap: layer(tmp_path, tap, dtype) for tap in LAYER}
+    if not joined:
+        opened = {tap: Reader(reader.folder, resident_bytes=0) for tap, reader in opened.items()}
+    teacher = Teacher(answers, IDS, views=(0, 1), temperatures=(4.0,), features=opened)
+    plain = Teacher(answers, IDS, views=(0, 1), temperatures=(4.0,))
+    assert teacher.provides == plain.provides | {"features"} and teacher.fingerprint == plain.fingerprint
+    rows = [17, 3, 3, 39, 0]
+    for view in (0, 1):
+        got = teacher.teach(batch(rows, view))
+        assert set(got.features) == set(LAYER)
+        for tap, value in got.features.items():
+            assert value.dtype == torch.float32 and not value.requires_grad
+            assert (value - feature(tap, view)[rows]).abs().max() <= BOUND[dtype]
+        straight = plain.teach(batch(rows, view))
+        assert not straight.features and (got.topk is None) == (straight.topk is None)
+        if name == "dense":
+            assert torch.equal(got.logits, straight.logits) and torch.equal(got.ready[4.0], straight.ready[4.0])
+        else:
+            assert torch.equal(got.topk.ids, straight.topk.ids)
+
+
+def test_a_layer_without_a_row_is_named(tmp_path):
+    answers = record(tmp_path / "answers", HEADERS["dense"])
+    few = layer(tmp_path, "pooled", rows=range(5, 40))
+    teacher = Teacher(answers, IDS, views=(0, 1), features={"pooled": few})
+    assert (teacher.teach(batch([5, 39], 1)).features["pooled"] - feature("pooled", 1)[[5, 39]]).abs().max() <= BOUND["int8"]
+    with pytest.raises(DataError, match='pooled-int8 has no row for 1 of the examples in view 1: got "train/004"'):
+        teacher.teach(batch([5, 4], 1))
+    with pytest.raises(DataError, match="pooled-int8 has no row for 40 of the examples in view 7"):
+        Teacher(record(tmp_path / "more", HEADERS["dense"], views=(7,)), IDS, views=(7,), features={"pooled": few})
+
+
+@pytest.mark.parametrize("change", ["teacher", "data", "transform"])
+def test_layers_of_another_recording_are_refused(tmp_path, change):
+    """Prevents: the logits of one teacher beside the layers of another."""
+    answers = record(tmp_path / "answers", HEADERS["dense"])
+    with pytest.raises(DataError, match=f"another {change}"):
+        Teacher(answers, IDS, features={"pooled": layer(tmp_path, "pooled", **{change: "other"})})
+
+
+def test_layers_and_answers_are_not_mixed_up(tmp_path):
+    answers, pooled = record(tmp_path / "answers", HEADERS["dense"]), layer(tmp_path, "pooled")
+    with pytest.raises(DataError, match="another tap"):
+        Teacher(answers, IDS, features={"layer3": pooled})
+    with pytest.raises(DataError, match="another keep"):
+        Teacher(answers, IDS, features={"layer3": answers})
+    with pytest.raises(DataError, match="holds no answers: got layer pooled, 5 int8, one scale"):
+        Teacher(pooled, IDS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_layers_on_another_device(tmp_path, resident):
+    answers = record(tmp_path / "answers", HEADERS["dense"])
+    opened = {tap: layer(tmp_path, tap, rows=range(5, 40)) for tap in LAYER}
+    here = Teacher(answers, IDS, views=(0, 1), features=opened)
+    there = Teacher(answers, IDS, views=(0, 1), features=opened, resident_bytes=2**30 if resident else 0, device="cuda")
+    for view in (0, 1):
+        one, other = here.teach(batch([39, 5, 5], view)), there.teach(batch([39, 5, 5], view))
+        for tap in LAYER:
+            assert other.features[tap].is_cuda and torch.equal(one.features[tap], other.features[tap].cpu())
+    with pytest.raises(DataError, match='got "train/004"'):
+        there.teach(batch([4]))

@@ -9,8 +9,10 @@ import torch
 
 from understudy import atomic
 from understudy.errors import DataError, Interrupted
+from understudy.objectives.features import Hint
 from understudy.objectives.labels import CrossEntropy
 from understudy.objectives.logits import SoftTargets
+from understudy.records import Shapes
 from understudy.teachers import local
 from understudy.training.fit import Plan, fit
 from understudy.training.numerics import Numerics
@@ -50,6 +52,25 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_bytes(tmp_path, net, rows
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name, value in weights(reference.module).items():
         assert torch.equal(value, resumed.module.state_dict()[name])
+
+
+def test_terms_begin_with_weights_of_the_runs_seed(rows, source, net):
+    """Prevents: a projection whose first weights depend on what this process drew before, so that a resumed run ends elsewhere."""
+    shapes = Shapes(classes=3, examples=90, student={"body": (8,)}, teacher={"body": (8,)})
+    fixed = local.Teacher(net(seed=5), "t", taps=["body"])
+    fixed_taps, found = fixed.provides, []
+    assert "features" in fixed_taps
+    for draw in (1, 2):
+        module = net()
+        torch.manual_seed(draw)
+        before = torch.get_rng_state()
+        objective = Hint(layers={"body": "body"})
+        found.append(fit(module, [objective], source, plan=plan(steps=3), shapes=shapes, teacher=fixed))
+        assert torch.equal(before, torch.get_rng_state()), "the caller's random numbers stay"
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()), "and no hook"
+    assert len(list(found[0].terms["Hint"].parameters())) > 0
+    for one, other in ((found[0].module, found[1].module), (found[0].terms["Hint"], found[1].terms["Hint"])):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_another_identity_is_said_but_does_not_stop_the_run(tmp_path, net, source, shapes):

@@ -76,7 +76,7 @@ def _row(folder: Path) -> dict[str, Any]:
     except DataError:  # one broken file must not hide the other runs; `show` says what is wrong with it
         return {**row, "state": "unreadable"}
     if summary is None:
-        return row
+        return {**row, "state": "comparison"} if (folder / "compare.json").is_file() else row
     distilled = summary["arms"]["distilled"]
     return {**row, "state": "finished" if all(gate["passed"] for gate in summary["gates"]) else "gate missed",
             "metric": summary["metric"], "teacher": summary["teacher"]["value"], "distilled": distilled["mean"],

@@ -48,7 +48,7 @@ class Model:
 
 
 class CNN(nn.Module):
-    """(B, C, H, W) -> (B, classes). Parameters: convs.i, norms.i, head."""
+    """(B, C, H, W) -> (B, classes). Parameters: convs.i, norms.i, head. The ReLUs are modules so that what goes into them can be tapped."""
 
     def __init__(self, channels: int, widths: list[int], strides: list[int], classes: int, model: Model) -> None:
         super().__init__()
@@ -57,14 +57,15 @@ class CNN(nn.Module):
             nn.Conv2d(a, b, model.kernel, stride, model.kernel // 2, bias=plain)
             for a, b, stride in zip([channels, *widths], widths, strides, strict=False))
         self.norms = nn.ModuleList(nn.Identity() if plain else nn.BatchNorm2d(width) for width in widths)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in widths)
         self.head = nn.Linear(4 * widths[-1], classes)
         self.dropout = model.dropout
         initialise(self)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 4 * channels): means of the last map's four quarters, so that coarse position is kept."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x)))
+        for conv, norm, relu in zip(self.convs, self.norms, self.relus, strict=True):
+            x = relu(norm(conv(x)))
         x = quarters(x).flatten(1)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 

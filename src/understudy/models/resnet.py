@@ -36,26 +36,31 @@ class Model:
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions with a shortcut that strides and pads with zero channels where the shape changes."""
+    """Two 3 x 3 convolutions with a shortcut that strides and pads with zero channels where the shape changes.
+
+    relu1 and relu2 are modules so that what goes into them can be tapped (`layer1.0.relu2:input`); they have no parameters.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
         self.stride = stride
         self.before = (outputs - inputs) // 2
         self.after = outputs - inputs - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        residual = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         if self.stride > 1:
             x = x[:, :, ::self.stride, ::self.stride]
         if self.before or self.after:
             x = F.pad(x, (0, 0, 0, 0, self.before, self.after))
-        return F.relu(x + residual)
+        return self.relu2(x + residual)
 
 
 class ResNet(nn.Module):
@@ -67,6 +72,7 @@ class ResNet(nn.Module):
         widths = [first, 16 * width, 32 * width, 64 * width]
         self.conv1 = nn.Conv2d(channels, first, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
+        self.relu = nn.ReLU()
         self.layer1 = stage(widths[0], widths[1], blocks, 1)
         self.layer2 = stage(widths[1], widths[2], blocks, 2)
         self.layer3 = stage(widths[2], widths[3], blocks, 2)
@@ -80,7 +86,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 64 * width): the last map's mean over positions."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return x.mean((2, 3))
 

@@ -36,21 +36,26 @@ class Model:
 
 
 class Block(nn.Module):
-    """Norm, ReLU, convolution, twice; a 1 x 1 convolution of the activated input is the shortcut where the shape changes."""
+    """Norm, ReLU, convolution, twice; a 1 x 1 convolution of the activated input is the shortcut where the shape changes.
+
+    The ReLUs are modules so that what goes into them can be tapped: `stages.1.0.relu1:input` is the first stage before its last ReLU.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs or stride > 1 else None
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
-        active = F.relu(self.bn1(x))
-        residual = F.relu(self.bn2(self.conv1(active)))
+        active = self.relu1(self.bn1(x))
+        residual = self.relu2(self.bn2(self.conv1(active)))
         if self.training and self.dropout:
             residual = F.dropout(residual, self.dropout)
         return self.conv2(residual) + (x if self.shortcut is None else self.shortcut(active))
@@ -68,12 +73,13 @@ class WideResNet(nn.Module):
                 Block(widths[i] if j == 0 else widths[i + 1], widths[i + 1], 2 if i > 0 and j == 0 else 1, dropout) for j in range(blocks)))
             for i in range(3)))
         self.bn = nn.BatchNorm2d(widths[3])
+        self.relu = nn.ReLU()
         self.head = nn.Linear(widths[3], classes)
         initialise(self)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, 64 * width): the last map's mean over positions."""
-        return F.relu(self.bn(self.stages(self.conv1(x)))).mean((2, 3))
+        return self.relu(self.bn(self.stages(self.conv1(x)))).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, classes) logits."""

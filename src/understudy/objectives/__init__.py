@@ -1,5 +1,5 @@
-"""What the student is asked to match: `labels` and `logits`; a file is a family."""
+"""What the student is asked to match, a file a family: `labels`, `logits`, `features`, `relations`, and its own deeper `exits`."""
 
-from understudy.objectives import labels, logits
+from understudy.objectives import exits, features, labels, logits, relations
 
-__all__ = ["labels", "logits"]
+__all__ = ["exits", "features", "labels", "logits", "relations"]

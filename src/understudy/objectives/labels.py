@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from understudy.divergence import widened
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import Objective
+from understudy.objective import PlainObjective
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossEntropy(Objective):
+class CrossEntropy(PlainObjective):
     """Cross-entropy of the student under the labels, in nats.
 
     Formula, for an example of class y with weights w (all 1 by default) and smoothing e:

@@ -16,18 +16,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.divergence import check_same_shape, forward_kl, forward_kl_topk, widened
-from understudy.errors import DataError, RecipeError, four_parts
-from understudy.objective import Objective, PlainTerm, Scheduled, check_temperature, value_at
+from understudy.errors import DataError, four_parts
+from understudy.objective import PlainObjective, PlainTerm, Scheduled, check_temperature, value_at
+from understudy.objectives._logits_adaptive import CurriculumTemperature, NormKD, Progressive, Transformed, VirtualTeacher
+from understudy.objectives._logits_common import check_shares, dense, standardized
+from understudy.objectives._logits_structure import MultiLevel, Subsets, Wasserstein
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput, TopKRows
+
+__all__ = [
+    "DIST",
+    "MSE",
+    "CurriculumTemperature",
+    "Decoupled",
+    "MultiLevel",
+    "NormKD",
+    "Progressive",
+    "SoftTargets",
+    "Standardized",
+    "Subsets",
+    "Transformed",
+    "VirtualTeacher",
+    "Wasserstein",
+    "standardized",
+]
 
 SMALLEST_NORM = 1e-8
 """Below this length a centred row counts as constant; the number that the authors of DIST add to their denominator."""
-SMALLEST_DEVIATION = 1e-7
-"""Below this standard deviation a row of logits counts as constant; the number that the authors of LSKD add to theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftTargets(Objective):
+class SoftTargets(PlainObjective):
     """Hinton's soft targets: T^2 KL(teacher at T || student at T), in nats.
 
     Formula: T^2 sum_c p_t(c) (log p_t(c) - log p_s(c)), p = softmax(logits / T).
@@ -97,7 +115,7 @@ class SoftTargets(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MSE(Objective):
+class MSE(PlainObjective):
     """Mean squared difference of the logits, in squared logits. Not centred: it follows the papers below, so shifts count.
 
     Formula: 1/C sum_c (z_s(c) - z_t(c))^2. Gradient with respect to the student's logits: 2 (z_s - z_t) / C.
@@ -145,7 +163,7 @@ class MSE(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoupled(Objective):
+class Decoupled(PlainObjective):
     """Decoupled knowledge distillation (DKD): how sure the teacher is, and how it ranks the wrong classes, weighed apart. In nats.
 
     Formula: T^2 (alpha TCKD + beta NCKD), both at temperature T, for an example of class y:
@@ -217,7 +235,7 @@ class Decoupled(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standardized(Objective):
+class Standardized(PlainObjective):
     """Logit standardisation (LSKD): soft targets of z-scores, so that only the pattern of the logits counts, not their size. In nats.
 
     Formula: T^2 KL(softmax(Z(z_t) / T) || softmax(Z(z_s) / T)), Z(z) = (z - mean z) / standard deviation of z, over the classes.
@@ -277,7 +295,7 @@ class Standardized(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DIST(Objective):
+class DIST(PlainObjective):
     """Distillation from a stronger teacher (DIST): correlation in place of equality. A number from 0 to 2 T^2 (beta + gamma).
 
     Formula: T^2 (beta L_inter + gamma L_intra), p = softmax(logits / T), d(u, v) = 1 - Pearson correlation of u and v:
@@ -374,12 +392,6 @@ class SummedSoftTargets(nn.Module):
         return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2, float(len(student))
 
 
-def standardized(logits: Tensor) -> Tensor:
-    """Z-scores (..., C) of each row: mean 0, standard deviation 1 (divisor C - 1). A constant row gives zeros."""
-    centred = logits - logits.mean(-1, keepdim=True)
-    return centred / logits.std(-1, keepdim=True).clamp(min=SMALLEST_DEVIATION)
-
-
 def pearson_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 - Pearson correlation of each pair of rows (R, N): (R,) from 0 to 2; 1 where either row is constant. mask (N,): what counts."""
     if mask is None:
@@ -408,22 +420,3 @@ def log_probs_of_topk(topk: TopKRows, temperature: float) -> tuple[Tensor, Tenso
             otherwise="Without the log-sum-exp of the full row the kept entries can't be made probabilities",
             do="Use a kept temperature, or record again with this one; a schedule needs dense rows"))
     return topk.logits / temperature - topk.log_sum_exp[temperature].unsqueeze(-1), topk.tail_log_mass[temperature]
-
-
-def dense(knowledge: Knowledge | None, kind: str) -> Knowledge:
-    """The knowledge, if it has full rows; else RecipeError that names the objective."""
-    if knowledge is None or (knowledge.logits is None and not knowledge.ready):
-        raise RecipeError(four_parts(
-            f"objective {kind} needs the teacher's logits for all classes", got="no teacher" if knowledge is None else "other knowledge",
-            expected="dense rows", otherwise="The student would learn nothing from the teacher",
-            do="Record with dense rows, or use logits.SoftTargets, which also takes top-k rows"))
-    return knowledge
-
-
-def check_shares(shares: dict[str, float]) -> None:
-    """Raise RecipeError unless the parts' weights are finite, not negative, and not all 0."""
-    if not (all(value >= 0 and math.isfinite(value) for value in shares.values()) and any(shares.values())):
-        names = " and ".join(shares)
-        raise RecipeError(four_parts(
-            f"{names} must be finite numbers that are not negative, and not all 0", got=shares, expected=">= 0",
-            otherwise="A negative one pushes the student away from the teacher, all 0 teach nothing", do="Use 1 for each to begin with"))

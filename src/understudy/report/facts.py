@@ -80,6 +80,7 @@ class Facts:
         provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
         exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
+        self_taught: the teacher is the student's own past, average or deeper part: what is kept of it says nothing.
         notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
 
     Raises DataError where shapes do not agree.
@@ -114,6 +115,7 @@ class Facts:
     exports: Sequence[Mapping[str, Any]] = ()
     latency: Latency | None = None
     thumbnail: Callable[[int], bytes | str] | None = None
+    self_taught: bool = False
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -14,6 +14,9 @@ from understudy.evaluation.compare import Interval, Verdict, mean_interval, verd
 from understudy.evaluation.retention import Estimate, gap_closed, kept, retention
 from understudy.report.facts import Facts
 
+OWN_TEACHER = Estimate(None, None, "the student is its own teacher")
+"""What is kept of a teacher that is the student itself."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -86,10 +89,14 @@ class Measured:
 
     def retention(self, arm: str) -> Estimate:
         """Student / teacher."""
+        if self.facts.self_taught:
+            return OWN_TEACHER
         return retention(self.scores[arm], self.scores["teacher"], self.higher)
 
     def kept(self, arm: str) -> Estimate:
         """(student - trivial) / (teacher - trivial)."""
+        if self.facts.self_taught:
+            return OWN_TEACHER
         return kept(self.scores[arm], self.scores["teacher"], self.scores["trivial"], self.higher)
 
     @cached_property
@@ -97,6 +104,8 @@ class Measured:
         """The share of the teacher's lead over the control that distilling won."""
         if "control" not in self.arms:
             return Estimate(None, None, "there is no control arm")
+        if self.facts.self_taught:
+            return OWN_TEACHER
         return gap_closed(self.scores["control"], self.scores["distilled"], self.scores["teacher"], self.higher)
 
     @cached_property
@@ -129,11 +138,12 @@ class Measured:
         scores, trivial, best = self.scores["distilled"][facts.shipped][None], self.scores["trivial"], self.scores["teacher"]
         teacher, student = facts.teacher, facts.student
         control = self.scores["control"].mean(axis=0)[None] if "control" in self.arms else None
+        own = facts.self_taught
         return {
             "value": float(scores.mean()),
-            "kept": kept(scores, best, trivial, self.higher).value,
-            "retention": retention(scores, best, self.higher).value,
-            "gap_closed": None if control is None else gap_closed(control, scores, best, self.higher).value,
+            "kept": None if own else kept(scores, best, trivial, self.higher).value,
+            "retention": None if own else retention(scores, best, self.higher).value,
+            "gap_closed": None if own or control is None else gap_closed(control, scores, best, self.higher).value,
             "difference": None if control is None else float(scores.mean() - control.mean()),
             "agreement": float(fidelity.agreement(one, self.teacher).mean()),
             "kl_nats": float(fidelity.kl_nats(one, self.teacher).mean()),

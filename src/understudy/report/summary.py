@@ -1,7 +1,8 @@
 """Facts -> `summary` (the document that everything reads) and `details` (all that the page shows). Pure; no rounding.
 
 `summary` is the schema of docs/design.md. Additions, only where they are needed: "gap_closed_reason" and "kept_reason" beside a null,
-"chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed.
+"chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed,
+"control" where it is the untrained start of the student ("init_only").
 Without a control arm `arms` has no "control" and verdict, difference, p_value, smallest_visible and gap_closed are null.
 `difference` is distilled minus control in the metric's own unit (negative is good where lower is better).
 
@@ -92,6 +93,7 @@ def _summary(measured: Measured) -> dict[str, Any]:
         "claims": [asdict(one) for one in promises],
         "gates": [asdict(one) for one in claims.evaluate(facts.gates, measured.shipped, found.word if found else None)],
         **({"intervals_reason": ONE_SEED} if seeds == 1 else {}),
+        **({"control": "init_only"} if facts.control == "init_only" else {}),
     }
 
 

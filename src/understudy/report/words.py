@@ -25,7 +25,8 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     if distilled["verdict"] is None:
         parts = [f"no control, so no verdict: {head} ({basis})"]
     else:
-        parts = [f"{distilled['verdict']}: {head} against {_value(arms['control']['mean'], metric)} without a teacher "
+        alone = "before it learnt" if summary.get("control") == "init_only" else "without a teacher"
+        parts = [f"{distilled['verdict']}: {head} against {_value(arms['control']['mean'], metric)} {alone} "
                  f"({_change(distilled, metric)}; {basis})"]
     if distilled["kept"]["value"] is not None:
         ratio = summary["parameters_ratio"]

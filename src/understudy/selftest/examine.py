@@ -1,7 +1,8 @@
 """The self-test, top to bottom: what has to hold before a step is worth taking.
 
-It costs one pass of the teacher over at most 1,000 rows (none for a stored one), five over 64, and two batches of the student: well under
-a second for models that train on a CPU, a few seconds for a ResNet-110.
+It costs one pass of the teacher over at most 1,000 rows (none for a stored one), five over 64, and two batches of the student; where
+layers are matched, two passes over 64 rows and one batch more. Well under a second for models that train on a CPU, a few seconds for a
+ResNet-110.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from understudy.errors import SelfTestError
-from understudy.selftest import data, objective, stored, teacher
+from understudy.selftest import data, layers, objective, stored, teacher
 from understudy.selftest.subject import Check, Named, Subject
 
-CHECKS: tuple[tuple[str, Callable[[Subject], Check]], ...] = (
+Looks = tuple[tuple[str, Callable[[Subject], Check]], ...]
+CHECKS: Looks = (
     ("temperature", objective.temperature),
     ("needs", objective.needs),
     ("trainable-teacher", teacher.trainable),
     ("train-mode", teacher.train_mode),
     ("class-count", teacher.class_count),
+    (layers.NOTHING, layers.taps),
     ("not-finite", teacher.finite),
     ("zero-teacher", teacher.silent),
     ("constant-teacher", teacher.constant),
@@ -26,6 +29,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Check]], ...] = (
     ("class-order", data.class_order),
     ("preprocessing", data.preprocessing),
     ("teacher-below-trivial", teacher.below_trivial),
+    (layers.UNTRAINED, layers.projection),
     ("no-op-term", objective.no_op),
     ("sensitivity", objective.sensitivity),
     ("overlap", data.overlap),
@@ -38,20 +42,21 @@ ENDS = {
     NO_ANSWER: "the teacher",
     "class-count": "the teacher",
     "not-finite": "the teacher",
+    layers.NOTHING: "the objective",
     "temperature": "the objective",
     "needs": "the objective",
 }
 """Faults after which others can't be looked for, and in what."""
-OF_THE_OBJECTIVE = {"no-op-term", "sensitivity"}
+OF_THE_OBJECTIVE = {layers.NOTHING, layers.UNTRAINED, "no-op-term", "sensitivity"}
 ALONE = {"temperature", "needs", "trainable-teacher", "train-mode", "overlap"}
 """Checks that need no answers of the teacher."""
 
 
-def examine(subject: Subject) -> list[Check]:
+def examine(subject: Subject, checks: Looks = CHECKS) -> list[Check]:
     """All checks that can run, in their order. A fault is a line of the list, never an exception."""
     found: list[Check] = []
     ended: dict[str, str] = {}
-    for name, look in CHECKS:
+    for name, look in checks:
         cause = ended.get("the teacher") if name not in ALONE else None
         if name in OF_THE_OBJECTIVE:
             cause = cause or ended.get("the objective")
@@ -65,7 +70,7 @@ def examine(subject: Subject) -> list[Check]:
                 ended["the teacher"] = NO_ANSWER
                 found.append(Named(name).skipped(f"not looked at: {NO_ANSWER}"))
                 continue
-        check = _looked(name, look, subject)
+        check = looked(name, look, subject)
         if check.result == "fault" and name in ENDS:
             ended.setdefault(ENDS[name], name)
         found.append(check)
@@ -81,7 +86,7 @@ def raise_first(checks: Sequence[Check]) -> None:
 
 def _answered(subject: Subject) -> Check:
     """The teacher answers at all."""
-    check = _looked(
+    check = looked(
         NO_ANSWER,
         lambda some: Named(NO_ANSWER).ok(
             f"{len(some.answers.judged.labels):,} rows judged, {len(some.answers.sample.labels):,} of the students'"
@@ -91,7 +96,7 @@ def _answered(subject: Subject) -> Check:
     return check
 
 
-def _looked(name: str, look: Callable[[Subject], Check], subject: Subject) -> Check:
+def looked(name: str, look: Callable[[Subject], Check], subject: Subject) -> Check:
     """The check's line; whatever a user's model raises becomes one."""
     try:
         return look(subject)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from understudy import randomness
 from understudy.objective import Objective, Schedule, extremes
-from understudy.records import Batch, Knowledge, Shapes, at_least_one
+from understudy.records import Batch, Knowledge, LossTerms, Shapes, at_least_one
 from understudy.selftest.subject import Check, Named, Subject, spread
 from understudy.store.schema import Header
 from understudy.training.step import Step, term_names
@@ -29,11 +29,12 @@ class Aim:
 
     objectives: Sequence[Objective]
     header: Header
+    features: bool = False
 
     @property
     def provides(self) -> frozenset[str]:
-        """What the store will give."""
-        return frozenset({"topk" if self.header.keep == "topk" else "logits"})
+        """What the store, and a store of layers beside it, will give."""
+        return frozenset({"topk" if self.header.keep == "topk" else "logits"} | ({"features"} if self.features else set()))
 
 
 def before_a_teacher(aim: Aim) -> list[Check]:
@@ -66,7 +67,9 @@ def temperature(subject: Subject | Aim) -> Check:
 def needs(subject: Subject | Aim) -> Check:
     """Teacher or store provide what every term needs; top-k rows only at the fixed temperatures that they were kept for."""
     check = Named("needs")
-    provides = subject.provides if subject.header is None else Aim(subject.objectives, subject.header).provides
+    provides = subject.provides
+    if isinstance(subject, Subject) and subject.header is not None:
+        provides = Aim(subject.objectives, subject.header, "features" in subject.provides).provides
     for name, objective in _named(subject):
         if not objective.needs:
             continue
@@ -101,7 +104,7 @@ def needs(subject: Subject | Aim) -> Check:
                 otherwise="The kept entries could not be made probabilities",
                 do="Use a kept temperature, or record again with this one",
             )
-    return check.ok(f"the teacher gives {', '.join(sorted(provides))}")
+    return check.ok(f"the teacher gives {', '.join(sorted(provides)) or 'nothing, and no term needs it'}")
 
 
 def kept_temperatures(subject: Subject | Aim) -> set[float]:
@@ -154,9 +157,9 @@ def no_op(subject: Subject) -> Check:
     knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
     shares = dict.fromkeys(term_names(subject.objectives), 0.0)
     for disturbed in (False, True):
-        student = _student(subject, disturbed)
+        student = fresh(subject, disturbed)
         for progress in (0.0, 1.0):
-            found = pulls(subject, student, batch, knowledge, progress)
+            found = pulls(subject.objectives, subject.shapes, student, batch, knowledge, progress)
             whole = sum(pull.size for pull in found.values())
             for name, pull in found.items():
                 share = pull.size / whole if 0 < whole < math.inf else 0.0
@@ -198,8 +201,8 @@ def sensitivity(subject: Subject) -> Check:
     wrong = subject.teacher.teach(subject.batch(batch.ids.roll(1), batch.view))
     least = dict.fromkeys(taught, 0.0)
     for disturbed in (False, True):
-        student = _student(subject, disturbed)
-        own, other = (pulls(subject, student, batch, knowledge, 0.0) for knowledge in (right, wrong))
+        student = fresh(subject, disturbed)
+        own, other = (pulls(subject.objectives, subject.shapes, student, batch, knowledge, 0.0) for knowledge in (right, wrong))
         for name in taught:
             size = float(own[name].gradient.norm())
             moved = float((own[name].gradient - other[name].gradient).norm()) / size if size else 0.0
@@ -219,12 +222,12 @@ def sensitivity(subject: Subject) -> Check:
     return check.ok(f"exchanged rows change the gradient by {least[weakest]:.0%}")
 
 
-def pulls(subject: Subject, student: nn.Module, batch: Batch, knowledge: Knowledge | None, progress: float) -> dict[str, Pull]:
-    """Every term's gradient with respect to the student's parameters."""
-    step = Step(student, subject.objectives, Shapes(len(subject.classes), len(subject.rows.labels))).train()
+def pulls(
+    objectives: Sequence[Objective], shapes: Shapes, student: nn.Module, batch: Batch, knowledge: Knowledge | None, progress: float
+) -> dict[str, Pull]:
+    """Every term's gradient with respect to the student's parameters. A term that keeps something has seen the batch once before."""
+    _, terms = forwarded(objectives, shapes, student, batch, knowledge, progress)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    with randomness.seeded("self-test", "forward"):
-        terms = step(batch, knowledge, progress)
     found = {}
     for name, term in terms.items():
         loss = term.sum / at_least_one(term.count)
@@ -234,6 +237,23 @@ def pulls(subject: Subject, student: nn.Module, batch: Batch, knowledge: Knowled
         flat = torch.cat([torch.zeros(1) if part is None else part.detach().flatten().cpu() for part in parts])
         found[name] = Pull(flat.nan_to_num(0.0, 0.0, 0.0), term.weight)
     return found
+
+
+def forwarded(
+    objectives: Sequence[Objective], shapes: Shapes, student: nn.Module, batch: Batch, knowledge: Knowledge | None, progress: float
+) -> tuple[Step, LossTerms]:
+    """A fresh step of this student in train mode, and its terms on the batch, whose graph is still there; the student's hooks are not."""
+    with randomness.seeded("self-test", "terms"):
+        step = Step(student, objectives, shapes).train()
+    try:
+        if any(hasattr(term, "after_step") for term in step.terms.values()):
+            with randomness.seeded("self-test", "before"), torch.no_grad():
+                step(batch, knowledge, progress)
+                step.after_step()
+        with randomness.seeded("self-test", "forward"):
+            return step, step(batch, knowledge, progress)
+    finally:
+        step.release()
 
 
 def mixed_batch(subject: Subject) -> Batch:
@@ -246,7 +266,8 @@ def mixed_batch(subject: Subject) -> Batch:
     return subject.batch(rows[torch.from_numpy(chosen)], subject.view)
 
 
-def _student(subject: Subject, disturbed: bool) -> nn.Module:
+def fresh(subject: Subject, disturbed: bool = False) -> nn.Module:
+    """A student before its first step; `disturbed`: its weights moved at random by about a third of their own scatter."""
     student = subject.student()
     if disturbed:
         with randomness.seeded("self-test", "disturbed"), torch.no_grad():

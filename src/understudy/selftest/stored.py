@@ -8,10 +8,14 @@ from torch import Tensor
 
 from understudy.records import Knowledge
 from understudy.selftest.subject import PROBE, Check, Named, Subject, spread
+from understudy.store.schema import Header
 
 ROWS, SHIFTS = 64, 16
 SLACK = 0.02
 """A row computed again may differ by this share of its range on top of the store's stated error: another batch rounds in another order."""
+LAYER_SLACK, OF_SPREAD = 0.05, 0.25
+"""The same for a row of a layer, on top of the store's stated error: as a share of the row's own size (root mean square), and at most
+this share of what examples differ by, since rows of a layer may have much in common."""
 BEYOND = 1e-3
 """Probability of a false alarm over all shifts together."""
 
@@ -19,9 +23,9 @@ BEYOND = 1e-3
 def misaligned(subject: Subject) -> Check:
     """Stored rows are the answers to their own examples.
 
-    With a live teacher 64 rows are computed again. Without one the stored answers, moved by up to 16 rows either way, must not explain the
-    labels better than where they stand (McNemar's test, exact, corrected for the number of shifts). Rows in random order are left to
-    `teacher-below-trivial` there.
+    With a live teacher 64 rows are computed again, and those of every stored layer. Without one the stored answers, moved by up to 16
+    rows either way, must not explain the labels better than where they stand (McNemar's test, exact, corrected for the number of shifts).
+    Rows in random order are left to `teacher-below-trivial` there.
     """
     check = Named("misaligned-targets")
     if subject.computes:
@@ -42,7 +46,8 @@ def _recomputed(check: Named, subject: Subject) -> Check:
     assert subject.live is not None
     rows = spread(subject.learnt_rows, ROWS)
     batch = subject.batch(rows, subject.view)
-    apart = difference(subject.teacher.teach(batch), subject.live.teach(batch))
+    said, again = subject.teacher.teach(batch), subject.live.teach(batch)
+    apart = difference(said, again)
     allowed = SLACK + (2.0**-11 if subject.header is not None and subject.header.dtype == "float16" else 0.0)
     wrong = int((apart > allowed).sum())
     figure = f"{wrong} of {len(rows)} rows differ, by up to {float(apart.max()):.1%} of their range"
@@ -56,7 +61,36 @@ def _recomputed(check: Named, subject: Subject) -> Check:
             otherwise="The student would learn each example from another one's answer",
             do="Record again; the order of ids and of rows has to be the same",
         )
-    return check.ok(figure)
+    for tap, header in subject.layers.items():
+        lost = layer_difference(said.features[tap], again.features[tap], header)
+        if wrong := int((lost > 1).sum()):
+            first = int(rows[int((lost > 1).nonzero()[0])])
+            return check.fault(
+                f"layer {tap}: {wrong} of {len(rows)} rows differ",
+                f"the stored rows of the teacher's layer {tap} belong to other examples",
+                got=f"{wrong} of {len(rows)} rows that the live teacher computes otherwise, first row {first}",
+                expected=f"differences within the error that the store states ({header.dtype}), and rounding",
+                otherwise="The student's layer would be pulled towards another example's",
+                do="Record again; the order of ids and of rows has to be the same",
+            )
+    return check.ok(f"{figure}; {len(subject.layers)} stored layers as computed" if subject.layers else figure)
+
+
+def layer_difference(stored: Tensor, live: Tensor, header: Header) -> Tensor:
+    """(B,) how far a stored row of a layer is from the computed one, as a multiple of what is allowed. stored, live: (B, ...) float32."""
+    error = header.stated_error
+    bound = live.abs() * error.get("value_relative", 0.0) + error.get("value_absolute", 0.0)
+    if (share := error.get("value_relative_to_its_channel")) is not None:
+        axes = tuple(range(2, live.ndim)) or (1,)
+        bound = bound + live.abs().amax(dim=axes, keepdim=True) * share
+    apart = _size(((stored - live).abs() - bound).clamp(min=0))
+    spread = (live - live.mean(0)).square().mean().sqrt()
+    allowed = torch.minimum(LAYER_SLACK * _size(live), OF_SPREAD * spread).clamp(min=1e-30)
+    return (apart / allowed).nan_to_num(torch.inf)
+
+
+def _size(values: Tensor) -> Tensor:
+    return values.flatten(1).square().mean(1).sqrt()
 
 
 def difference(stored: Knowledge, live: Knowledge) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from understudy.collate import Rows
 from understudy.errors import DataError, four_parts
 from understudy.objective import Objective
-from understudy.records import Batch, Knowledge, Teacher, TopKRows
+from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
 from understudy.store.schema import Header
 from understudy.views import Views
 
@@ -39,7 +39,8 @@ class Subject:
     views, view: the augmentation and its first training view (0 without one).
     stated: what the teacher's owner says of it, {"accuracy": 0.93} or empty. class_counts: (C,) labelled training rows of each class.
     student: makes a fresh student. test_rows, duplicate_rows: how many there are, and how many of them are exact copies of training rows.
-    header: the store that students read, recorded or planned; None: the teacher is asked in every step, or it isn't known.
+    shapes: what terms are built from. header: the store that students read, recorded or planned; None: the teacher is asked in every
+        step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored.
     """
 
     classes: tuple[str, ...]
@@ -60,8 +61,10 @@ class Subject:
     test_rows: int
     duplicate_rows: int
     provides: frozenset[str]
+    shapes: Shapes
     training: Tensor | None = None
     header: Header | None = None
+    layers: Mapping[str, Header] = field(default_factory=dict)
 
     @property
     def learnt_rows(self) -> Tensor:

@@ -9,38 +9,74 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from understudy import atomic, kinds, randomness
+from understudy import atomic, kinds
 from understudy.cache import Cache
-from understudy.collate import ShuffledSource
-from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.objective import Objective
+from understudy.objectives.exits import DeepExits
 from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.run_folder import RunFolder, link, sweep
-from understudy.stages.common import class_counts, digest, hash_of, make_model, metric_identity, outputs, plan_of, steps_of, validator
+from understudy.stages.common import class_counts, digest, fresh_student, hash_of, metric_identity, outputs, plan_of, steps_of, validator
+from understudy.stages.company import Company, gather
 from understudy.stages.prepare import Given, Prepared
-from understudy.students.prior import match_prior
+from understudy.stages.student import matched
+from understudy.students import exits
 from understudy.students.weights import load_weights, weights_file
 from understudy.teachers import local
-from understudy.training.fit import fit
+from understudy.training.fit import Fitted, fit, lines
 from understudy.training.numerics import Numerics
 
-VERSION = 1
+VERSION = 2
 FILES = ("student.safetensors", "outputs.safetensors", "metrics.jsonl", "result.json")
+EXITS = exits.FILE
+"""The exits of `exits.DeepExits`, where it is one of the objectives."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm learns from: its objectives, the fixed teacher and what its answers depend on (None: no teacher), and its rows.
+
+    learns: "taught"; "labels" alone, the control; or "nothing", the control of jobs without labels: the student as it is at the start.
+    """
+
+    name: str
+    objectives: tuple[Objective, ...]
+    teacher: Teacher | None
+    identity: str | None
+    rows: Tensor
+    learns: Literal["taught", "labels", "nothing"] = "taught"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What training any arm needs: the settled recipe, the data, what Python handed over, and the shapes of the layers that are matched."""
+
+    tree: Mapping[str, Any]
+    prepared: Prepared
+    given: Given
+    shapes: Shapes
+
+    @property
+    def steps(self) -> int:
+        """Steps of every arm and seed."""
+        return steps_of(self.tree["training"], len(self.prepared.distilled))
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: logits (S, n, C) on test and (S, m, C) on validation rows, rows of metrics, and each seed's best validation value."""
+    """One arm: logits (S, n, C) on test and (S, m, C) on validation rows, rows of metrics, and each seed's best validation value.
+
+    companions: {"test": (S, n, C), "validation": (S, m, C)} what taught it, at the end, where that learnt along; else empty.
+    """
 
     logits_test: np.ndarray
     logits_validation: np.ndarray
@@ -48,6 +84,7 @@ class ArmResult:
     rows: list[dict[str, Any]]
     best: list[float | None]
     notes: tuple[str, ...]
+    companions: Mapping[str, np.ndarray]
 
 
 def objectives_of(tree: Mapping[str, Any], counts: np.ndarray) -> list[Objective]:
@@ -74,217 +111,139 @@ def control_objectives(objectives: list[Objective], tree: Mapping[str, Any], cou
     return [CrossEntropy(label_smoothing=smoothing, class_weights=weights)]
 
 
+def arms_of(job: Job, objectives: list[Objective], teacher: Teacher | None, identity: str) -> list[Arm]:
+    """The arms of a run, by name. `teacher` is the fixed one, None where it learns along; `identity` is what its answers depend on."""
+    tree, prepared = job.tree, job.prepared
+    arms = [Arm("distilled", tuple(objectives), teacher, identity, prepared.distilled)]
+    control = tree["training"]["control"]
+    if control == "no_teacher":
+        own = tuple(control_objectives(objectives, tree, class_counts(prepared)))
+        arms.append(Arm("control", own, None, None, prepared.control, "labels"))
+    elif control == "init_only":
+        arms.append(Arm("control", (CrossEntropy(),), None, None, prepared.control, "nothing"))
+    return sorted(arms, key=lambda arm: arm.name)
+
+
 def train_arms(
-    tree: dict[str, Any],
-    prepared: Prepared,
-    teacher: Teacher,
-    teacher_identity: str,
-    given: Given,
-    cache: Cache,
-    folder: RunFolder,
-    on_event: OnEvent,
-    cancel: Cancel,
-    checkpoint_seconds: float,
+    job: Job, arms: list[Arm], cache: Cache, folder: RunFolder, on_event: OnEvent, cancel: Cancel, checkpoint_seconds: float
 ) -> dict[str, ArmResult]:
     """Train what the cache does not hold; the run folder gets a second name for every file."""
-    counts = class_counts(prepared)
-    objectives = objectives_of(tree, counts)
-    arms: dict[str, tuple[list[Objective], Teacher | None, Tensor]] = {"distilled": (objectives, teacher, prepared.distilled)}
-    if tree["training"]["control"] == "no_teacher":
-        arms["control"] = (control_objectives(objectives, tree, counts), None, prepared.control)
-    steps = steps_of(tree["training"], len(prepared.distilled))
-    total, done = tree["training"]["seeds"] * len(arms), 0
-    collected: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    for seed in range(tree["training"]["seeds"]):
-        for name in sorted(arms):
-            arm_objectives, arm_teacher, which = arms[name]
-            inputs = _inputs(tree, prepared, arm_objectives, teacher_identity if arm_teacher else None, which, seed, steps, given)
-            place = cache.folder("arm", inputs, VERSION)
+    total, done = job.tree["training"]["seeds"] * len(arms), 0
+    collected: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
+    for seed in range(job.tree["training"]["seeds"]):
+        for arm in arms:
 
-            def tell(row: dict[str, Any], name: str = name, seed: int = seed, done: int = done) -> None:
-                on_event(Event("train", "progress", f"{name}, seed {seed}", (done + row["step"] / steps) / total, row))
+            def tell(row: dict[str, Any], name: str = arm.name, seed: int = seed, done: int = done) -> None:
+                on_event(Event("train", "progress", f"{name}, seed {seed}", (done + row["step"] / job.steps) / total, row))
 
-            with cache.claim(place):
-                if not cache.done(place):
-                    sweep(place)
-                    _train_one(
-                        tree, prepared, arm_objectives, arm_teacher, which, seed, steps, place, given, tell, cancel, checkpoint_seconds
-                    )
-                    cache.finish(place, {"arm": name, "seed": seed})
-            target = folder.arm(name, seed)
-            for file in FILES:
-                link(place / file, target / file)
-            collected[name].append(_read(target, name, seed))
+            place = train_seed(job, arm, seed, cache, tell, cancel, checkpoint_seconds)
+            target = folder.arm(arm.name, seed)
+            for file in (*FILES, EXITS):
+                if (place / file).exists():
+                    link(place / file, target / file)
+            collected[arm.name].append(_read(target, arm.name, seed))
             done += 1
-            on_event(Event("train", "progress", f"{name}, seed {seed}", done / total))
+            on_event(Event("train", "progress", f"{arm.name}, seed {seed}", done / total))
     return {name: _stack(found) for name, found in collected.items()}
 
 
-def _inputs(
-    tree: dict[str, Any],
-    prepared: Prepared,
-    objectives: list[Objective],
-    teacher: str | None,
-    which: Tensor,
-    seed: int,
-    steps: int,
-    given: Given,
-) -> dict[str, Any]:
+def train_seed(
+    job: Job, arm: Arm, seed: int, cache: Cache, tell: Callable[[dict[str, Any]], None], cancel: Cancel, checkpoint_seconds: float
+) -> Path:
+    """One student of an arm, trained where the cache does not hold it; the folder of its files."""
+    place = cache.folder("arm", _inputs(job, arm, seed), VERSION)
+    with cache.claim(place):
+        if not cache.done(place):
+            sweep(place)
+            _train_one(job, arm, seed, place, tell, cancel, checkpoint_seconds)
+            cache.finish(place, {"arm": arm.name, "seed": seed})
+    return place
+
+
+def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
     """All that one student's result depends on."""
-    training = {
-        key: value for key, value in tree["training"].items() if key not in ("seeds", "control", "control_reason", "threads", "epochs")
-    }
+    tree, prepared = job.tree, job.prepared
+    without = ("seeds", "control", "control_reason", "threads", "epochs", "balance")  # what balance found is in the objectives' weights
     model: Any = tree["student"]["model"]
-    if given.student is not None or "factory" in model:  # the recipe does not say what such a model is
-        module = fresh_student(tree, prepared, given, seed)
+    if job.given.student is not None or "factory" in model:  # the recipe does not say what such a model is
+        module = fresh_student(tree, prepared, job.given, seed)
         model = [repr(module), local.fingerprint(module, model)]
     weights = tree["student"]["weights"]
+    taught = arm.learns == "taught"
     return {
         "data": prepared.examples.fingerprint,
         "transform": prepared.transform,
-        "rows": digest(which.tolist()),
-        "labels": digest(prepared.student_rows.labels[which].tolist()),
+        "rows": digest(arm.rows.tolist()),
+        "labels": digest(prepared.student_rows.labels[arm.rows].tolist()),
         "validation": digest(prepared.validation.tolist()),
         "test": digest(prepared.test.tolist()),
         "student": {**tree["student"], "model": model, "weights": weights and hash_of(weights_file(weights))},
-        "objective": [repr(objective) for objective in objectives],
-        "teacher": teacher,
-        "training": training,
-        "steps": steps,
+        "objective": [repr(objective) for objective in arm.objectives],
+        "teacher": arm.identity,
+        "source": [tree["data"]["transfer"]["source"], tree["data"]["transfer"]["generator"]] if taught else None,
+        "training": {key: value for key, value in tree["training"].items() if key not in without},
+        "steps": job.steps if arm.learns != "nothing" else 0,
         "seed": seed,
         "metric": metric_identity(tree),
         "train_rows": digest(prepared.split.train.tolist()) if tree["student"]["match_prior"] else None,
     }
 
 
-def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> nn.Module:
-    """A student as it is before its first step; the same seed gives the same weights in every arm."""
-    if given.student is not None:
-        with randomness.seeded(seed, "student", "weights"):
-            return given.student()
-    return make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
-
-
 def _train_one(
-    tree: dict[str, Any],
-    prepared: Prepared,
-    objectives: list[Objective],
-    teacher: Teacher | None,
-    which: Tensor,
-    seed: int,
-    steps: int,
-    place: Path,
-    given: Given,
-    tell: Callable[[dict[str, Any]], None],
-    cancel: Cancel,
-    checkpoint_seconds: float,
+    job: Job, arm: Arm, seed: int, place: Path, tell: Callable[[dict[str, Any]], None], cancel: Cancel, checkpoint_seconds: float
 ) -> None:
-    training = tree["training"]
-    student = fresh_student(tree, prepared, given, seed)
+    tree, prepared = job.tree, job.prepared
+    student = fresh_student(tree, prepared, job.given, seed)
     if tree["student"]["weights"]:
         load_weights(student, tree["student"]["weights"])
-    plan = plan_of(training, steps, seed, checkpoint_seconds)
-    source = ShuffledSource(
-        prepared.student_rows,
-        which,
-        batch_size=training["batch_size"],
-        seed=seed,
-        views=prepared.views if training["augment"] else None,
-        view_count=prepared.view_count,
-        channels_last=plan.numerics.channels_last,
-    )
-    fitted = fit(
-        student,
-        objectives,
-        source,
-        plan=plan,
-        shapes=Shapes(len(prepared.classes), len(prepared.examples)),
-        teacher=teacher,
-        validate=validator(tree, prepared, plan.numerics),
-        watch=tree["metric"],
-        higher_is_better=metrics.higher_is_better(tree["metric"]),
-        folder=place,
-        on_row=tell,
-        cancel=cancel,
-        identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
-    )
-    notes = list(fitted.notes)
+    plan = plan_of(tree["training"], job.steps, seed, checkpoint_seconds)
+    notes: list[str] = []
+    voice: Callable[[nn.Module], nn.Module] | None = None
+    if arm.learns == "nothing":
+        fitted = Fitted(student.eval(), [], {"step": 0}, 0.0)
+    else:
+        company: Company = gather(
+            tree, prepared, job.given, student, arm.teacher, arm.rows, seed, plan, arm.objectives, job.shapes, arm.learns
+        )
+        voice = company.voice
+        fitted = fit(
+            student,
+            arm.objectives,
+            company.source,
+            plan=plan,
+            shapes=job.shapes,
+            teacher=company.teacher,
+            companions=company.players,
+            validate=validator(tree, prepared, plan.numerics),
+            watch=tree["metric"],
+            higher_is_better=metrics.higher_is_better(tree["metric"]),
+            folder=place,
+            on_row=tell,
+            cancel=cancel,
+            identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
+        )
+        notes += fitted.notes
     numerics = Numerics(plan.numerics.precision, plan.numerics.memory_format)
-    if tree["student"]["match_prior"]:
-        notes.append(_match(student, prepared, tuple(tree["student"]["match_prior"]), numerics))
-    found = {
-        "test": outputs(student, prepared.rows, prepared.test, numerics),
-        "validation": outputs(student, prepared.rows, prepared.validation, numerics)
-        if len(prepared.validation)
-        else torch.zeros(0, len(prepared.classes)),
-    }
+    if tree["student"]["match_prior"] and arm.learns != "nothing":
+        notes.append(matched(student, prepared, tuple(tree["student"]["match_prior"]), numerics))
+    rows = {"test": prepared.test, "validation": prepared.validation}
+    found = {name: _said(student, prepared, which, numerics) for name, which in rows.items()}
+    if voice is not None:
+        found |= {f"companion_{name}": _said(voice(student), prepared, which, numerics) for name, which in rows.items()}
+    for objective, term in zip(arm.objectives, fitted.terms.values(), strict=False):
+        if isinstance(objective, DeepExits):
+            shapes = {tap: job.shapes.student[tap] for tap in objective.layers}
+            (width,) = job.shapes.student[objective.embedding]
+            exits.save(place / EXITS, term, shapes, width, len(prepared.classes))
     atomic.write_bytes(place / "student.safetensors", save({name: value.contiguous() for name, value in student.state_dict().items()}))
     atomic.write_bytes(place / "outputs.safetensors", save(found))
-    from understudy.training.fit import lines
-
     atomic.write_text(place / "metrics.jsonl", lines(fitted.rows))
-    atomic.write_json(place / "result.json", {"best": fitted.best, "notes": notes, "steps": steps})
+    atomic.write_json(place / "result.json", {"best": fitted.best, "notes": notes, "steps": job.steps})
     (place / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
-    """RecipeError where the student gives no row of logits an example, or `match_prior` names an unknown class or finds no bias.
-
-    DataError where its start weights don't fit.
-    """
-    student = fresh_student(tree, prepared, given, 0)
-    if tree["student"]["weights"]:
-        load_weights(student, tree["student"]["weights"])
-    expected = (2, len(prepared.classes))
-    try:
-        with torch.inference_mode():
-            found = student.eval()(prepared.rows.inputs(prepared.distilled[:1].repeat(2)))
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-    except Exception as error:  # the user's own module may raise anything
-        found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
-        raise RecipeError(
-            four_parts(
-                f"the student can't answer about two examples of shape {prepared.shape}",
-                got=got,
-                expected=f"logits of shape {expected}",
-                otherwise="Training would stop at its first step, or learn something else",
-                do="Correct the student's input size and its number of outputs",
-            )
-        )
-    names = tree["student"]["match_prior"]
-    if not names:
-        return
-    head = getattr(student, "head", None)
-    if not isinstance(head, nn.Linear) or head.bias is None:
-        raise RecipeError(
-            four_parts(
-                "student.match_prior needs an output layer with a bias",
-                got=type(head).__name__,
-                expected="`head`, a Linear with bias",
-                otherwise="There would be nothing to set",
-                do="Use a built-in architecture",
-            )
-        )
-    unknown = [name for name in names if name not in prepared.classes]
-    if unknown:
-        raise RecipeError(kinds.unknown("class in student.match_prior", unknown[0], prepared.classes))
-
-
-def _match(student: nn.Module, prepared: Prepared, names: tuple[str, ...], numerics: Numerics) -> str:
-    """Set the bias of classes that the transfer set left out; see `match_prior`."""
-    head = student.head
-    assert isinstance(head, nn.Linear)
-    train = torch.from_numpy(prepared.split.train)
-    classes = torch.tensor([prepared.classes.index(name) for name in names])
-    labels = prepared.rows.labels[train]
-    prior = torch.stack([(labels == label).float().sum() for label in classes]) / (labels >= 0).sum()
-    added = match_prior(head, outputs(student, prepared.rows, train, numerics), classes, prior)
-    moved = ", ".join(f"{name} {float(value):+.2f}" for name, value in zip(names, added, strict=True))
-    return (
-        f"After training, the output bias of class {moved} was set so that the mean probability over all {len(train):,} training inputs, "
-        "whose labels are not used, equals the class's share there."
-    )
+def _said(model: nn.Module, prepared: Prepared, rows: Tensor, numerics: Numerics) -> Tensor:
+    return outputs(model, prepared.rows, rows, numerics) if len(rows) else torch.zeros(0, len(prepared.classes))
 
 
 def _read(target: Path, name: str, seed: int) -> dict[str, Any]:
@@ -292,7 +251,9 @@ def _read(target: Path, name: str, seed: int) -> dict[str, Any]:
     result = json.loads((target / "result.json").read_text(encoding="utf-8"))
     text = (target / "metrics.jsonl").read_text(encoding="utf-8")
     rows = [{"arm": name, "seed": seed, **json.loads(line)} for line in text.splitlines()]
-    return {"test": found["test"].numpy(), "validation": found["validation"].numpy(), "seed": seed, "rows": rows, **result}
+    companions = {part: found[f"companion_{part}"].numpy() for part in ("test", "validation") if f"companion_{part}" in found}
+    outputs = {"test": found["test"].numpy(), "validation": found["validation"].numpy()}
+    return {**outputs, "companions": companions, "seed": seed, "rows": rows, **result}
 
 
 def _stack(found: list[dict[str, Any]]) -> ArmResult:
@@ -303,4 +264,5 @@ def _stack(found: list[dict[str, Any]]) -> ArmResult:
         [row for one in found for row in one["rows"]],
         [one["best"].get("value") for one in found],
         tuple(dict.fromkeys(note for one in found for note in one["notes"])),
+        {part: np.stack([one["companions"][part] for one in found]) for part in found[0]["companions"]},
     )

@@ -3,53 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from understudy.records import Teacher
+from understudy.objective import Objective
+from understudy.records import Shapes, Teacher
 from understudy.selftest.examine import examine, raise_first
+from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Subject
-from understudy.stages.arms import fresh_student, objectives_of
-from understudy.stages.common import class_counts, class_weights, refuse_batch_of_one
+from understudy.stages.arms import objectives_of
+from understudy.stages.common import class_counts, class_weights, fresh_student, plan_of, refuse_batch_of_one, steps_of
+from understudy.stages.company import gather
+from understudy.stages.modes import refuse_modes
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.record import header_of, planned_header, probe
-from understudy.stages.teach import Taught
+from understudy.stages.record import feature_headers, header_of, planned_header, probe
+from understudy.stages.taught import Taught
+from understudy.stages.teach import living as living_teacher
 from understudy.store.schema import Header
+from understudy.teachers import local
+from understudy.training.step import teacher_taps
 
 
 def refuse_before_compute(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
-    """What can be refused without a teacher: objectives that can't learn from the store, a batch of one under batch norm."""
+    """What can be refused without a teacher: modes that can't do what is asked, objectives that can't learn from the store, a batch of one
+    under batch norm."""
+    refuse_modes(tree, prepared, given)
     objectives = objectives_of(tree, class_counts(prepared))
     if all(teacher["kind"] != "stored" for teacher in tree["teacher"]):  # a store says itself what it keeps
-        raise_first(before_a_teacher(Aim(objectives, planned_header(tree, prepared))))
+        header = planned_header(tree, prepared)
+        if living_teacher(tree, given):  # nothing is stored: full rows
+            header = replace(header, keep="dense", k=0, temperatures=())
+        seen = any(one.teacher_taps for one in objectives)  # that this teacher's layers can be seen was settled before
+        raise_first(before_a_teacher(Aim(objectives, header, seen)))
     class_weights(tree, prepared.classes)
     for which, what in ((prepared.distilled, "the student"), (prepared.control, "the control")):
         refuse_batch_of_one(fresh_student(tree, prepared, given, 0), min(tree["training"]["batch_size"], len(which)), what)
 
 
-def before_recording(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, header: Header, given: Given) -> list[Check]:
-    """All checks on the live teacher; raises SelfTestError for the first fault."""
-    checks = examine(subject(tree, prepared, taught, taught.teacher, header, given))
+def before_recording(
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught,
+    header: Header,
+    given: Given,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+) -> list[Check]:
+    """All checks on the live teacher, whose matched layers are tapped from then on; raises SelfTestError for the first fault."""
+    _tap(taught, objectives)
+    checks = examine(subject(tree, prepared, taught, taught.fixed, header, given, objectives, shapes))
     raise_first(checks)
     return checks
 
 
 def without_faults(
-    tree: Mapping[str, Any], prepared: Prepared, taught: Taught | None, rights: Mapping[str, Any], given: Given
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught | None,
+    rights: Mapping[str, Any],
+    given: Given,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
 ) -> list[Check]:
     """The table for `understudy check`, faults and all; one line where the teacher is still to be trained."""
     if taught is None:
         return [Check("teacher", "skipped", "not trained yet: `understudy run` trains it, and checks it before it is asked")]
-    return examine(subject(tree, prepared, taught, taught.teacher, header_of(tree, prepared, taught, rights), given))
+    if living_teacher(tree, given):
+        return _company(tree, prepared, given, objectives, shapes)
+    _tap(taught, objectives)
+    return examine(subject(tree, prepared, taught, taught.fixed, header_of(tree, prepared, taught, rights), given, objectives, shapes))
+
+
+def _tap(taught: Taught, objectives: Sequence[Objective]) -> None:
+    if isinstance(taught.teacher, local.Teacher):
+        taught.teacher.tap(teacher_taps(objectives))
 
 
 def after_recording(
-    tree: Mapping[str, Any], prepared: Prepared, taught: Taught, stored: Teacher, header: Header, given: Given, before: Sequence[Check]
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught,
+    stored: Teacher,
+    header: Header,
+    given: Given,
+    before: Sequence[Check],
+    objectives: Sequence[Objective],
+    shapes: Shapes,
 ) -> list[dict[str, str]]:
     """The same checks on what the students will really get; returns the table for the report."""
-    checks = examine(subject(tree, prepared, taught, stored, header, given))
+    checks = examine(subject(tree, prepared, taught, stored, header, given, objectives, shapes))
     raise_first(checks)
     live = {check.name: check for check in before}
     return [
@@ -62,28 +107,72 @@ def after_recording(
     ]
 
 
-def subject(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, teacher: Teacher, header: Header, given: Given) -> Subject:
+def subject(
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught,
+    teacher: Teacher,
+    header: Header,
+    given: Given,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+) -> Subject:
     """What the self-test looks at."""
+    stated = dict(tree["teacher"][0].get("stated") or {}) if len(tree["teacher"]) == 1 else {}
+    made = _subject(tree, prepared, teacher, given, objectives, shapes)
+    stored = {tap: shapes.teacher[tap] for tap in teacher_taps(objectives)} if teacher is not taught.fixed else {}
+    return replace(
+        made,
+        live=None if taught.header is not None else taught.fixed,
+        modules=taught.modules,
+        stated=stated,
+        header=header,
+        layers=feature_headers(tree, prepared, taught, stored, {}),
+    )
+
+
+def _subject(
+    tree: Mapping[str, Any], prepared: Prepared, teacher: Teacher, given: Given, objectives: Sequence[Objective], shapes: Shapes
+) -> Subject:
+    """What is looked at of any teacher."""
     rows = probe(prepared)
     return Subject(
         classes=prepared.classes,
         teacher=teacher,
-        live=None if taught.header is not None else taught.teacher,
-        modules=taught.modules,
+        live=teacher,
+        modules=(),
         teacher_classes=None,
         rows=prepared.rows,
         probe=rows,
         trained_on_probe=rows is not prepared.validation and len(prepared.validation) < 50,
         views=prepared.views,
         view=prepared.plan_views()[0],
-        stated=dict(tree["teacher"][0].get("stated") or {}) if len(tree["teacher"]) == 1 else {},
+        stated={},
         class_counts=class_counts(prepared),
-        objectives=objectives_of(tree, class_counts(prepared)),
+        objectives=objectives,
         student=lambda: fresh_student(tree, prepared, given, 0),
         batch_size=tree["training"]["batch_size"],
         test_rows=len(prepared.test),
         training=prepared.distilled,
         duplicate_rows=int(np.isin(prepared.test.numpy(), prepared.duplicates).sum()),
         provides=teacher.provides,
-        header=header,
+        shapes=shapes,
     )
+
+
+def living(
+    tree: Mapping[str, Any], prepared: Prepared, given: Given, objectives: Sequence[Objective], shapes: Shapes
+) -> list[dict[str, str]]:
+    """The self-test where the teacher learns along; raises SelfTestError for the first fault, returns the table for the report."""
+    checks = _company(tree, prepared, given, objectives, shapes)
+    raise_first(checks)
+    return [{"check": check.name, "result": check.result, "figure": check.figure} for check in checks]
+
+
+def _company(tree: Mapping[str, Any], prepared: Prepared, given: Given, objectives: Sequence[Objective], shapes: Shapes) -> list[Check]:
+    """The checks of a company that is made for them, and thrown away."""
+    student = fresh_student(tree, prepared, given, 0)
+    plan = plan_of(tree["training"], max(2, steps_of(tree["training"], len(prepared.distilled))), 0, 60.0)
+    company = gather(tree, prepared, given, student, None, prepared.distilled, 0, plan, objectives, shapes, "taught")
+    seen = _subject(tree, prepared, company.teacher or Nobody(), given, objectives, shapes)
+    return examine_company(seen, student, company.players, company.source, plan)

@@ -36,16 +36,24 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_model(spec: Mapping[str, Any], prepared: Prepared, given: Given, *seed: int | str) -> nn.Module:
-    """A freshly initialised model; the same seed gives the same weights."""
+def make_model(spec: Mapping[str, Any], prepared: Prepared, given: Given, *seed: int | str, classes: int | None = None) -> nn.Module:
+    """A freshly initialised model; the same seed gives the same weights. classes: where they are not all of the data's."""
     with randomness.seeded(*seed):
         if "factory" in spec:
-            return _factory(spec, prepared, given)
+            return _factory(spec, prepared, given, classes or len(prepared.classes))
         options = {key: value for key, value in spec.items() if key != "arch"}
-        return kinds.configure("models", spec["arch"], options).build(prepared.shape, len(prepared.classes))
+        return kinds.configure("models", spec["arch"], options).build(prepared.shape, classes or len(prepared.classes))
 
 
-def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Module:
+def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> nn.Module:
+    """A student as it is before its first step; the same seed gives the same weights in every arm."""
+    if given.student is not None:
+        with randomness.seeded(seed, "student", "weights"):
+            return given.student()
+    return make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
+
+
+def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given, classes: int) -> nn.Module:
     if not given.allow_code:
         raise RecipeError(
             four_parts(
@@ -71,7 +79,7 @@ def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Mo
                 do="Correct the name, or set PYTHONPATH",
             )
         ) from None
-    built = function(prepared.shape, len(prepared.classes), **spec.get("options", {}))
+    built = function(prepared.shape, classes, **spec.get("options", {}))
     if not isinstance(built, nn.Module):
         raise RecipeError(
             four_parts(
@@ -154,13 +162,18 @@ def steps_of(training: Mapping[str, Any], examples: int) -> int:
 
 def plan_of(training: Mapping[str, Any], steps: int, seed: int, checkpoint_seconds: float) -> Plan:
     """The plan of one fit from a settled training section."""
-    fields = OptimizerRecipe.__dataclass_fields__
-    chosen: dict[str, Any] = {name: tuple(training[name]) if name == "milestones" else training[name] for name in fields}
-    optimizer = OptimizerRecipe(**chosen)
+    optimizer = optimizer_of(training)
     numerics = Numerics(training["precision"], training["memory_format"], training["compile"])
     return Plan(
         steps=steps, seed=seed, optimizer=optimizer, numerics=numerics, patience=training["patience"], checkpoint_seconds=checkpoint_seconds
     )
+
+
+def optimizer_of(training: Mapping[str, Any]) -> OptimizerRecipe:
+    """How weights move, of a training section."""
+    fields = OptimizerRecipe.__dataclass_fields__
+    chosen: dict[str, Any] = {name: tuple(training[name]) if name == "milestones" else training[name] for name in fields}
+    return OptimizerRecipe(**chosen)
 
 
 def refuse_batch_of_one(model: nn.Module, batch_size: int, what: str) -> None:

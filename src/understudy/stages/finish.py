@@ -23,10 +23,11 @@ from understudy.report import html
 from understudy.report.facts import Arm, Facts, Latency, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
-from understudy.stages.arms import ArmResult, fresh_student
-from understudy.stages.common import class_counts, class_weights
+from understudy.stages.arms import EXITS, ArmResult
+from understudy.stages.common import class_counts, class_weights, fresh_student
+from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.teach import Taught, size_of
+from understudy.stages.teach import size_of
 from understudy.students import artefact
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
@@ -34,17 +35,16 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 
 def facts_of(
     tree: Mapping[str, Any],
-    prepared: Prepared,
-    taught: Taught,
-    said: Mapping[str, Knowledge],
+    lessons: Lessons,
     arms: Mapping[str, ArmResult],
     student: Size,
-    selftest: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any],
     exports: Sequence[Mapping[str, Any]],
     latency: Latency | None,
 ) -> Facts:
-    """Everything the report is made from. `said` is what the store holds of the teacher for "test" and "validation" rows."""
+    """Everything the report is made from."""
+    prepared, taught, shipped = lessons.data, lessons.taught, shipped_seed(tree, arms["distilled"])
+    said = lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
     test = prepared.test.numpy()
     duplicates = np.flatnonzero(np.isin(test, prepared.duplicates))
@@ -68,18 +68,19 @@ def facts_of(
         control=tree["training"]["control"],
         control_reason=tree["training"]["control_reason"],
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
-        shipped=shipped_seed(tree, arms["distilled"]),
+        shipped=shipped,
         teacher=taught.size,
         student=student,
         curves=[*taught.rows, *(row for arm in arms.values() for row in arm.rows)],
-        selftest=list(selftest),
+        selftest=list(lessons.table),
         duplicates=duplicates,
         gates=tree["gates"],
         provenance=provenance,
         exports=list(exports),
         latency=latency,
         thumbnail=pictures.thumbnails(prepared.examples, test),
-        notes=[*prepared.notes, *taught.notes, *(note for arm in arms.values() for note in arm.notes)],
+        self_taught=lessons.scheduled == "self",
+        notes=[*prepared.notes, *taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     )
 
 
@@ -110,6 +111,9 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
     model = dict(tree["student"]["model"])
     if model.get("arch") == GIVEN:
         model = {"arch": None, "class": type(module).__name__}
+    exits = folder.arm("distilled", seed) / EXITS
+    if exits.exists():
+        atomic.write_bytes(folder.path / "student" / EXITS, exits.read_bytes())
     return artefact.save(
         folder.path / "student",
         module,
@@ -146,16 +150,18 @@ def put_card(folder: RunFolder) -> None:
         atomic.write_bytes(copy, card)
 
 
-def latency_of(prepared: Prepared, taught: Taught, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
-    """Teacher and student on one example at a time, in turns, as torch runs them here; None where the teacher only is a store."""
-    if taught.header is not None:
+def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
+    """Teacher and student on one example at a time, in turns, as torch runs them here; None where the teacher only is a store, or was a
+    companion of the student's."""
+    prepared, taught = lessons.data, lessons.taught
+    if taught.header is not None or lessons.teacher is None:
         return None
     row = prepared.test[:1]
     batch = Batch(row, 0, prepared.rows.inputs(row), prepared.rows.labels[row])
     times: dict[str, list[float]] = {"teacher": [], "student": []}
     with torch.inference_mode():
         for index in range(rounds + 3):
-            for name, call in (("teacher", lambda: taught.teacher.teach(batch)), ("student", lambda: student(batch.inputs))):
+            for name, call in (("teacher", lambda: taught.fixed.teach(batch)), ("student", lambda: student(batch.inputs))):
                 begun = time.perf_counter()
                 call()
                 if index >= 3:

@@ -10,7 +10,7 @@ from understudy.errors import RecipeError
 from understudy.stages.common import steps_of
 from understudy.stages.prepare import Prepared
 from understudy.stages.record import header_of
-from understudy.stages.teach import Taught
+from understudy.stages.taught import Taught
 from understudy.store.schema import row_bytes
 
 Row = dict[str, str]
@@ -43,7 +43,9 @@ def plan(
         _row("time", f"about {seconds:.0f} s", "steps alone, by a step measured here; beside a busy neighbour several times longer")
     )
     stored = len(prepared.distilled) * len(prepared.plan_views()) + len(prepared.validation) + len(prepared.test)
-    if taught is not None:
+    if taught is not None and taught.teacher is None:
+        rows.append(_row("store", "none", "the teacher learns along with the students: nothing of it can be kept"))
+    elif taught is not None:
         size = stored * row_bytes(header_of(tree, prepared, taught, rights))
         rows.append(_row("store", f"{size / 1e6:.2f} MB", f"{stored:,} rows of the teacher's answers, without ids"))
     else:

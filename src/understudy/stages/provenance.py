@@ -14,7 +14,7 @@ from understudy import atomic
 from understudy.run_folder import RunFolder
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Prepared
-from understudy.stages.teach import Taught
+from understudy.stages.taught import Taught
 from understudy.students import artefact
 
 PACKAGES = ("understudy", "torch", "numpy", "safetensors", "scikit-learn", "pyarrow", "pillow", "onnx", "onnxruntime", "onnxscript")
@@ -48,7 +48,12 @@ def settled(folder: RunFolder) -> dict[str, Any]:
 
 def of_models(taught: Taught, student: Path) -> dict[str, Any]:
     """Fingerprints of teacher and student, once both exist."""
-    return {"models": {"teacher": taught.teacher.fingerprint, "student": artefact.read_config(student)["weights"]["sha256"]}}
+    return {
+        "models": {
+            "teacher": taught.teacher.fingerprint if taught.teacher is not None else None,
+            "student": artefact.read_config(student)["weights"]["sha256"],
+        }
+    }
 
 
 def write(folder: RunFolder, about: Mapping[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from understudy import cache as caches
+from understudy import kinds
 from understudy.cache import Cache
-from understudy.errors import Interrupted
+from understudy.errors import DataError, Interrupted, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
 from understudy.stages.common import digest
 from understudy.stages.prepare import Prepared
-from understudy.stages.teach import Taught
+from understudy.stages.taught import Taught
 from understudy.store import codec
 from understudy.store.reader import Reader
-from understudy.store.schema import Header, read_header
+from understudy.store.schema import Header, read_header, row_bytes
 from understudy.store.writer import Writer
 from understudy.teachers import stored
 
@@ -60,11 +64,12 @@ def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, right
     """What the store is going to hold, and under which conditions."""
     if taught.header is not None:
         return replace(taught.header, rights=dict(rights))
+    weights = tree["teacher_weights"]
     return replace(
         planned_header(tree, prepared),
         members=taught.size.members,
-        member_weights=tuple(tree["teacher_weights"] or ()),
-        teacher=taught.teacher.fingerprint,
+        member_weights=() if isinstance(weights, str) else tuple(weights or ()),  # other weights are found from the recorded rows
+        teacher=taught.fixed.fingerprint,
         rights=dict(rights),
     )
 
@@ -92,7 +97,7 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
                 missing.append((view, left))
             for view, rows in missing:
                 for batch in prepared.rows.batches(rows, BATCH, prepared.views, view):
-                    writer.append(list(names[batch.ids.numpy()]), view, codec.encode(taught.teacher.teach(batch), header))
+                    writer.append(list(names[batch.ids.numpy()]), view, codec.encode(taught.fixed.teach(batch), header))
                     asked += len(batch.ids)
                     on_event(Event("record", "progress", f"{asked:,} of {total:,} rows", asked / total))
                     if cancel():
@@ -111,9 +116,145 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
     return folder
 
 
-def without_quarantined(folder: Path, header: Header, prepared: Prepared) -> Prepared:
-    """The data without the examples whose answer was not finite and is therefore not in the store; a note says how many."""
-    bad = {name for name, _ in Reader(folder, header).quarantined}
+def feature_headers(
+    tree: Mapping[str, Any], prepared: Prepared, taught: Taught, shapes: Mapping[str, tuple[int, ...]], rights: Mapping[str, Any]
+) -> dict[str, Header]:
+    """{teacher tap: header of the store of that layer}; empty for `store.features: live`, which keeps none.
+
+    shapes: {teacher tap: shape without B}.
+    """
+    if tree["store"]["features"] == "live":
+        return {}
+    return {
+        tap: Header(
+            keep="feature",
+            tap=tap,
+            shape=shape,
+            dtype=tree["store"]["features"],
+            classes=len(prepared.classes),
+            teacher=taught.fixed.fingerprint,
+            data=prepared.examples.fingerprint,
+            transform=prepared.transform,
+            rights=dict(rights),
+        )
+        for tap, shape in shapes.items()
+    }
+
+
+def feature_rows(prepared: Prepared) -> int:
+    """How many rows of each layer are kept: what students learn from, under each view that they see."""
+    return len(prepared.distilled) * len(prepared.plan_views())
+
+
+def feature_bytes(headers: Mapping[str, Header], rows: int) -> int:
+    """Bytes of `rows` rows of every layer, without their ids."""
+    return rows * sum(row_bytes(header) for header in headers.values())
+
+
+def room(headers: Mapping[str, Header], cache: Cache) -> int:
+    """Bytes that the layers may take on the cache's disk: what is free, and what an earlier recording of them takes already."""
+    there = next(place for place in (cache.root.absolute(), *cache.root.absolute().parents) if place.is_dir())
+    return shutil.disk_usage(there).free + sum(caches.size(cache.root / caches.key(*_feature_key(header))) for header in headers.values())
+
+
+def refuse_too_large(headers: Mapping[str, Header], prepared: Prepared, limit_gb: float, free_bytes: int) -> None:
+    """DataError where the layers would take more than `limit_gb` * 10^9 bytes or than `free_bytes` (see `room`); nothing is written."""
+    rows = feature_rows(prepared)
+    needed = feature_bytes(headers, rows)
+    limit = min(limit_gb * 1e9, free_bytes)
+    if needed <= limit:
+        return
+    tap, largest = max(headers.items(), key=lambda item: row_bytes(item[1]))
+    scarce = "store.limit_gb" if limit_gb * 1e9 <= free_bytes else "free on the disk"
+    remedies = [
+        *([] if largest.dtype == "int8" else ["store.features: int8"]),
+        *(["fewer data.augment.views"] if prepared.view_count > 1 else []),
+        *(["fewer layers"] if len(headers) > 1 else ["a smaller layer"]),
+        *(["a larger store.limit_gb"] if limit_gb * 1e9 <= free_bytes else []),
+    ]
+    raise DataError(
+        four_parts(
+            "the teacher's layers would take too much room",
+            got=f"{needed / 1e9:.3g} GB for {rows:,} rows (the largest: {row_bytes(largest):,} bytes a row of {tap})",
+            expected=f"at most {limit / 1e9:.3g} GB ({scarce})",
+            otherwise="The disk would fill up while the teacher is asked",
+            do=f"Use {', '.join(remedies)}, or store.features: live, which keeps none and asks the teacher in every step",
+        )
+    )
+
+
+def record_features(
+    prepared: Prepared, taught: Taught, headers: Mapping[str, Header], cache: Cache, on_event: OnEvent, cancel: Cancel
+) -> dict[str, Path]:
+    """Record what is missing of each layer; returns {teacher tap: folder of its store}.
+
+    Only rows that students learn from, under the views that they see. The teacher is asked once for a batch, whatever the number of
+    layers that lack it, and has to give all of `headers` as features. Raises DataError where it does not, or where more than 0.1 % of the
+    rows of a layer are not finite; Interrupted after what was asked is kept.
+    """
+    if not headers:
+        return {}
+    folders = {tap: cache.folder(*_feature_key(header)) for tap, header in headers.items()}
+    names = np.array(prepared.names, dtype=object)
+    planned, asked = feature_rows(prepared), 0
+    with ExitStack() as claims:
+        for folder in sorted(folders.values()):  # in one order, so that two runs can't wait for each other
+            claims.enter_context(cache.claim(folder))
+            sweep(folder)
+        with ExitStack() as opened:
+            writers = {tap: opened.enter_context(Writer(folders[tap], header, planned=planned)) for tap, header in headers.items()}
+            missing = []
+            for view in prepared.plan_views():
+                lacking = {tap: _lacking(writer, names, prepared.distilled, view) for tap, writer in writers.items()}
+                missing.append((view, lacking, prepared.distilled[torch.stack(list(lacking.values())).any(0)[prepared.distilled]]))
+            total = sum(len(rows) for _, _, rows in missing)
+            for view, lacking, rows in missing:
+                for batch in prepared.rows.batches(rows, BATCH, prepared.views, view):
+                    said = taught.fixed.teach(batch)
+                    for tap, writer in writers.items():
+                        wanted = lacking[tap][batch.ids].numpy()
+                        if not wanted.any():
+                            continue
+                        encoded = codec.encode(said, headers[tap])
+                        writer.append(
+                            list(names[batch.ids.numpy()[wanted]]), view, {name: array[wanted] for name, array in encoded.items()}
+                        )
+                    asked += len(batch.ids)
+                    on_event(Event("record", "progress", f"{asked:,} of {total:,} rows of {len(headers)} layers", asked / total))
+                    if cancel():
+                        raise Interrupted("stopped after the recorded rows were kept; the same command goes on from here")
+        for tap, header in headers.items():
+            cache.finish(folders[tap], {"rows": planned, "codec": header.codec})
+    on_event(
+        Event(
+            "record",
+            "note",
+            f"asked the teacher for {asked:,} rows of {', '.join(headers)}" if asked else "nothing to ask: every layer is in its store",
+            data={"asked": asked},
+        )
+    )
+    return folders
+
+
+def _feature_key(header: Header) -> tuple[str, dict[str, str], int]:
+    """Stage, inputs and version under which the cache keeps a layer."""
+    return "features", {"header": digest(header.identity())}, VERSION
+
+
+def _lacking(writer: Writer, names: np.ndarray, rows: Tensor, view: int) -> Tensor:
+    """(N,) bool over the data set's rows: those of `rows` that the store lacks in this view."""
+    lacking = set(writer.missing(names[rows.numpy()], view))
+    found = torch.zeros(len(names), dtype=torch.bool)
+    found[rows] = torch.tensor([name in lacking for name in names[rows.numpy()]], dtype=torch.bool)
+    return found
+
+
+def without_quarantined(folder: Path, header: Header, prepared: Prepared, features: Mapping[str, Path] | None = None) -> Prepared:
+    """The data without the examples whose answer, or layer, was not finite and is therefore not in a store; a note says how many."""
+    readers = [Reader(folder, header)]
+    # Only their manifests are wanted here; `learn_from` compares the hashes and joins the rows.
+    readers += [Reader(place, check_hashes=False, resident_bytes=0) for place in (features or {}).values()]
+    bad = {name for reader in readers for name, _ in reader.quarantined}
     if not bad:
         return prepared
     kept = torch.tensor([name not in bad for name in prepared.names])
@@ -129,20 +270,37 @@ def rights_of(folder: str) -> dict[str, Rights]:
     return {str(name): from_dict(rights) for name, rights in header.rights.get("teachers", {}).items()}
 
 
-def learn_from(folder: Path, header: Header, prepared: Prepared, tree: Mapping[str, Any]) -> stored.Teacher:
-    """The stored teacher that the students learn from: the same answers, looked up."""
+def learn_from(
+    folder: Path, header: Header, prepared: Prepared, tree: Mapping[str, Any], features: Mapping[str, Path] | None = None
+) -> stored.Teacher:
+    """The stored teacher that the students learn from: the same answers and layers (`record_features`), looked up."""
     enough = sufficient_temperatures(tree)
     return stored.Teacher(
-        Reader(folder, header), prepared.names, views=tuple(prepared.plan_views()), temperatures=enough or (), logits=enough is None
+        Reader(folder, header),
+        prepared.names,
+        views=tuple(prepared.plan_views()),
+        temperatures=enough or (),
+        logits=enough is None,
+        features={tap: Reader(place) for tap, place in (features or {}).items()},
     )
 
 
 def sufficient_temperatures(tree: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """The temperatures at which the objective asks for log-probabilities; None where it needs the logits too."""
-    asking = [entry for entry in tree["objective"] if entry["kind"] != "labels.CrossEntropy"]
-    if any(entry["kind"] != "logits.SoftTargets" or not isinstance(entry["temperature"], int | float) for entry in asking):
+    """The temperatures at which the objective asks for log-probabilities; None where it needs the logits too, or asks for none.
+
+    Terms that match layers alone ask for neither. Weights that are found from the members' rows need the rows.
+    """
+    if isinstance(tree["teacher_weights"], str):
+        return None
+    asking = [entry for entry in tree["objective"] if {"logits", "topk"} & _needs(entry["kind"])]
+    if not asking or any(entry["kind"] != "logits.SoftTargets" or not isinstance(entry["temperature"], int | float) for entry in asking):
         return None
     return tuple(sorted({float(entry["temperature"]) for entry in asking}))
+
+
+def _needs(kind: str) -> frozenset[str]:
+    objective: Any = kinds.find("objectives", kind)
+    return objective.needs
 
 
 def said(folder: Path, header: Header, prepared: Prepared, rows: Tensor) -> Knowledge:
@@ -152,9 +310,10 @@ def said(folder: Path, header: Header, prepared: Prepared, rows: Tensor) -> Know
     return codec.decode(reader.table(ids, 0), header)
 
 
-def identity(header: Header) -> str:
-    """What students that learn from this store depend on."""
-    return digest(header.identity())
+def identity(header: Header, features: Mapping[str, Header] | None = None) -> str:
+    """What students that learn from this store, and from these layers, depend on."""
+    answers = header.identity()
+    return digest([answers, {tap: layer.identity() for tap, layer in features.items()}] if features else answers)
 
 
 def probe(prepared: Prepared, size: int = 1000) -> Tensor:

@@ -6,7 +6,7 @@ Resumes and reruns take the values from the resolved recipe.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
         if teacher["kind"] == "local" and teacher.get("train") and given.teacher is None:
             which = f"teacher {index}" if len(tree["teacher"]) > 1 else "teacher"
             measured[which] = _remembered(cache, teacher["train"], teacher["model"], prepared, prepared.teacher, given, which, 1)
+        for which, entry in _stages(teacher, tree) if given.teacher is None else ():
+            measured[which] = _remembered(cache, entry["train"], entry["model"], prepared, prepared.distilled, given, which, 1)
     student = _remembered(cache, tree["training"], tree["student"]["model"], prepared, prepared.distilled, given, "student", 2)
     measured["student"] = student
     training = tree["training"]
@@ -50,6 +52,16 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
     if training["threads"] == "auto":
         training["threads"] = threads.settled().threads
     return measured
+
+
+def _stages(teacher: Mapping[str, Any], tree: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, `{model, train}`) of every model that a chain of teachers trains by settings of its own."""
+    if teacher["kind"] == "generations" and teacher["train"]:
+        return [("generation", {"model": tree["student"]["model"], "train": teacher["train"]})]
+    if teacher["kind"] != "assistants":
+        return []
+    first, through = teacher["of"], [(f"assistant {index + 1}", stage) for index, stage in enumerate(teacher["through"])]
+    return [*([("teacher", first)] if first["kind"] == "local" and first.get("train") else _stages(first, tree)), *through]
 
 
 def _remembered(

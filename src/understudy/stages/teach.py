@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from understudy import atomic, kinds
 from understudy.cache import Cache
 from understudy.collate import ShuffledSource
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import cost, metrics
 from understudy.events import Cancel, Event, OnEvent
+from understudy.objective import Objective
 from understudy.objectives.labels import CrossEntropy
 from understudy.preprocess import Vector
+from understudy.recipe import LIVING
 from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, make_model, metric_identity, plan_of, steps_of, validator
+from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of, validator
 from understudy.stages.prepare import Given, Prepared
+from understudy.stages.taught import NotTrained, Taught
 from understudy.store.reader import Reader
-from understudy.store.schema import Header, read_header
+from understudy.store.schema import read_header
 from understudy.students import artefact
 from understudy.students.weights import load_weights
 from understudy.teachers import ensemble, local, predictor, stored
@@ -42,20 +45,7 @@ FRESH_VIEWS = 1 << 30
 
 
 @dataclass(frozen=True)
-class Taught:
-    """A teacher that is ready to be asked, what it weighs, the rows of its training where it was trained here, its modules where it
-    has some, the header of the store that it is read from, and sentences for the report."""
-
-    teacher: TeacherProtocol
-    size: Size
-    rows: list[dict[str, Any]]
-    modules: tuple[nn.Module, ...] = ()
-    header: Header | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Making:
+class Making:
     """What making any member needs: the settled recipe, the data, what Python handed over, the cache, and who watches."""
 
     tree: Mapping[str, Any]
@@ -67,8 +57,9 @@ class _Making:
     may_train: bool = True
 
 
-class NotTrained(Exception):
-    """The teacher would have to be trained first, and the caller does not want that."""
+def living(tree: Mapping[str, Any], given: Given) -> bool:
+    """Whether the teacher changes while the student learns, so that nothing of it can be recorded before."""
+    return given.teacher is None and tree["teacher"][0]["kind"] in LIVING
 
 
 def obtain(
@@ -80,11 +71,14 @@ def obtain(
     """
     if given.teacher is not None:
         return _given(given.teacher, prepared)
-    making = _Making(tree, prepared, given, cache, on_event, cancel, may_train)
+    if living(tree, given):
+        return Taught(None, _along(tree, prepared, given), [])
+    making = Making(tree, prepared, given, cache, on_event, cancel, may_train)
     members = [_member(making, index, entry) for index, entry in enumerate(tree["teacher"])]
     if len(members) == 1:
         return members[0]
-    teacher = ensemble.Teacher([member.teacher for member in members], tree["teacher_weights"])
+    weights = tree["teacher_weights"]
+    teacher = ensemble.Teacher([member.fixed for member in members], weights if isinstance(weights, list) else None)
     sizes = [member.size for member in members]
     size = Size(_sum(one.parameters for one in sizes), _sum(one.bytes for one in sizes), _sum(one.macs for one in sizes), len(members))
     return Taught(
@@ -96,6 +90,16 @@ def obtain(
     )
 
 
+def _along(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:
+    """What a teacher that learns along weighs: all peers together, else the one model."""
+    entry, own = tree["teacher"][0], fresh_student(tree, prepared, given, 0)
+    wanted = [entry["model"]] if entry["kind"] == "online" else entry["models"] if entry["kind"] == "peers" else []
+    made = [make_model(spec, prepared, given, 0, "size") for spec in wanted]
+    made = made or [own] * (entry["count"] - 1 if entry["kind"] == "peers" else 1)
+    sizes = [size_of(module, prepared.shape) for module in made]
+    return Size(_sum(one.parameters for one in sizes), _sum(one.bytes for one in sizes), _sum(one.macs for one in sizes), len(sizes))
+
+
 def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """DataError for weights, a store or a file that is not there or does not fit; nothing is trained or asked."""
     if given.teacher is not None:
@@ -105,9 +109,9 @@ def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
             header, _ = read_header(entry["path"])
             header.refuse_other(_stored_for(prepared), f"the store {entry['path']}")
         elif entry["kind"] == "local" and entry.get("weights"):
-            _module(entry, prepared, given)
+            module_of(entry, prepared, given)
         elif entry.get("onnx"):
-            _member(_Making(tree, prepared, given, Cache(""), may_train=False), 0, entry)
+            _member(Making(tree, prepared, given, Cache(""), may_train=False), 0, entry)
 
 
 def _sum(parts: Iterable[int | None]) -> int | None:
@@ -116,10 +120,14 @@ def _sum(parts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(part for part in known if part is not None)
 
 
-def _member(making: _Making, index: int, entry: Mapping[str, Any]) -> Taught:
+def _member(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
     prepared = making.prepared
     if entry["kind"] == "local":
-        return _local(making, index, entry)
+        return local_teacher(making, index, entry)
+    if entry["kind"] in ("assistants", "generations"):
+        from understudy.stages import chain  # which makes its members here
+
+        return chain.obtain(making, entry)
     options = kinds.configure(
         "teachers", entry["kind"], {key: value for key, value in entry.items() if key not in ("kind", "rights", "stated")}
     )
@@ -151,24 +159,48 @@ def _stored_for(prepared: Prepared) -> dict[str, Any]:
     return {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": len(prepared.classes)}
 
 
-def _module(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Module:
+def module_of(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Module:
     """A local teacher's module before it is trained here, with its weights where it has some."""
     if entry["model"] is None:
         return _student(entry["weights"], prepared)
-    module = make_model(entry["model"], prepared, given, entry["seed"], "teacher", "weights")
+    places = _places(entry["classes"], prepared.classes)
+    module = make_model(entry["model"], prepared, given, entry["seed"], "teacher", "weights", classes=len(places) or None)
     if entry.get("weights"):
         load_weights(module, entry["weights"])
-    return module
+    return local.Scattered(module, places, len(prepared.classes)) if places else module
 
 
-def _local(making: _Making, index: int, entry: Mapping[str, Any]) -> Taught:
-    module = _module(entry, making.prepared, making.given)
+def _places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Where a teacher's own classes stand among the data's. RecipeError for an unknown one, or for fewer than two."""
+    for name in names:
+        if name not in classes:
+            raise RecipeError(kinds.unknown("class of a teacher", name, classes))
+    if len(set(names)) == 1:
+        raise RecipeError(
+            four_parts(
+                "a teacher of one class has nothing to tell apart",
+                got=", ".join(names),
+                expected="two classes or more",
+                otherwise="It would say the same of every example",
+                do="Name more of its classes, or leave `classes` out",
+            )
+        )
+    return sorted(classes.index(name) for name in set(names))
+
+
+def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
+    """A model that is trained here, or whose weights are loaded."""
+    module = module_of(entry, making.prepared, making.given)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()
     if entry.get("train"):
         numerics = Numerics(entry["train"]["precision"], entry["train"]["memory_format"], entry["train"]["compile"])
-        rows, notes = _train(making, index, entry, module, numerics)
+        labels = making.prepared.rows.labels[making.prepared.teacher]
+        known = _places(entry["classes"], making.prepared.classes)
+        which = making.prepared.teacher[torch.isin(labels, torch.tensor(known))] if known else making.prepared.teacher
+        what = f"member {index + 1}" if len(making.tree["teacher"]) > 1 else ""
+        rows, notes = trained(making, Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which), entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     teacher = local.Teacher(place, local.fingerprint(module, entry["model"]), numerics.precision, numerics.memory_format)
     return Taught(teacher, size_of(module, making.prepared.shape), rows, (module,), notes=notes)
@@ -192,24 +224,38 @@ def _student(folder: str, prepared: Prepared) -> nn.Module:
     return found.module
 
 
-def _train(
-    making: _Making, index: int, entry: Mapping[str, Any], module: nn.Module, numerics: Numerics
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher itself learns from: its name in sentences and in progress, its objectives, who teaches it (None: the labels alone)
+    and what those answers depend on, the rows, and the shapes of matched layers."""
+
+    name: str
+    short: str
+    objectives: tuple[Objective, ...]
+    teacher: TeacherProtocol | None
+    identity: str | None
+    rows: Tensor
+    shapes: Shapes | None = None
+
+
+def trained(
+    making: Making, lesson: Lesson, entry: Mapping[str, Any], module: nn.Module, numerics: Numerics
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Train in the cache's folder, or take the weights that lie there; the rows of its training, and sentences for the report."""
     tree, prepared, cache, seed = making.tree, making.prepared, making.cache, entry["seed"]
     training = entry["train"]
-    start = local.fingerprint(module, entry["model"])
     views = prepared.views if training["augment"] else None
-    view_count = FRESH_VIEWS if views else 0
+    view_count = (FRESH_VIEWS if lesson.teacher is None else prepared.view_count) if views else 0
     inputs = {
         "data": prepared.examples.fingerprint,
-        "rows": digest(prepared.teacher.tolist()),
+        "rows": digest(lesson.rows.tolist()),
         "validation": digest(prepared.validation.tolist()),
         "transform": prepared.seen_through(view_count),
-        "start": start,
+        "start": local.fingerprint(module, entry["model"]),
         "train": training,
         "seed": seed,
         "metric": metric_identity(tree),
+        **({"objective": [repr(one) for one in lesson.objectives], "teacher": lesson.identity} if lesson.teacher is not None else {}),
     }
     folder = cache.folder("teacher", inputs, VERSION)
     if not making.may_train and not cache.done(folder):
@@ -219,10 +265,10 @@ def _train(
     with cache.claim(folder):
         if not cache.done(folder):
             sweep(folder)
-            plan = plan_of(training, steps_of(training, len(prepared.teacher)), seed, checkpoint_seconds=5.0)
+            plan = plan_of(training, steps_of(training, len(lesson.rows)), seed, checkpoint_seconds=5.0)
             source = ShuffledSource(
                 prepared.rows,
-                prepared.teacher,
+                lesson.rows,
                 batch_size=training["batch_size"],
                 seed=seed,
                 views=views,
@@ -231,28 +277,28 @@ def _train(
             )
             fitted = fit(
                 module,
-                [CrossEntropy()],
+                lesson.objectives,
                 source,
                 plan=plan,
-                shapes=Shapes(len(prepared.classes), len(prepared.examples)),
+                shapes=lesson.shapes or Shapes(len(prepared.classes), len(prepared.examples)),
+                teacher=lesson.teacher,
                 validate=validator(tree, prepared, numerics),
                 watch=tree["metric"],
                 higher_is_better=metrics.higher_is_better(tree["metric"]),
                 folder=folder,
                 identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
                 cancel=making.cancel,
-                on_row=_progress(making.on_event, f"member {index + 1}" if len(tree["teacher"]) > 1 else "", plan.steps),
+                on_row=_progress(making.on_event, lesson.short, plan.steps),
             )
             atomic.write_bytes(
                 folder / "model.safetensors", save({name: value.contiguous() for name, value in module.state_dict().items()})
             )
             atomic.write_json(folder / "rows.json", fitted.rows)
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-            which = f"teacher {index}" if len(tree["teacher"]) > 1 else "the teacher"
-            notes = [f"Training of {which}: {note}." for note in fitted.notes]
+            notes = [f"Training of {lesson.name}: {note}." for note in fitted.notes]
             cache.finish(folder, {"seconds": round(fitted.seconds, 2), "best": fitted.best, "notes": notes})
     module.load_state_dict(load_file(folder / "model.safetensors"))
-    rows = [{"arm": "teacher", "seed": seed, **row} for row in _read(folder / "rows.json")]
+    rows = [{"arm": lesson.short if lesson.teacher is not None else "teacher", "seed": seed, **row} for row in _read(folder / "rows.json")]
     return rows, tuple(cache.meta(folder).get("notes", ()))
 
 

@@ -1,4 +1,4 @@
-"""Knowledge <-> rows of a store. Shapes: B batch, C classes, M members, K kept entries, T fixed temperatures."""
+"""Knowledge <-> rows of a store. Shapes: B batch, C classes, M members, K kept entries, T fixed temperatures; a feature is (B, *shape)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from understudy.records import Knowledge, TopKRows
 from understudy.store.schema import Header
 
 _FLOAT16_LOWEST = -65504.0
+_STEPS = 127
+_SMALLEST_CHANNEL = 1e-30  # below it a step would be no normal float32 number
 
 
 def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
     """The rows to append, in the layout of `schema.fields`.
 
-    A row that holds NaN or an infinity comes out with NaN logits, so that the writer quarantines it. Finite float32 rows are kept
-    exactly; float16 keeps the distance to the row's maximum, because fp16 of a logit such as 1000.3 would lose the differences that
-    a softmax is made of. Top-k keeps the mass of the rest as one more entry, for 2 bytes: renormalising the kept ones instead
-    costs 9 to 17 times the gradient error on Zipf-like rows.
+    A row that holds NaN or an infinity comes out with one in `schema.telltale`, so that the writer quarantines it. Finite float32 rows
+    are kept exactly; float16 keeps the distance to the row's maximum, because fp16 of a logit such as 1000.3 would lose the differences
+    that a softmax is made of. Top-k keeps the mass of the rest as one more entry, for 2 bytes: renormalising the kept ones instead
+    costs 9 to 17 times the gradient error on Zipf-like rows. A feature row with a value that float16 can't hold (beyond 65,504) is
+    quarantined like one with an infinity: clipped, it would be another feature.
 
     Args:
-        knowledge: logits (B, C), or (B, M, C) where the header has several members.
+        knowledge: logits (B, C), or (B, M, C) where the header has several members; for a header that keeps a feature,
+            features[header.tap] (B, *header.shape).
 
     Raises:
-        DataError: no logits, or another number of classes or members than the header's.
+        DataError: no logits, or another number of classes or members than the header's; no such feature, or another shape.
     """
+    if header.keep == "feature":
+        return _encode_feature(knowledge.features.get(header.tap), header)
     shape = (header.members, header.classes) if header.members > 1 else (header.classes,)
     if knowledge.logits is None or tuple(knowledge.logits.shape[1:]) != shape:
         raise DataError(four_parts(
@@ -47,7 +53,13 @@ def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
 
 
 def decode(rows: Mapping[str, Tensor], header: Header) -> Knowledge:
-    """What the teacher said, within `header.stated_error`. Logits are float32; nothing is copied where they are stored so."""
+    """What the teacher said, within `header.stated_error`, as float32; nothing is copied where it is stored so."""
+    if header.keep == "feature":
+        values = rows["feature"]
+        if header.dtype == "int8":
+            scale = rows["scale"]
+            return Knowledge(features={header.tap: values.float().mul_(scale.view(*scale.shape, *[1] * (values.ndim - scale.ndim)))})
+        return Knowledge(features={header.tap: values.float()})
     logits = rows["logits"].float()
     if header.keep == "topk":
         columns = enumerate(header.temperatures)
@@ -58,6 +70,28 @@ def decode(rows: Mapping[str, Tensor], header: Header) -> Knowledge:
         logits = logits + rows["reference"][..., None]
     weights = torch.tensor(header.member_weights, dtype=torch.float32, device=logits.device) if header.member_weights else None
     return Knowledge(logits=logits, member_weights=weights)
+
+
+def _encode_feature(found: Tensor | None, header: Header) -> dict[str, np.ndarray]:
+    if found is None or tuple(found.shape[1:]) != header.shape:
+        raise DataError(
+            four_parts(
+                f"the teacher's layer {header.tap} does not fit the store",
+                got="no such feature" if found is None else tuple(found.shape),
+                expected=("B", *header.shape),
+                otherwise="Values of another layer would be kept",
+                do="Record into a store made for this layer",
+            )
+        )
+    values = found.detach().to("cpu", torch.float32).contiguous()
+    if header.dtype != "int8":
+        return {"feature": values.to(getattr(torch, header.dtype)).numpy()}
+    channels = values.flatten(2) if len(header.shape) > 1 else values
+    scale = channels.abs().amax(dim=-1).clamp(min=_SMALLEST_CHANNEL) / _STEPS
+    # Near the largest float32 the channel would come back infinite.
+    scale = torch.where(torch.isfinite(scale * _STEPS), scale, torch.nan)
+    steps = (channels / scale[..., None]).round().nan_to_num(0.0)
+    return {"feature": steps.to(torch.int8).view(values.shape).numpy(), "scale": scale.numpy()}
 
 
 def _encode_topk(logits: Tensor, header: Header) -> dict[str, np.ndarray]:

@@ -45,17 +45,27 @@ def describe(folder: str | Path) -> dict[str, Any]:
         parts[name] = {"shards": len(manifest.shards), "rows": sum(shard.rows for shard in manifest.shards),
                        "bytes": sum(shard.bytes for shard in manifest.shards)}
         for shard in manifest.shards:
-            content = shards.read(shards.file_of(place, shard.sha256))
-            keys = set(zip(content.ids, content.views.tolist(), strict=True)) - seen
+            file = shards.file_of(place, shard.sha256)
+            ids, views_of_rows = shards.read_index(file)
+            keys = set(zip(ids, views_of_rows.tolist(), strict=True)) - seen
             seen |= keys
             views.update(view for _, view in keys)
             if header.keep == "topk":
-                tails.append(content.rows["tail"].astype(np.float64))
+                tails.append(shards.read(file).rows["tail"].astype(np.float64))
     mass = np.exp(np.concatenate(tails)).mean(axis=0).tolist() if tails else []
     return {
-        "path": str(folder), "format_version": header.format_version, "codec": header.codec, "stated_error": header.stated_error,
-        "row_bytes": row_bytes(header), "rows": len(seen), "rows_by_view": {str(view): views[view] for view in sorted(views)},
-        "parts": parts, "quarantined": [[name, view] for name, view in quarantined],
+        "path": str(folder),
+        "format_version": header.format_version,
+        "keep": header.keep,
+        "tap": header.tap,
+        "shape": list(header.shape),
+        "codec": header.codec,
+        "stated_error": header.stated_error,
+        "row_bytes": row_bytes(header),
+        "rows": len(seen),
+        "rows_by_view": {str(view): views[view] for view in sorted(views)},
+        "parts": parts,
+        "quarantined": [[name, view] for name, view in quarantined],
         "tail_mass": dict(zip(map(str, header.temperatures), mass, strict=False)),
         "teacher": header.teacher, "data": header.data, "transform": header.transform, "rights": dict(header.rights),
     }

@@ -17,7 +17,7 @@ from understudy import atomic
 from understudy.errors import DataError, four_parts
 from understudy.store.manifest import Manifest
 from understudy.store.part import Locked, Part
-from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, check_rows, part_names, row_bytes
+from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, check_rows, part_names, row_bytes, telltale
 from understudy.store.shards import Checkpoint, Content, file_of, read_index
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Writer:
     def append(self, ids: Sequence[str], view: int, rows: Mapping[str, np.ndarray]) -> None:
         """Take n encoded rows (see codec.encode); they are acknowledged by the next commit.
 
-        Rows whose logits are not finite are quarantined by their ids instead of being stored.
+        Rows whose answer is not finite (see `schema.telltale`) are quarantined by their ids instead of being stored.
 
         Raises:
             DataError: not rows of this header; an id that is stored or pending already; more than 0.1 % of the rows are not
@@ -98,11 +98,16 @@ class Writer:
         keys = [(name, view) for name in ids]
         doubled = len(set(keys)) < len(keys) or any(key in self._acknowledged or key in self._pending_keys for key in keys)
         if doubled:
-            raise DataError(four_parts(
-                f"{self.folder}: an id was appended twice for view {view}",
-                got=next(key[0] for key in keys if keys.count(key) > 1 or key in self._acknowledged or key in self._pending_keys),
-                expected="ids that `missing` names", otherwise="A row would be paid for and counted twice", do="Ask `missing` first"))
-        finite = np.isfinite(rows["logits"].reshape(len(ids), -1)).all(axis=1)
+            raise DataError(
+                four_parts(
+                    f"{self.folder}: an id was appended twice for view {view}",
+                    got=next(key[0] for key in keys if keys.count(key) > 1 or key in self._acknowledged or key in self._pending_keys),
+                    expected="ids that `missing` names",
+                    otherwise="A row would be paid for and counted twice",
+                    do="Ask `missing` first",
+                )
+            )
+        finite = np.isfinite(rows[telltale(self.header)].reshape(len(ids), -1)).all(axis=1)
         if not finite.all():
             self._quarantine([key for key, good in zip(keys, finite, strict=True) if not good], len(keys))
             keys = [key for key, good in zip(keys, finite, strict=True) if good]
@@ -153,10 +158,17 @@ class Writer:
         allowed = int(TOLERATED * max(self._planned, seen))
         names = ", ".join(f"{name} (view {view})" for name, view in keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
         if count > allowed:
-            raise DataError(four_parts(
-                "the teacher's answers are not finite", got=f"NaN or infinity in {count} rows, now {names}",
-                expected=f"at most {allowed} of {max(self._planned, seen)} rows (0.1 %)",
-                otherwise="A student would learn from rows that mean nothing", do="Look at these examples and at the teacher's precision"))
+            half = self.header.keep == "feature" and self.header.dtype == "float16"
+            what = "NaN, an infinity or a value beyond 65,504" if half else "NaN or infinity"
+            raise DataError(
+                four_parts(
+                    "the teacher's answers are not finite",
+                    got=f"{what} in {count} rows, now {names}",
+                    expected=f"at most {allowed} of {max(self._planned, seen)} rows (0.1 %)",
+                    otherwise="A student would learn from rows that mean nothing",
+                    do="Look at these examples and at the teacher's precision" + ("; int8 or float32 take large values" if half else ""),
+                )
+            )
         _log.warning("quarantined, not stored: the teacher's answer is not finite for %s", names)
         self._pending_quarantine += keys
 

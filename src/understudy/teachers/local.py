@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.errors import RecipeError, four_parts
-from understudy.records import Batch, Knowledge, StudentOutput
+from understudy.records import UNKNOWN, Batch, Knowledge, StudentOutput
+from understudy.students.taps import Taps
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,22 @@ class Options:
 
     model: `{arch: ..., options}` or `{factory: "module:function"}`; left out where `weights` is a student folder, which says it itself.
     weights: a .safetensors file or a folder in the Hugging Face layout. train: how to train it here; without `weights` it is needed.
-    seed: of its initialisation and its order of examples.
+    seed: of its initialisation and its order of examples. classes: those that it knows, where they are not all of the data's: it has one
+    output for each, in the data's order, and learns from their examples alone.
     """
 
     model: dict[str, Any] | None = None
     weights: str | None = None
     train: dict[str, Any] | None = None
     seed: int = 0
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.classes and self.model is None:
+            raise RecipeError(four_parts(
+                "a local teacher of some classes needs its architecture", got=f"classes: {', '.join(self.classes)}",
+                expected="model: {arch: ...}", otherwise="A student folder knows its own classes, and these would be ignored",
+                do="Name the architecture, or leave classes out"))
         if self.model is None and self.weights is None:
             raise RecipeError(four_parts(
                 "a local teacher needs a model or weights", got="neither", expected="model: {arch: ...} or weights: FILE",
@@ -46,28 +54,61 @@ class Teacher:
     The module is the caller's own object; it is put in eval mode and frozen here, once. That it stays so is for the self-test to see.
     precision: "bfloat16" computes under autocast (the answers are float32 all the same, with about three correct digits) and is another
     fingerprint; memory_format: "channels_last" suits convolutions on a CPU and changes answers by rounding only.
+    taps: layers whose outputs are given as well (`students.taps`); RecipeError for one that is not there.
     """
 
-    provides = frozenset({"logits"})
-
-    def __init__(self, module: nn.Module, fingerprint: str, precision: Literal["float32", "bfloat16"] = "float32",
-                 memory_format: Literal["contiguous", "channels_last"] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        fingerprint: str,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        memory_format: Literal["contiguous", "channels_last"] | None = None,
+        taps: Sequence[str] = (),
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.fingerprint = fingerprint if precision == "float32" else digest([fingerprint, precision])
         self.autocast = precision == "bfloat16"
         self.channels_last = memory_format == "channels_last"
         if self.channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._taps: Taps | None = None
+        self.tap(taps)
+
+    def tap(self, taps: Sequence[str]) -> None:
+        """Give these layers' outputs from now on, in place of those before. RecipeError for a path that is not there."""
+        if self._taps is not None:
+            self._taps.remove()
+        self._taps = Taps(self.module, taps, "the teacher") if taps else None
+        self.provides = frozenset({"logits", "features"} if taps else {"logits"})
 
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
-        """(B, C) float32 logits for the batch."""
+        """(B, C) float32 logits for the batch, and the tapped layers' outputs."""
         inputs = batch.inputs
         if self.channels_last and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.autocast):
             logits = self.module(inputs)
         # Autograd refuses to save inference tensors, and an objective may multiply by the logits: the copy is an ordinary tensor.
-        return Knowledge(logits=logits.to(torch.float32, copy=True))
+        features = {} if self._taps is None else self._taps.take()
+        return Knowledge(
+            logits=logits.to(torch.float32, copy=True),
+            features={tap: value.to(torch.float32, copy=True) for tap, value in features.items()},
+        )
+
+
+class Scattered(nn.Module):
+    """A model of some of the classes as one of all: the logits of the others are `records.UNKNOWN`, which no softmax sees."""
+
+    def __init__(self, inner: nn.Module, places: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.inner, self.classes = inner, classes
+        self.register_buffer("places", torch.tensor(list(places)))  # in the state: the same weights for other classes are another teacher
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, classes)."""
+        assert isinstance(self.places, Tensor)
+        known: Tensor = self.inner(x)
+        return known.new_full((len(known), self.classes), UNKNOWN).index_copy(1, self.places, known)
 
 
 def fingerprint(module: nn.Module, config: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.records import Batch, Knowledge, StudentOutput, TopKRows
 from understudy.store.codec import decode
 from understudy.store.reader import RESIDENT_BYTES, Reader
@@ -50,26 +50,49 @@ class Teacher:
         views: the views that will be asked. An example may lack a row as long as it is not asked for.
         temperatures: at which `Knowledge.ready` is filled (dense stores).
         logits: whether `Knowledge.logits` is filled too; False where every objective asks for `temperatures` only.
-        resident_bytes: the memory that the tables may take.
+        features: {teacher tap: the store of that layer}, recorded from the same teacher, data and transform; each fills
+            `Knowledge.features[tap]`. Layers stay as they are stored, float16 or int8, until a batch is decoded: as float32 they would
+            be two or four times as large.
+        resident_bytes: the memory that the tables may take; on another device than the CPU, each layer's too.
         device: where the tables lie and the knowledge is wanted.
 
     Raises:
-        DataError: the store has no row at all for a view.
+        DataError: the store has no row at all for a view; it holds a layer instead of answers; `features` are another teacher's.
     """
 
-    def __init__(self, reader: Reader, ids: Sequence[str], *, views: Sequence[int] = (0,), temperatures: Sequence[float] = (),
-                 logits: bool = True, resident_bytes: int = RESIDENT_BYTES, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        ids: Sequence[str],
+        *,
+        views: Sequence[int] = (0,),
+        temperatures: Sequence[float] = (),
+        logits: bool = True,
+        features: Mapping[str, Reader] | None = None,
+        resident_bytes: int = RESIDENT_BYTES,
+        device: str | torch.device = "cpu",
+    ) -> None:
         header = reader.header
+        if header.keep == "feature":
+            raise DataError(
+                four_parts(
+                    f"the store {reader.folder} holds no answers",
+                    got=header.codec,
+                    expected="a store of logits",
+                    otherwise="There would be no class to learn",
+                    do="Give the folder that `understudy record` printed",
+                )
+            )
         dense = header.keep == "dense"
-        self.provides = frozenset({"logits"} if dense else {"topk"})
+        self.provides = frozenset({"logits"} if dense else {"topk"}) | ({"features"} if features else set())
         self.fingerprint = header.teacher
         self._reader = reader
         self._ids = ids
         self._device = torch.device(device)
-        found = {view: reader.find(ids, view) for view in views}
-        for view, ordinals in found.items():
-            if not bool((ordinals >= 0).any()):
-                raise reader.absent(list(ids), view)
+        found = _found(reader, ids, views)
+        self._layers = {
+            tap: _Layer(tap, opened, reader, ids, views, resident_bytes, self._device) for tap, opened in (features or {}).items()
+        }
         wanted = tuple(temperatures) if dense else ()
         values = header.classes * (header.members * logits + len(wanted)) if dense else 3 * header.k + 2 * len(header.temperatures)
         self.resident = 4 * values * sum(int((ordinals >= 0).sum()) for ordinals in found.values()) <= resident_bytes
@@ -79,6 +102,10 @@ class Teacher:
 
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
         """The stored knowledge, row by row in the batch's order. Raises DataError naming an example that has no row."""
+        said = self._said(batch)
+        return dataclasses.replace(said, features={tap: layer.take(batch) for tap, layer in self._layers.items()}) if self._layers else said
+
+    def _said(self, batch: Batch) -> Knowledge:
         table = self._tables.get(batch.view)
         if table is None:
             raise self._reader.absent([self._ids[int(row)] for row in batch.ids], batch.view)
@@ -100,6 +127,62 @@ class Teacher:
         kept = dataclasses.replace(everything, logits=everything.logits if logits else None, ready=ready)
         rows = torch.full_like(ordinals, -1).index_copy_(0, present, torch.arange(len(present))).to(self._place) if partial else None
         return _Table(rows, partial, _each(kept, lambda tensor: tensor.to(self._place)))
+
+
+class _Layer:
+    """Rows of one layer, decoded batch by batch.
+
+    The CPU reads the store itself, which is mapped or joined in memory already: a table would be a second copy. Another device gets
+    the encoded rows once, where they fit.
+    """
+
+    def __init__(
+        self, tap: str, reader: Reader, answers: Reader, ids: Sequence[str], views: Sequence[int], resident_bytes: int, device: torch.device
+    ) -> None:
+        header = answers.header
+        reader.header.refuse_other(
+            {"keep": "feature", "tap": tap, "teacher": header.teacher, "data": header.data, "transform": header.transform},
+            f"the store {reader.folder}",
+        )
+        self._reader, self._ids, self._device = reader, ids, device
+        found = _found(reader, ids, views)
+        self._partial = {view: bool((ordinals < 0).any()) for view, ordinals in found.items()}
+        self._table: dict[str, Tensor] | None = None
+        if device.type != "cpu" and reader.nbytes <= resident_bytes:
+            kept = torch.cat([ordinals[ordinals >= 0] for ordinals in found.values()])
+            self._table = {name: tensor.to(device) for name, tensor in reader.take(kept).items()}
+            begin = 0
+            for view, ordinals in found.items():
+                present = ordinals >= 0
+                count = int(present.sum())
+                ordinals[present] = torch.arange(begin, begin + count)
+                found[view] = ordinals.to(device)
+                begin += count
+        self._found = found
+
+    def take(self, batch: Batch) -> Tensor:
+        """(B, ...) float32. Raises DataError naming an example that has no row."""
+        found = self._found.get(batch.view)
+        if found is None:
+            raise self._reader.absent([self._ids[int(row)] for row in batch.ids], batch.view)
+        ids = batch.ids.to(found.device)
+        rows = found.index_select(0, ids)
+        if self._partial[batch.view] and bool((rows < 0).any()):
+            raise self._reader.absent([self._ids[int(row)] for row in ids[rows < 0]], batch.view)
+        if self._table is None:
+            encoded = {name: tensor.to(self._device) for name, tensor in self._reader.take(rows).items()}
+        else:
+            encoded = {name: tensor.index_select(0, rows) for name, tensor in self._table.items()}
+        return decode(encoded, self._reader.header).features[self._reader.header.tap]
+
+
+def _found(reader: Reader, ids: Sequence[str], views: Sequence[int]) -> dict[int, Tensor]:
+    """{view: (N,) ordinals, -1 where an example has no row}. Raises DataError for a view without any row."""
+    found = {view: reader.find(ids, view) for view in views}
+    for view, ordinals in found.items():
+        if not bool((ordinals >= 0).any()):
+            raise reader.absent(list(ids), view)
+    return found
 
 
 def _log_probs(knowledge: Knowledge, temperature: float) -> Tensor:

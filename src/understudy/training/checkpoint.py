@@ -14,7 +14,7 @@ from torch import Tensor
 
 from understudy import atomic
 
-VERSION = 1
+VERSION = 2
 logger = logging.getLogger(__name__)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy import atomic
+from understudy import atomic, randomness
 from understudy.errors import Interrupted
 from understudy.objective import Objective
 from understudy.records import Shapes, Teacher
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass
 class Fitted:
-    """A trained model (best weights in place, in eval mode), its logged rows, and what selected it."""
+    """A trained model (best weights in place, in eval mode), its logged rows, what selected it, the terms with their last parameters."""
 
     module: nn.Module
     rows: Rows
@@ -53,6 +53,7 @@ class Fitted:
     seconds: float
     resumed_from: int = 0
     notes: list[str] = field(default_factory=list)
+    terms: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def fit(
@@ -63,6 +64,7 @@ def fit(
     plan: Plan,
     shapes: Shapes,
     teacher: Teacher | None = None,
+    companions: Sequence[Player] = (),
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     watch: str = "",
     higher_is_better: bool = True,
@@ -73,20 +75,34 @@ def fit(
 ) -> Fitted:
     """Train `module` and keep the weights with the best `watch` value of `validate` (the last ones where there is no validation).
 
+    companions: players that learn along and take their step before the student's; what they are is theirs, what comes out is the student.
     With a `folder` the run resumes from its checkpoint to the same bytes; `identity` is what has to be equal for that.
     Raises Interrupted after a checkpoint when `cancel()` says so.
     """
     module = plan.numerics.place(module)
-    step = Step(module, objectives, shapes, autocast=plan.numerics.autocast)
+    with randomness.seeded(plan.seed, "terms"):  # else a projection would start from whatever was drawn before in this process
+        step = Step(module, objectives, shapes, autocast=plan.numerics.autocast)
     player = Player(step, Optimizer(step, plan.optimizer, plan.steps), source, teacher, compiled=plan.numerics.compiled(step))
-    keeper = _Keeper(player, plan, validate, watch, higher_is_better, folder, identity or {}, on_row, cancel)
+    keeper = _Keeper(step, player, companions, plan, validate, watch, higher_is_better, folder, identity or {}, on_row, cancel)
     first = keeper.resume()
     begun = time.perf_counter()
-    if first < plan.steps and not keeper.stopped:
-        with contextlib.suppress(_Enough), torch.random.fork_rng(devices=[]):
-            train([player], first=first, steps=plan.steps, seed=plan.seed, after_step=keeper.after_step)
+    try:
+        if first < plan.steps and not keeper.stopped:
+            with contextlib.suppress(_Enough), torch.random.fork_rng(devices=[]):
+                train([*companions, player], first=first, steps=plan.steps, seed=plan.seed, after_step=keeper.after_step)
+    finally:
+        for one in (*companions, player):
+            one.release()
     keeper.put_best()
-    return Fitted(module.eval(), keeper.rows, keeper.best or {"step": keeper.done}, time.perf_counter() - begun, first, keeper.notes)
+    return Fitted(
+        module.eval(),
+        keeper.rows,
+        keeper.best or {"step": keeper.done},
+        time.perf_counter() - begun,
+        first,
+        keeper.notes,
+        dict(step.terms.items()),
+    )
 
 
 class _Enough(Exception):
@@ -98,7 +114,9 @@ class _Keeper:
 
     def __init__(
         self,
+        step: Step,
         player: Player,
+        companions: Sequence[Player],
         plan: Plan,
         validate: Callable[[nn.Module], dict[str, float]] | None,
         watch: str,
@@ -108,7 +126,8 @@ class _Keeper:
         on_row: Callable[[dict[str, Any]], None],
         cancel: Callable[[], bool],
     ) -> None:
-        self.player, self.plan, self.validate, self.watch = player, plan, validate, watch
+        self.step, self.player, self.plan, self.validate, self.watch = step, player, plan, validate, watch
+        self.players = {"": player, **{f"companion-{index}/": one for index, one in enumerate(companions)}}
         self.sign = 1.0 if higher_is_better else -1.0
         self.path = folder / "checkpoint.safetensors" if folder else None
         self.identity, self.on_row, self.cancel = identity, on_row, cancel
@@ -126,9 +145,13 @@ class _Keeper:
         changed = [name for name, value in self.identity.items() if found.meta.get("identity", {}).get(name) != value]
         if changed:
             self.notes.append("resumed under another " + ", ".join(changed) + ": the result is not bit-exact with an uninterrupted run")
-        self.player.step.load_state_dict(found.part("step"))
-        self.player.optimizer.restore(found.part("optimizer"))
-        self.player.sums = {name: (found.tensors[f"sums/{name}"], count) for name, count in found.meta["counts"].items()}
+        for prefix, player in self.players.items():
+            player.step.load_state_dict(found.part(f"{prefix}step"))
+            player.optimizer.restore(found.part(f"{prefix}optimizer"))
+            if isinstance(player.teacher, nn.Module):
+                player.teacher.load_state_dict(found.part(f"{prefix}teacher"))
+            counts = found.meta["counts"].get(prefix, {})
+            player.sums = {name: (found.tensors[f"{prefix}sums/{name}"], count) for name, count in counts.items()}
         self.rows, self.best, self.best_weights, self.done = found.rows, found.best, found.part("best"), found.step
         self.stopped = self._exhausted()
         return found.step
@@ -152,14 +175,16 @@ class _Keeper:
     def _close_epoch(self, done: int) -> None:
         epoch = -(-done // self.player.source.steps_per_epoch)
         row: dict[str, Any] = {"epoch": epoch, "step": done, "lr": lr_at(done - 1, self.plan.steps, self.plan.optimizer)}
-        row |= means(self.player.sums, f"at step {done}")
-        self.player.sums = {}
+        for player in self.players.values():
+            found = means(player.sums, f"at step {done}")
+            row |= found if player is self.player else {f"{player.name}/{name}": value for name, value in found.items()}
+            player.sums = {}
         if self.validate is not None:
             with self._averaged():
-                self.player.step.eval()
-                row |= {f"validation/{name}": value for name, value in self.validate(self.player.step.student).items()}
+                self.step.eval()
+                row |= {f"validation/{name}": value for name, value in self.validate(self.step.student).items()}
                 self._compare(row)
-                self.player.step.train()
+                self.step.train()
         self.rows.append(row)
         self.on_row(row)
 
@@ -167,7 +192,7 @@ class _Keeper:
         value = row[f"validation/{self.watch}"]
         if self.best is None or self.sign * value > self.sign * self.best["value"]:
             self.best = {"epoch": row["epoch"], "step": row["step"], "value": value}
-            self.best_weights = {name: tensor.detach().clone() for name, tensor in self.player.step.student.state_dict().items()}
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in self.step.shipped().items()}
 
     def _exhausted(self) -> bool:
         if self.plan.patience is None or self.best is None or not self.rows:
@@ -179,18 +204,22 @@ class _Keeper:
 
     def put_best(self) -> None:
         if self.best_weights:
-            self.player.step.student.load_state_dict(self.best_weights)
+            self.step.restore(self.best_weights)
         elif self.player.optimizer.average is not None:
             self._averaged().__enter__()
 
     def write(self) -> None:
         if self.path is None:
             return
-        tensors = {f"step/{name}": value for name, value in self.player.step.state_dict().items()}
-        tensors |= {f"optimizer/{name}": value for name, value in self.player.optimizer.state().items()}
-        tensors |= {f"best/{name}": value for name, value in self.best_weights.items()}
-        tensors |= {f"sums/{name}": torch.as_tensor(value) for name, (value, _) in self.player.sums.items()}
-        counts = {name: float(count) for name, (_, count) in self.player.sums.items()}
+        tensors = {f"best/{name}": value for name, value in self.best_weights.items()}
+        counts = {}
+        for prefix, player in self.players.items():
+            tensors |= {f"{prefix}step/{name}": value for name, value in player.step.state_dict().items()}
+            tensors |= {f"{prefix}optimizer/{name}": value for name, value in player.optimizer.state().items()}
+            if isinstance(player.teacher, nn.Module):
+                tensors |= {f"{prefix}teacher/{name}": value for name, value in player.teacher.state_dict().items()}
+            tensors |= {f"{prefix}sums/{name}": torch.as_tensor(value) for name, (value, _) in player.sums.items()}
+            counts[prefix] = {name: float(count) for name, (_, count) in player.sums.items()}
         checkpoints.write(self.path, Checkpoint(self.done, tensors, self.rows, self.best, {"identity": self.identity, "counts": counts}))
         atomic.write_text(self.path.with_name("metrics.jsonl"), lines(self.rows))
         self.last_write = time.monotonic()

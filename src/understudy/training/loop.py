@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.errors import DataError, four_parts
 from understudy.randomness import key
 from understudy.records import Batch, LossTerms, Teacher, at_least_one, total
 from understudy.training.optimizer import Optimizer
-from understudy.training.step import Step
+from understudy.training.step import Learner
 
 
 class Source(Protocol):
@@ -26,11 +26,23 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Company(Protocol):
+    """A teacher that was made for one training: what it put into the models that it asks is taken away after it."""
+
+    def release(self) -> None:
+        """Take its hooks away."""
+        ...
+
+
 @dataclass
 class Player:
-    """Something that learns: a step, what moves it, what it sees, who teaches it (None: the labels alone), and how often."""
+    """Something that learns: a step, what moves it, what it sees, who teaches it (None: the labels alone), and how often.
 
-    step: Step
+    A teacher that changes while the student learns is an `nn.Module` with `after_step()`: its state joins the checkpoint.
+    """
+
+    step: Learner
     optimizer: Optimizer
     source: Source
     teacher: Teacher | None = None
@@ -38,6 +50,12 @@ class Player:
     name: str = "student"
     compiled: Callable[..., LossTerms] | None = None
     sums: dict[str, tuple[Tensor, Tensor | float]] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Take the hooks of this player's training away: from its own model, and from models that it shares with others."""
+        self.step.release()
+        if isinstance(self.teacher, Company):
+            self.teacher.release()
 
     @property
     def forward(self) -> Callable[..., LossTerms]:
@@ -54,12 +72,15 @@ def train(players: Sequence[Player], *, first: int, steps: int, seed: int, after
             if step % player.every:
                 continue
             batch = player.source.next(step)
-            knowledge = player.teacher.teach(batch) if player.teacher is not None else None
             # Always: whether a model draws random numbers can't be seen from outside, and dropout from a shared stream ends exact resume.
             torch.default_generator.manual_seed(key(seed, player.name, "forward", step))
+            knowledge = player.teacher.teach(batch) if player.teacher is not None else None
             terms = player.forward(batch, knowledge, step / steps)
             total(terms).backward()
             player.optimizer.step(step)
+            player.step.after_step()
+            if isinstance(player.teacher, nn.Module):
+                player.teacher.after_step()
             remember(player.sums, terms)
         after_step(step + 1)
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from understudy.objective import Objective, value_at
 from understudy.records import Batch, Knowledge, LossTerms, Shapes, StudentOutput, Term
+from understudy.students.taps import Taps
 
 
-class Step(nn.Module):
+class Learner(nn.Module, ABC):
+    """What a player's step is: terms of the loss of a batch."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, knowledge: Knowledge | None, progress: float = 0.0) -> LossTerms:
+        """{name: (sum, count, weight)} of every term; `progress` 0..1 is where schedules stand."""
+
+    def after_step(self) -> None:
+        """Called after every step of the optimiser."""
+
+    def release(self) -> None:
+        """Take the hooks away, when training is over."""
+
+
+class Step(Learner):
     """The student and its terms.
 
     objectives: what the student is asked to match; a term is named by its class (a second one of the same class gets a number).
+    shapes: what the terms are built from; where an objective matches layers, the shapes of its taps.
     autocast: run the student's body in bfloat16; the output layer and the loss stay in float32 (a model without
         `features` and `head` runs whole in bfloat16, and only its logits are cast).
     """
@@ -22,16 +39,59 @@ class Step(nn.Module):
     def __init__(self, student: nn.Module, objectives: Sequence[Objective], shapes: Shapes, *, autocast: bool = False) -> None:
         super().__init__()
         self.student, self.objectives, self.autocast = student, tuple(objectives), autocast
+        tapped = student_taps(objectives)
+        self.taps = Taps(student, tapped, "the student") if tapped else None
         self.terms = nn.ModuleDict(dict(zip(term_names(objectives), (objective.build(shapes) for objective in objectives), strict=True)))
 
     def forward(self, batch: Batch, knowledge: Knowledge | None, progress: float = 0.0) -> LossTerms:
         """{name: (sum, count, weight)} of every term; `progress` 0..1 is where schedules stand."""
-        output = StudentOutput(logits(self.student, batch.inputs, self.autocast))
+        rows = logits(self.student, batch.inputs, self.autocast)
+        output = StudentOutput(rows, self.taps.take() if self.taps is not None else {})
         terms: LossTerms = {}
         for objective, (name, term) in zip(self.objectives, self.terms.items(), strict=True):
             value, count = term(output, knowledge, batch, progress)
             terms[name] = Term(value, count, value_at(objective.weight, progress))
         return terms
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Let the terms that keep something (banks, moving averages) bring it up to date."""
+        for term in self.terms.values():
+            hook: Callable[[], None] | None = getattr(term, "after_step", None)
+            if hook is not None:
+                hook()
+
+    def shipped(self) -> dict[str, Tensor]:
+        """State of what may leave the training: the student, and terms that say so (`ships = True`: exits), under `<term>:<name>`."""
+        found = dict(self.student.state_dict())
+        for label, term in self._shipping():
+            found |= {f"{label}:{name}": value for name, value in term.state_dict().items()}
+        return found
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `shipped` gave."""
+        self.student.load_state_dict({name: value for name, value in state.items() if ":" not in name})
+        for label, term in self._shipping():
+            own = f"{label}:"
+            term.load_state_dict({name.removeprefix(own): value for name, value in state.items() if name.startswith(own)})
+
+    def _shipping(self) -> list[tuple[str, nn.Module]]:
+        return [(label, term) for label, term in self.terms.items() if getattr(term, "ships", False)]
+
+    def release(self) -> None:
+        """Take the hooks off the student, when training is over."""
+        if self.taps is not None:
+            self.taps.remove()
+
+
+def student_taps(objectives: Sequence[Objective]) -> list[str]:
+    """Every student layer that an objective reads, once."""
+    return list(dict.fromkeys(tap for one in objectives for tap in one.student_taps))
+
+
+def teacher_taps(objectives: Sequence[Objective]) -> list[str]:
+    """Every teacher layer that an objective reads, once."""
+    return list(dict.fromkeys(tap for one in objectives for tap in one.teacher_taps))
 
 
 def logits(model: nn.Module, inputs: Tensor, autocast: bool = False) -> Tensor:

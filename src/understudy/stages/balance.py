@@ -1,0 +1,72 @@
+"""`balance: gradnorm`: the terms' weights, multiplied once so that each has the share of the first gradient that its weight asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from understudy.errors import RecipeError, four_parts
+from understudy.objective import Objective, Schedule, extremes
+from understudy.selftest.objective import pulls
+from understudy.stages.arms import Job
+from understudy.stages.common import fresh_student
+from understudy.stages.lessons import Lessons
+from understudy.training.step import term_names
+
+BATCHES = 4
+
+
+def balanced(
+    tree: Mapping[str, Any], objectives: Sequence[Objective], job: Job, lessons: Lessons
+) -> tuple[list[Objective], tuple[str, ...]]:
+    """The objectives with weights w_i |g| / |g_i|, and a sentence that records them; unchanged where the recipe does not ask for it.
+
+    |g_i| is the mean length of term i's gradient of the student's parameters over a few batches of a fresh student (seed 0), |g| the mean
+    of them over the terms that pull at all, so that the terms of weight 1 together keep their size. The idea of equal gradient norms is
+    that of Chen et al. 2018 (GradNorm, arXiv 1711.02257); theirs is adapted all along, this is settled once, so that arms, seeds and
+    resumes train on the same loss.
+    """
+    if tree["training"]["balance"] == "none":
+        return list(objectives), ()
+    if lessons.teacher is None:
+        raise RecipeError(
+            four_parts(
+                "training.balance: gradnorm needs a teacher that is there before the student",
+                got=f"teacher: kind {tree['teacher'][0]['kind']}",
+                expected="a fixed teacher",
+                otherwise="Weights would be settled by the pull of an untrained one",
+                do="Leave balance out and set the weights",
+            )
+        )
+    names = term_names(objectives)
+    lengths = dict.fromkeys(names, 0.0)
+    student = fresh_student(tree, job.prepared, job.given, 0)
+    data, size = job.prepared, tree["training"]["batch_size"]
+    batches = list(data.student_rows.batches(data.distilled[: BATCHES * size], size, data.views, data.plan_views()[0]))
+    for batch in batches:
+        for name, pull in pulls(objectives, job.shapes, student, batch, lessons.teacher.teach(batch), 0.0).items():
+            lengths[name] += float(pull.gradient.norm()) / len(batches)
+    pulling = [length for length in lengths.values() if length > 0]
+    if len(pulling) < len(names):
+        idle = next(name for name, length in lengths.items() if not length > 0)
+        raise RecipeError(
+            four_parts(
+                f"{idle} pulls at nothing, so no weight could balance it",
+                got="a gradient of length 0",
+                expected="a gradient",
+                otherwise="Its weight would become infinite",
+                do="Remove the term",
+            )
+        )
+    mean = sum(pulling) / len(pulling)
+    made = [dataclasses.replace(one, weight=scaled(one.weight, mean / lengths[name])) for name, one in zip(names, objectives, strict=True)]
+    shown = ", ".join(f"{name} {extremes(one.weight)[1]:.4g}" for name, one in zip(names, made, strict=True))
+    return made, (f"Weights after balance: gradnorm, settled on a fresh student: {shown}.",)
+
+
+def scaled(weight: float | Schedule, factor: float) -> float | Schedule:
+    """A weight, or a schedule of it, times a factor."""
+    if isinstance(weight, Schedule):
+        return dataclasses.replace(weight, start=weight.start * factor, end=weight.end * factor)
+    return weight * factor

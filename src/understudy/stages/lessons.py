@@ -1,0 +1,148 @@
+"""What students learn from: the recorded answers of a fixed teacher, the teacher itself in every step, or whoever learns along.
+
+All the stages between the teacher and the students' first step: self-test, recording, self-test of what was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from understudy.cache import Cache
+from understudy.errors import RecipeError, four_parts
+from understudy.events import Cancel, OnEvent
+from understudy.objective import Objective
+from understudy.records import Knowledge, Shapes, Teacher
+from understudy.stages import check, record
+from understudy.stages.arms import ArmResult
+from understudy.stages.common import digest
+from understudy.stages.prepare import Given, Prepared
+from understudy.stages.taught import Taught
+from understudy.teachers import local, weighted
+from understudy.training.step import teacher_taps
+
+T = TypeVar("T")
+
+
+class Stage(Protocol):
+    """Runs a stage's work under its name."""
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T:
+        """The work's result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """data: without the examples whose answer was not finite. teacher: the fixed one that students ask, None where it learns along.
+
+    identity: what its answers depend on. table: the self-test's, for the report. taught: what the teacher weighs, and its training.
+    said: what the teacher says about "test" and "validation" rows, once the students are trained. scheduled: "offline", "online" or "self".
+    """
+
+    data: Prepared
+    teacher: Teacher | None
+    identity: str
+    table: list[dict[str, str]]
+    taught: Taught
+    said: Callable[[ArmResult, int], dict[str, Knowledge]]
+    scheduled: str = "offline"
+    notes: tuple[str, ...] = ()
+
+    def release(self) -> None:
+        """Take the hooks off a teacher that was asked in every step, when the students are trained."""
+        if isinstance(self.taught.teacher, local.Teacher):
+            self.taught.teacher.tap(())
+
+
+def recorded(
+    tree: Mapping[str, Any],
+    data: Prepared,
+    taught: Taught,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+    rights: Mapping[str, Any],
+    given: Given,
+    cache: Cache,
+    stage: Stage,
+    on_event: OnEvent,
+    cancel: Cancel,
+) -> Lessons:
+    """Ask a fixed teacher once for every row, and read its answers from the store from then on."""
+    taps = teacher_taps(objectives)
+    module = taught.teacher if isinstance(taught.teacher, local.Teacher) else None
+    header = record.header_of(tree, data, taught, rights)
+    if taps and module is not None:
+        module.tap(taps)
+    checks = stage("self-test", lambda: check.before_recording(tree, data, taught, header, given, objectives, shapes))
+    live = (bool(taps) and tree["store"]["features"] == "live") or tree["data"]["transfer"]["source"] != "examples"
+    headers = {} if live else record.feature_headers(tree, data, taught, {tap: shapes.teacher[tap] for tap in taps}, rights)
+    record.refuse_too_large(headers, data, tree["store"]["limit_gb"], record.room(headers, cache))
+    if module is not None:
+        module.tap(())
+    store = stage("record", lambda: record.record(data, taught, header, cache, on_event, cancel))
+    if module is not None:
+        module.tap(taps)
+    features = stage("record", lambda: record.record_features(data, taught, headers, cache, on_event, cancel)) if headers else {}
+    data = record.without_quarantined(store, header, data, features)
+    teacher: Teacher = taught.fixed if live else record.learn_from(store, header, data, tree, features)
+    weights, notes = weights_of(tree, lambda: record.said(store, header, data, data.validation), data)
+    if tree["teacher_weights"] in ("learnt", "per_example"):
+        teacher = weighted.Teacher(teacher, weights)
+    table = stage("self-test", lambda: check.after_recording(tree, data, taught, teacher, header, given, checks, objectives, shapes))
+    if module is not None and not live:
+        module.tap(())  # it is not asked for its layers again, and may be the caller's own object
+
+    def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
+        rows = {"test": data.test, "validation": data.validation}
+        found = {name: record.said(store, header, data, which) for name, which in rows.items()}
+        return {name: replace(one, member_weights=weights) if weights is not None else one for name, one in found.items()}
+
+    identity = record.identity(header, headers)
+    if live or isinstance(teacher, weighted.Teacher):
+        identity = digest([identity, live, tree["teacher_weights"]])
+    return Lessons(data, teacher, identity, table, taught, said, notes=notes)
+
+
+def weights_of(tree: Mapping[str, Any], validation: Callable[[], Knowledge], data: Prepared) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+    """The members' weights that were learnt from the validation rows, where the recipe asks for it; and a sentence for the report."""
+    if tree["teacher_weights"] != "learnt":
+        return None, ()
+    if not len(data.validation):
+        raise RecipeError(
+            four_parts(
+                "teacher_weights: learnt needs validation rows",
+                got="none",
+                expected="some",
+                otherwise="Weights from rows that the teachers were trained on would favour whoever overfits most",
+                do="Set data.split.validation, for example 0.1",
+            )
+        )
+    logits = validation().logits
+    assert logits is not None
+    weights = weighted.learnt(logits, data.rows.labels[data.validation])
+    shown = ", ".join(f"{float(weight):.2f}" for weight in weights)
+    return weights, (f"The teachers' weights were learnt from {len(data.validation):,} validation rows: {shown}.",)
+
+
+def living(
+    tree: Mapping[str, Any],
+    data: Prepared,
+    taught: Taught,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+    given: Given,
+    stage: Stage,
+) -> Lessons:
+    """Nothing is recorded: the teacher changes while the student learns, or is the student."""
+    table = stage("self-test", lambda: check.living(tree, data, given, objectives, shapes))
+    kind = tree["teacher"][0]["kind"]
+
+    def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
+        return {name: Knowledge(logits=torch.from_numpy(rows[shipped])) for name, rows in arm.companions.items()}
+
+    scheduled = "online" if kind in ("peers", "online") else "self"
+    return Lessons(data, None, digest(["living", tree["teacher"]]), table, taught, said, scheduled)

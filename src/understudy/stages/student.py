@@ -1,0 +1,82 @@
+"""The student before its first step, what can be refused of it, and its bias after the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy import kinds
+from understudy.errors import RecipeError, four_parts
+from understudy.stages.common import fresh_student, outputs
+from understudy.stages.prepare import Given, Prepared
+from understudy.students.prior import match_prior
+from understudy.students.weights import load_weights
+from understudy.training.numerics import Numerics
+
+
+def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
+    """RecipeError where the student gives no row of logits an example, or `match_prior` names an unknown class or finds no bias.
+
+    DataError where its start weights don't fit.
+    """
+    student = fresh_student(tree, prepared, given, 0)
+    if tree["student"]["weights"]:
+        load_weights(student, tree["student"]["weights"])
+    refuse_answers(student, "the student", prepared)
+    names = tree["student"]["match_prior"]
+    if not names:
+        return
+    head = getattr(student, "head", None)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        raise RecipeError(
+            four_parts(
+                "student.match_prior needs an output layer with a bias",
+                got=type(head).__name__,
+                expected="`head`, a Linear with bias",
+                otherwise="There would be nothing to set",
+                do="Use a built-in architecture",
+            )
+        )
+    unknown = [name for name in names if name not in prepared.classes]
+    if unknown:
+        raise RecipeError(kinds.unknown("class in student.match_prior", unknown[0], prepared.classes))
+
+
+def refuse_answers(module: nn.Module, whose: str, prepared: Prepared) -> None:
+    """RecipeError where a model that is to be trained gives no row of logits an example, one for each of the data's classes."""
+    expected = (2, len(prepared.classes))
+    try:
+        with torch.inference_mode():
+            found = module.eval()(prepared.rows.inputs(prepared.distilled[:1].repeat(2)))
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    except Exception as error:  # the user's own module may raise anything
+        found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+        raise RecipeError(
+            four_parts(
+                f"{whose} can't answer about two examples of shape {prepared.shape}",
+                got=got,
+                expected=f"logits of shape {expected}",
+                otherwise="Training would stop at its first step, or learn something else",
+                do=f"Correct the input size and the number of outputs of {whose}",
+            )
+        )
+
+
+def matched(student: nn.Module, prepared: Prepared, names: tuple[str, ...], numerics: Numerics) -> str:
+    """Set the bias of classes that the transfer set left out; see `match_prior`."""
+    head = student.head
+    assert isinstance(head, nn.Linear)
+    train = torch.from_numpy(prepared.split.train)
+    classes = torch.tensor([prepared.classes.index(name) for name in names])
+    labels = prepared.rows.labels[train]
+    prior = torch.stack([(labels == label).float().sum() for label in classes]) / (labels >= 0).sum()
+    added = match_prior(head, outputs(student, prepared.rows, train, numerics), classes, prior)
+    moved = ", ".join(f"{name} {float(value):+.2f}" for name, value in zip(names, added, strict=True))
+    return (
+        f"After training, the output bias of class {moved} was set so that the mean probability over all {len(train):,} training inputs, "
+        "whose labels are not used, equals the class's share there."
+    )

@@ -1,0 +1,35 @@
+"""What teaching gives to the stages after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from understudy.records import Teacher
+from understudy.report.facts import Size
+from understudy.store.schema import Header
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher that is ready to be asked (None: it learns along with the student), what it weighs, the rows of its training where it was
+    trained here, its modules where it has some, the header of the store that it is read from, and sentences for the report."""
+
+    teacher: Teacher | None
+    size: Size
+    rows: list[dict[str, Any]]
+    modules: tuple[nn.Module, ...] = ()
+    header: Header | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fixed(self) -> Teacher:
+        """The teacher, where there is one before the students."""
+        assert self.teacher is not None
+        return self.teacher
+
+
+class NotTrained(Exception):
+    """The teacher would have to be trained first, and the caller does not want that."""

@@ -1,0 +1,97 @@
+"""stages/balance.py: after it every term has the share of the first gradient that its weight asks for."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from understudy import recipe
+from understudy.errors import RecipeError
+from understudy.objective import Schedule
+from understudy.records import Shapes
+from understudy.selftest.objective import pulls
+from understudy.stages import balance
+from understudy.stages.arms import Job, objectives_of
+from understudy.stages.common import class_counts, fresh_student
+from understudy.stages.prepare import Given, prepare
+from understudy.teachers import local
+
+
+@pytest.fixture
+def settled(toy):
+    """(objectives before, after, the sentences, the lengths of every term's gradient times its weight, before and after)."""
+
+    def call(objective, *overrides, batches=None):
+        wanted = toy.recipe(f"objective={objective}", "student={model: {arch: mlp, hidden: [6]}}", "training.balance=gradnorm", *overrides)
+        tree, data = recipe.resolved(wanted), prepare(wanted, Given())
+        torch.manual_seed(0)
+        teacher = local.Teacher(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), "t")
+        objectives = objectives_of(tree, class_counts(data))
+        shapes = Shapes(len(data.classes), len(data.examples))
+        job, lessons = Job(tree, data, Given(), shapes), SimpleNamespace(teacher=teacher)
+        after, notes = balance.balanced(tree, objectives, job, lessons)
+
+        def lengths(these):
+            size = tree["training"]["batch_size"]
+            which = data.distilled[: balance.BATCHES * size]
+            seen = list(data.student_rows.batches(which, size))
+            total = dict.fromkeys(range(len(these)), 0.0)
+            for batch in seen:
+                found = pulls(these, shapes, fresh_student(tree, data, Given(), 0), batch, teacher.teach(batch), 0.0)
+                for index, pull in enumerate(found.values()):
+                    total[index] += pull.size / len(seen)
+            return list(total.values())
+
+        return objectives, after, notes, lengths(objectives), lengths(after)
+
+    return call
+
+
+def test_terms_of_equal_weight_pull_equally_afterwards(settled):
+    _, after, _, before, now = settled("[{kind: logits.SoftTargets, temperature: 8}, {kind: logits.MSE}, {kind: labels.CrossEntropy}]")
+    assert max(before) > 1.5 * min(before), "else the test would show nothing"
+    assert now == pytest.approx([now[0]] * 3, rel=1e-3)
+    assert sum(now) == pytest.approx(sum(before), rel=1e-3), "and together as before"
+
+
+def test_other_weights_are_other_shares(settled):
+    _, _, _, _, now = settled("[{kind: logits.MSE, weight: 3.0}, {kind: labels.CrossEntropy, weight: 0.5}]")
+    assert now[0] / now[1] == pytest.approx(6.0, rel=1e-3)
+
+
+def test_a_schedule_keeps_its_form(settled):
+    objectives, after, *_ = settled("[{kind: logits.MSE, weight: {start: 1.0, end: 0.2, shape: cosine}}, {kind: labels.CrossEntropy}]")
+    made = after[0].weight
+    assert isinstance(made, Schedule) and made.shape == "cosine" and made.end == pytest.approx(0.2 * made.start)
+    assert after[1].label_smoothing == objectives[1].label_smoothing and type(after[0]) is type(objectives[0])
+
+
+def test_the_weights_are_recorded(settled):
+    _, after, [note], *_ = settled("[{kind: logits.MSE}, {kind: labels.CrossEntropy}]")
+    said = [float(number) for number in re.findall(r"(?:MSE|CrossEntropy) ([\d.e-]+?)[,.](?:\s|$)", note)]
+    assert said == pytest.approx([one.weight for one in after], rel=1e-3)
+
+
+def test_without_it_nothing_changes(settled):
+    objectives, after, notes, *_ = settled("[{kind: logits.MSE}, {kind: labels.CrossEntropy}]", "training.balance=none")
+    assert after == objectives and notes == ()
+
+
+def test_a_term_that_pulls_at_nothing_and_a_teacher_that_learns_along_are_refused(settled, toy, monkeypatch):
+    monkeypatch.setattr(balance, "pulls", lambda *words: {"MSE": SimpleNamespace(gradient=torch.zeros(3)),
+                                                          "CrossEntropy": SimpleNamespace(gradient=torch.ones(3))})  # fmt: skip
+    with pytest.raises(RecipeError, match="MSE pulls at nothing"):
+        settled("[{kind: logits.MSE}, {kind: labels.CrossEntropy}]")
+    tree = recipe.resolved(toy.recipe("teacher={kind: peers}", "training.balance=gradnorm"))
+    with pytest.raises(RecipeError, match="there before the student"):
+        balance.balanced(tree, [], SimpleNamespace(), SimpleNamespace(teacher=None))
+
+
+@pytest.mark.slow
+def test_the_report_says_the_weights(toy):
+    run = toy.run("training.balance=gradnorm", "training.control=none", "training.control_reason=toy")
+    assert any("Weights after balance: gradnorm" in note for note in run.details["notes"])
