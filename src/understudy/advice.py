@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from understudy import atomic, comparison, pipeline
+from understudy import atomic, comparison
 from understudy import recipe as recipes
 from understudy.comparison import Comparison
 from understudy.errors import DataError, SelfTestError, four_parts
@@ -17,7 +17,7 @@ from understudy.evaluation import forecast, metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
 from understudy.recipe import Recipe
-from understudy.stages import pilot, ready
+from understudy.stages import pilot, ready, start
 from understudy.stages.pilot import Pilot
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.variants import Variant
@@ -63,7 +63,7 @@ def advise(
 
     def refuse(one: Variant, data: Prepared) -> None:
         with ready.naming(one):
-            pipeline._refuse(copy.deepcopy(one.tree), data, given)
+            start.refuse(copy.deepcopy(one.tree), data, given)
 
     planned = pilot.planned(recipe, objectives, share, seeds, given, refuse)
     inner = replace(options, runs=folder, cache=options.cache or options.runs / "_cache")

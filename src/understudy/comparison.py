@@ -22,7 +22,7 @@ from understudy.recipe import Recipe, Sweep
 from understudy.report import board
 from understudy.rights import gate
 from understudy.run_folder import RunFolder
-from understudy.stages import arms, finish, lessons, prepare, provenance, ready, record, rounds, settle, teach, variants, workers
+from understudy.stages import arms, finish, lessons, prepare, provenance, ready, record, rounds, settle, start, teach, variants, workers
 from understudy.stages.bench import Bench, Task
 from understudy.stages.common import class_counts, class_weights
 from understudy.stages.machine import hardware
@@ -68,15 +68,15 @@ def compare(
     variants.expand(recipe)
     rights = gate.gate(pipeline.named_rights(recipe), options.acknowledge)
     folder = RunFolder(options.runs, f"{recipe.name}-compare")
-    stage = pipeline._Stages(on_event, folder)
+    stage = start.Stages(on_event, folder)
     wanted = recipes.resolved(recipe)
-    with folder.claim(), pipeline._threads(wanted["training"]["threads"]):
+    with folder.claim(), start.computing_with(wanted["training"]["threads"]):
         before = folder.begin(wanted, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or wanted
         for one in _variants(tree):
             with ready.naming(one):
-                pipeline._refuse(copy.deepcopy(one.tree), data, given)
+                start.refuse(copy.deepcopy(one.tree), data, given)
         if before is None:
             folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
@@ -129,7 +129,7 @@ class _Work:
         if min(self.crew.jobs, len(left)) > 1:
             self.crew.train(left, self.on_event, self.cancel, self.spent)
         elif left:
-            with pipeline._threads(self.crew.ground.threads):
+            with start.computing_with(self.crew.ground.threads):
                 workers.train_here(left, self.bench, self.on_event, self.cancel, self.spent)
 
     def spent(self, task: Task, seconds: float) -> None:

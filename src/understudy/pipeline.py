@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +23,11 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, finish, layers, lessons, plan, prepare, provenance, record, series, settle, student, teach
+from understudy.stages import arms, check, finish, lessons, plan, prepare, provenance, record, series, settle, teach
 from understudy.stages.balance import balanced
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
+from understudy.stages.start import Stages, computing_with, refuse
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class _Begun:
     about: dict[str, Any]
     cache: Cache
     folder: RunFolder
-    stage: _Stages
+    stage: Stages
 
 
 def run(
@@ -239,7 +239,7 @@ def check_only(recipe: Recipe, *, given: Given | None = None, options: Options |
     rights = gate.gate(named_rights(recipe), options.acknowledge)
     data = prepare.prepare(recipe, given)
     tree = recipes.resolved(recipe)
-    shapes = _refuse(tree, data, given)
+    shapes = refuse(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache")
     trials = settle.settle_recipe(tree, data, given, cache)
     try:
@@ -255,13 +255,13 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
     """Rights, run folder, data, and every `auto` settled: all that can be refused without a teacher is refused here."""
     rights = gate.gate(named_rights(recipe), options.acknowledge)
     folder = RunFolder(options.runs, recipe.name)
-    stage = _Stages(on_event, folder)
+    stage = Stages(on_event, folder)
     tree = recipes.resolved(recipe)
-    with folder.claim(), _threads(tree["training"]["threads"]):
+    with folder.claim(), computing_with(tree["training"]["threads"]):
         before = folder.begin(tree, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or tree
-        shapes = _refuse(tree, data, given)
+        shapes = refuse(tree, data, given)
         if before is None:
             folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
@@ -271,28 +271,6 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         provenance.write(folder, about)
         folder.write_recipe(tree)
         yield _Begun(tree, data, shapes, rights, about, cache, folder, stage)
-
-
-def _refuse(tree: dict[str, Any], data: prepare.Prepared, given: Given) -> Shapes:
-    """All that can be refused before the first second of compute; settles the layers that are matched, and gives their shapes."""
-    student.refuse_student(tree, data, given)
-    teach.refuse_teachers(tree, data, given)
-    shapes = layers.settle_layers(tree, data, given)
-    check.refuse_before_compute(tree, data, given)
-    finish.refuse_exports(tree)
-    return shapes
-
-
-@contextmanager
-def _threads(wanted: int | str) -> Iterator[None]:
-    """Compute with the recipe's number of threads, and put the caller's back."""
-    before = torch.get_num_threads()
-    if isinstance(wanted, int):
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def named_rights(recipe: Recipe) -> dict[str, Rights]:
@@ -305,19 +283,3 @@ def named_rights(recipe: Recipe) -> dict[str, Rights]:
         if not recorded or teacher.rights != Rights():
             found[name] = teacher.rights
     return found
-
-
-class _Stages:
-    """Announces a stage, times it, and announces its end."""
-
-    def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
-        self.on_event, self.folder = on_event, folder
-
-    def __call__(self, name: str, work: Callable[[], T]) -> T:
-        self.on_event(Event(name, "start"))
-        begun = time.perf_counter()
-        result = work()
-        seconds = time.perf_counter() - begun
-        self.folder.note_time(name, seconds)
-        self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
-        return result

@@ -151,13 +151,18 @@ def train_seed(
     job: Job, arm: Arm, seed: int, cache: Cache, tell: Callable[[dict[str, Any]], None], cancel: Cancel, checkpoint_seconds: float
 ) -> Path:
     """One student of an arm, trained where the cache does not hold it; the folder of its files."""
-    place = cache.folder("arm", _inputs(job, arm, seed), VERSION)
+    place = place_of(job, arm, seed, cache)
     with cache.claim(place):
         if not cache.done(place):
             sweep(place)
             _train_one(job, arm, seed, place, tell, cancel, checkpoint_seconds)
             cache.finish(place, {"arm": arm.name, "seed": seed})
     return place
+
+
+def place_of(job: Job, arm: Arm, seed: int, cache: Cache) -> Path:
+    """The folder in the cache of one student of an arm."""
+    return cache.folder("arm", _inputs(job, arm, seed), VERSION)
 
 
 def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Bench:
         return self._job(tree).steps
 
     def _place(self, job: Job, arm: Arm, seed: int) -> Path:
-        return self.cache.folder("arm", arms._inputs(job, arm, seed), arms.VERSION)
+        return arms.place_of(job, arm, seed, self.cache)
 
     def _job(self, tree: Mapping[str, Any]) -> Job:
         key = json.dumps(tree["objective"], sort_keys=True)
