@@ -36,6 +36,12 @@ from understudy.store.schema import read_header
 
 RESULT, TIMING, PAGE, BEST = "compare.json", "compare_timing.json", "compare.html", "best.yaml"
 
+COUNTS = (
+    "wall-clock seconds of training each student (steps, validation, checkpoints), after one step that is thrown away; "
+    "not of starting a process, loading data, or judging"
+)
+"""What the seconds of compare_timing.json are."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -141,7 +147,7 @@ class _Work:
 
     def write(self) -> dict[str, Any]:
         """compare_timing.json: everything that comes from a clock or from this machine."""
-        about = {"schema": 1, "machine": hardware()["words"], "threads": self.crew.ground.threads, "jobs": self.crew.jobs}
+        about = {"schema": 1, "machine": hardware()["words"], "threads": self.crew.ground.threads, "jobs": self.crew.jobs, "counts": COUNTS}
         timing = about | {"seconds": self.seconds}
         atomic.write_json(self.folder / TIMING, timing)
         return timing

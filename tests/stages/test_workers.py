@@ -18,7 +18,7 @@ import torch
 from understudy import recipe
 from understudy.cache import Cache
 from understudy.errors import DataError, Interrupted, RecipeError
-from understudy.stages import prepare, ready, rounds, settle, teach, variants, worker, workers
+from understudy.stages import arms, prepare, ready, rounds, settle, teach, variants, worker, workers
 from understudy.stages.bench import Bench, Lesson, Task
 from understudy.stages.prepare import Given
 
@@ -57,7 +57,37 @@ def test_tasks_are_trained_here_once(toy, tmp_path):
     before = laid.outcome()
     again = []
     workers.train_here(laid.tasks, laid.bench, lambda event: None, lambda: False, lambda task, seconds: again.append(seconds))
-    assert again == [0.0] * len(laid.tasks) and laid.outcome() == before and len(before) == 4 * len(laid.tasks)
+    assert again == [] and laid.outcome() == before and len(before) == 4 * len(laid.tasks)
+
+
+def test_what_a_process_does_once_is_in_no_student_s_seconds(toy, tmp_path, monkeypatch):
+    """Prevents: the first arm pays for imports, data and first calls, and a comparison's costs are those of the order of its arms."""
+    laid, spent, slow = Laid(toy, tmp_path), [], {"fit": 0, "task": 0}
+    real_fit, real_done = arms.fit, laid.bench.done
+
+    def first_is_slow(*args, **options):
+        slow["fit"] += 1
+        time.sleep(0.0 if options.get("folder") else 1.0)  # the step that is thrown away has no folder
+        return real_fit(*args, **options)
+
+    def looking_is_slow(task):
+        time.sleep(0.5)
+        return real_done(task)
+
+    monkeypatch.setattr(arms, "fit", first_is_slow)
+    monkeypatch.setattr(laid.bench, "done", looking_is_slow)
+    workers.train_here(laid.tasks[:2], laid.bench, lambda event: None, lambda: False, lambda task, seconds: spent.append(seconds))
+    assert slow["fit"] == 3 and len(spent) == 2, "one step is thrown away for both seeds of an arm"
+    assert max(spent) < 0.5
+
+
+def test_a_step_that_is_thrown_away_changes_nothing(toy, tmp_path, monkeypatch):
+    """Prevents: a student whose bytes depend on whether it was the first of its process."""
+    warm, cold = Laid(toy, tmp_path / "a"), Laid(toy, tmp_path / "b")
+    workers.train_here(warm.tasks, warm.bench, lambda event: None, lambda: False, SPENT)
+    monkeypatch.setattr(arms, "warm_up", lambda job, arm, seed: None)
+    workers.train_here(cold.tasks, cold.bench, lambda event: None, lambda: False, SPENT)
+    assert warm.outcome() == cold.outcome()
 
 
 def test_an_interrupted_task_counts_its_seconds(toy, tmp_path):

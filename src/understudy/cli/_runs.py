@@ -1,33 +1,57 @@
-"""Run folders as the verbs read them: JSON files only, nothing is loaded or executed."""
+"""Run folders as the verbs read them: JSON and YAML as plain values only, nothing is loaded or executed.
+
+A folder holds a run (`<name>`), a comparison (`<name>-compare`) or advice (`<name>-advise`); each is finished when its result is there.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from understudy.errors import DataError, four_parts
 
-FIELDS = ("schema", "metric", "examples", "teacher", "arms", "parameters_ratio", "gates")
+Kind = Literal["run", "comparison", "advice"]
+RESULTS: dict[Kind, str] = {"run": "summary.json", "comparison": "compare.json", "advice": "advise.json"}
+FIELDS: dict[Kind, tuple[str, ...]] = {
+    "run": ("schema", "metric", "examples", "teacher", "arms", "parameters_ratio", "gates"),
+    "comparison": ("schema", "metric", "teacher", "control", "rows", "dropped", "conclusion", "seeds"),
+    "advice": ("schema", "metric", "teacher", "control", "objectives", "pick", "reason", "would_change"),
+}
 
 
 def folders(runs: Path) -> list[Path]:
     """The run folders under `runs`, the most recent last."""
-    found = [path for path in runs.iterdir() if (path / "recipe.yaml").is_file()] if runs.is_dir() else []
+    found = [path for path in runs.iterdir() if _is_one(path)] if runs.is_dir() else []
     return sorted(found, key=lambda path: (changed(path), path.name))
+
+
+def kind_of(folder: Path) -> Kind:
+    """What the folder holds, finished or not."""
+    for kind, result in RESULTS.items():
+        if (folder / result).is_file():
+            return kind
+    if not (folder / "recipe.yaml").is_file():
+        return "advice"
+    name = re.search(r"^name: *(.*)$", (folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return "comparison" if name and folder.name == f"{name[1].strip().strip(QUOTES)}-compare" else "run"
+
+
+QUOTES = "'\""
 
 
 def changed(run: Path) -> float:
     """When the run was finished, or begun where it is not; seconds since 1970."""
-    finished = run / "summary.json"
-    return (finished if finished.is_file() else run / "recipe.yaml").stat().st_mtime
+    known = (run / name for name in (*RESULTS.values(), "recipe.yaml"))
+    return next((path for path in known if path.is_file()), run).stat().st_mtime
 
 
 def find(run: str, runs: Path) -> Path:
     """The folder of a run by its name under `runs` or by its path. Raises DataError with the nearest name."""
     for path in (runs / run, Path(run)):
-        if (path / "recipe.yaml").is_file():
+        if run and _is_one(path):
             return path
     known = [path.name for path in folders(runs)]
     near = difflib.get_close_matches(run, known, n=1, cutoff=0.4)
@@ -36,19 +60,25 @@ def find(run: str, runs: Path) -> Path:
                                do=f'Write "{near[0]}"' if near else "List them with: understudy runs list"))
 
 
-def read_summary(run: Path) -> dict[str, Any] | None:
-    """summary.json of a run; None where it is not finished. Raises DataError where the file is not one."""
-    path = run / "summary.json"
+def _is_one(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() or (path.name.endswith("-advise") and path.is_dir()) or (path / RESULTS["advice"]).is_file()
+
+
+def read_result(run: Path) -> dict[str, Any] | None:
+    """The result of a run, a comparison or advice; None where it is not finished. Raises DataError where the file is not one."""
+    kind = kind_of(run)
+    path = run / RESULTS[kind]
     if not path.is_file():
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("schema") != 1:
-            raise ValueError("not a summary of schema 1")
-        missing = [name for name in FIELDS if name not in document]
+            raise ValueError("not a result of schema 1")
+        missing = [name for name in FIELDS[kind] if name not in document]
         if missing:
             raise ValueError("without " + ", ".join(missing))
     except ValueError as error:
-        raise DataError(four_parts(f"{path} is not readable", got=str(error), expected="the summary of a finished run",
+        what = {"run": "the summary of a finished run", "comparison": "the result of a comparison", "advice": "the result of advice"}[kind]
+        raise DataError(four_parts(f"{path} is not readable", got=str(error), expected=what,
                                    otherwise="Figures of a broken file would be believed", do="Run its recipe again")) from None
     return document

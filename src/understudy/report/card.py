@@ -79,10 +79,12 @@ def _what(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     table = {row["model"]: row for row in details["table"]}
     student, teacher = table["distilled"], table["teacher"]
     members = f" ({teacher['members']} members)" if teacher["members"] > 1 else ""
+    taught = f"distilled from a teacher with {numbers.count(teacher['parameters'])}{members}"
+    origin = "that taught itself" if summary.get("self_taught") else taught
     names = details["dark_knowledge"]["classes"]
     listed = ", ".join(escaped(name) for name in names[:CLASSES]) + (f" and {len(names) - CLASSES} more" if len(names) > CLASSES else "")
     return (f"A classifier with {numbers.count(student['parameters'])} parameters ({numbers.size(student['bytes'])}), "
-            f"distilled from a teacher with {numbers.count(teacher['parameters'])}{members}.\n\n"
+            f"{origin}.\n\n"
             f"Classes ({len(names)}), in the order of its outputs: {listed}.")
 
 

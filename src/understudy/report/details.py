@@ -75,7 +75,7 @@ def _notes(measured: Measured, above: bool | None) -> list[str]:
         found.append(f"No control arm: {facts.control_reason or 'no reason given'}. Nobody can say what the teacher added.")
     elif measured.gap.reason == TEACHER_NOT_ABOVE_CONTROL:
         found.append("Teacher not above the control: the same student trained alone scores at least as well.")
-    elif above is not True:
+    elif above is not True and not facts.self_taught:
         found.append("The teacher's lead over the control is not larger than its 95 % error.")
     if len(facts.arms["distilled"].seeds) == 1:
         found.append("One seed: there are no intervals and no verdict, because nothing is known about how much seeds differ.")

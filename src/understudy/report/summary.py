@@ -2,7 +2,8 @@
 
 `summary` is the schema of docs/design.md. Additions, only where they are needed: "gap_closed_reason" and "kept_reason" beside a null,
 "chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed,
-"control" where it is the untrained start of the student ("init_only").
+"control" where it is the untrained start of the student ("init_only"), "self_taught" where the teacher is the student itself (nothing
+is claimed of it then).
 Without a control arm `arms` has no "control" and verdict, difference, p_value, smallest_visible and gap_closed are null.
 `difference` is distilled minus control in the metric's own unit (negative is good where lower is better).
 
@@ -89,11 +90,12 @@ def _summary(measured: Measured) -> dict[str, Any]:
         "teacher": {"value": measured.value("teacher"), "parameters": facts.teacher.parameters, "bytes": facts.teacher.bytes,
                     "members": facts.teacher.members},
         "arms": {arm: _arm(measured, arm) | (_distilled(measured) if arm == "distilled" else {}) for arm in measured.arms},
-        "parameters_ratio": measured.shipped["parameters_ratio"],
-        "claims": [asdict(one) for one in promises],
+        "parameters_ratio": None if facts.self_taught else measured.shipped["parameters_ratio"],
+        "claims": [] if facts.self_taught else [asdict(one) for one in promises],
         "gates": [asdict(one) for one in claims.evaluate(facts.gates, measured.shipped, found.word if found else None)],
         **({"intervals_reason": ONE_SEED} if seeds == 1 else {}),
         **({"control": "init_only"} if facts.control == "init_only" else {}),
+        **({"self_taught": True} if facts.self_taught else {}),
     }
 
 

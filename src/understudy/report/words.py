@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.evaluation.metrics import LABELS
@@ -52,21 +52,38 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
     if distilled["difference"]["ci95"] is None:
         return f"Train 3 or more seeds: with a single one the teacher's effect can't be told from luck{gate_clause}."
     gain = _size(abs(distilled["difference"]["value"]), metric)
+    if summary.get("control") == "init_only":
+        return _over_start(distilled["verdict"], gain, missed)
+    if summary.get("self_taught") and distilled["verdict"] == "no evidence":
+        visible = _size(distilled["smallest_visible"], metric)
+        return (f"Don't credit the method yet: an effect under {visible} would not have been seen, so add seeds or test rows, "
+                f"or ship the simpler control{gate_clause}.")
     if distilled["verdict"] == "hurts":
-        return f"Don't ship the distilled student: the same student without this teacher is better by {gain}{gate_clause}."
+        alone = "taught by the labels alone" if summary.get("self_taught") else "without this teacher"
+        return f"Don't ship the distilled student: the same student {alone} is better by {gain}{gate_clause}."
     if distilled["verdict"] == "helps":
         worst = distilled["worst_slice"]
         behind = worst["teacher"] - worst["distilled"] if worst is not None else 0.0
         watch = ""
         if behind >= CLEAR_LOSS:
             watch = f", and look at {_name(worst['name'])} first: it is {100 * behind:.1f} points below the teacher there"
-        return (f"The teacher is worth {gain}, but the shipped student misses {' and '.join(missed)}: train longer or use a larger student."
-                if missed else f"Ship the distilled student: the teacher is worth {gain} on this split{watch}.")
+        worth = "teaching itself is worth" if summary.get("self_taught") else "the teacher is worth"
+        return (f"{worth.capitalize()} {gain}, but the shipped student misses {' and '.join(missed)}: train longer or use a larger student."
+                if missed else f"Ship the distilled student: {worth} {gain} on this split{watch}.")
     visible = _size(distilled["smallest_visible"], metric)
     if teacher_above is not True:
         return f"Look for a better teacher or ship the control: this one is not shown to be better than the student alone{gate_clause}."
     return (f"Don't credit the teacher yet: an effect under {visible} would not have been seen, so add seeds or test rows, "
             f"or ship the cheaper control{gate_clause}.")
+
+
+def _over_start(verdict: str, gain: str, missed: Sequence[str]) -> str:
+    """The sentence of a run whose control is the untrained student."""
+    if verdict != "helps":
+        return "Don't ship the distilled student: it is not shown to be better than its own untrained start."
+    if missed:
+        return f"The student learnt {gain} from the teacher, but misses {' and '.join(missed)}: train longer or use a larger student."
+    return f"The student learnt {gain} from the teacher alone; what labelled examples would have taught it is not measured here."
 
 
 def _change(distilled: Mapping[str, Any], metric: str) -> str:

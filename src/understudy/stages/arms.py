@@ -6,8 +6,10 @@ Results lie in the cache under the key of what they depend on, so a second recip
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +34,7 @@ from understudy.stages.student import matched
 from understudy.students import exits
 from understudy.students.weights import load_weights, weights_file
 from understudy.teachers import local
-from understudy.training.fit import Fitted, fit, lines
+from understudy.training.fit import Fitted, Plan, fit, lines
 from understudy.training.numerics import Numerics
 
 VERSION = 2
@@ -148,16 +150,44 @@ def train_arms(
 
 
 def train_seed(
-    job: Job, arm: Arm, seed: int, cache: Cache, tell: Callable[[dict[str, Any]], None], cancel: Cancel, checkpoint_seconds: float
+    job: Job,
+    arm: Arm,
+    seed: int,
+    cache: Cache,
+    tell: Callable[[dict[str, Any]], None],
+    cancel: Cancel,
+    checkpoint_seconds: float,
+    spent: Callable[[float], None] = lambda seconds: None,
 ) -> Path:
-    """One student of an arm, trained where the cache does not hold it; the folder of its files."""
+    """One student of an arm, trained where the cache does not hold it; the folder of its files.
+
+    spent: is told the seconds of the training itself, also of one that is stopped; not those of loading, judging and writing.
+    """
     place = place_of(job, arm, seed, cache)
     with cache.claim(place):
         if not cache.done(place):
             sweep(place)
-            _train_one(job, arm, seed, place, tell, cancel, checkpoint_seconds)
+            _train_one(job, arm, seed, place, tell, cancel, checkpoint_seconds, spent)
             cache.finish(place, {"arm": arm.name, "seed": seed})
     return place
+
+
+def warm_up(job: Job, arm: Arm, seed: int) -> None:
+    """One step of an arm's student, which is thrown away: what a process pays for its first step is in no student's seconds then."""
+    if arm.learns == "nothing":
+        return
+    student = fresh_student(job.tree, job.prepared, job.given, seed)
+    plan = replace(plan_of(job.tree["training"], job.steps, seed, math.inf), steps=1)
+    company = _gathered(job, arm, seed, student, plan)
+    fit(
+        student,
+        arm.objectives,
+        company.source,
+        plan=plan,
+        shapes=job.shapes,
+        teacher=company.teacher,
+        companions=company.players,
+    )
 
 
 def place_of(job: Job, arm: Arm, seed: int, cache: Cache) -> Path:
@@ -194,8 +224,19 @@ def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
     }
 
 
+def _gathered(job: Job, arm: Arm, seed: int, student: nn.Module, plan: Plan) -> Company:
+    return gather(job.tree, job.prepared, job.given, student, arm.teacher, arm.rows, seed, plan, arm.objectives, job.shapes, arm.learns)
+
+
 def _train_one(
-    job: Job, arm: Arm, seed: int, place: Path, tell: Callable[[dict[str, Any]], None], cancel: Cancel, checkpoint_seconds: float
+    job: Job,
+    arm: Arm,
+    seed: int,
+    place: Path,
+    tell: Callable[[dict[str, Any]], None],
+    cancel: Cancel,
+    checkpoint_seconds: float,
+    spent: Callable[[float], None],
 ) -> None:
     tree, prepared = job.tree, job.prepared
     student = fresh_student(tree, prepared, job.given, seed)
@@ -207,26 +248,29 @@ def _train_one(
     if arm.learns == "nothing":
         fitted = Fitted(student.eval(), [], {"step": 0}, 0.0)
     else:
-        company: Company = gather(
-            tree, prepared, job.given, student, arm.teacher, arm.rows, seed, plan, arm.objectives, job.shapes, arm.learns
-        )
+        company = _gathered(job, arm, seed, student, plan)
         voice = company.voice
-        fitted = fit(
-            student,
-            arm.objectives,
-            company.source,
-            plan=plan,
-            shapes=job.shapes,
-            teacher=company.teacher,
-            companions=company.players,
-            validate=validator(tree, prepared, plan.numerics),
-            watch=tree["metric"],
-            higher_is_better=metrics.higher_is_better(tree["metric"]),
-            folder=place,
-            on_row=tell,
-            cancel=cancel,
-            identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
-        )
+        validate = validator(tree, prepared, plan.numerics)
+        begun = time.perf_counter()
+        try:
+            fitted = fit(
+                student,
+                arm.objectives,
+                company.source,
+                plan=plan,
+                shapes=job.shapes,
+                teacher=company.teacher,
+                companions=company.players,
+                validate=validate,
+                watch=tree["metric"],
+                higher_is_better=metrics.higher_is_better(tree["metric"]),
+                folder=place,
+                on_row=tell,
+                cancel=cancel,
+                identity={"threads": torch.get_num_threads(), "torch": torch.__version__},
+            )
+        finally:
+            spent(time.perf_counter() - begun)
         notes += fitted.notes
     numerics = Numerics(plan.numerics.precision, plan.numerics.memory_format)
     if tree["student"]["match_prior"] and arm.learns != "nothing":

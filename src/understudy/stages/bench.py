@@ -60,14 +60,23 @@ class Bench:
         self.checkpoint_seconds, self.taught = checkpoint_seconds, taught
         self._teacher: tuple[Any, Teacher | None] = (None, None)
         self._settled: dict[str, tuple[list[dict[str, Any]], Shapes]] = {}
+        self._warm: set[str] = set()
 
-    def train(self, task: Task, tell: Tell, cancel: Cancel) -> bool:
-        """Train it unless its result is there; True where a step was taken. Raises Interrupted after a checkpoint."""
+    def train(self, task: Task, tell: Tell, cancel: Cancel, spent: Callable[[float], None], begin: Callable[[], None] = lambda: None) -> None:
+        """Train it unless its result is there. Raises Interrupted after a checkpoint.
+
+        spent: is told the seconds of its training, also of one that is stopped. Each arm takes a step that is thrown away before its first
+        student in this process begins, and `begin` is called: else the first arm would pay for what a process does once.
+        """
         if self.done(task):
-            return False
+            return
         job = self._job(task.tree)
-        arms.train_seed(job, self._arm(job, task, self._asked(task, job)), task.seed, self.cache, tell, cancel, self.checkpoint_seconds)
-        return True
+        arm = self._arm(job, task, self._asked(task, job))
+        if arm.name not in self._warm:
+            arms.warm_up(job, arm, task.seed)
+            self._warm.add(arm.name)
+        begin()
+        arms.train_seed(job, arm, task.seed, self.cache, tell, cancel, self.checkpoint_seconds, spent)
 
     def done(self, task: Task) -> bool:
         """Whether its result is in the cache."""

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from understudy.cache import Cache
-from understudy.errors import RecipeError, four_parts
 from understudy.events import Cancel, OnEvent
 from understudy.objective import Objective
 from understudy.records import Knowledge, Shapes, Teacher
@@ -25,6 +24,13 @@ from understudy.teachers import local, weighted
 from understudy.training.step import teacher_taps
 
 T = TypeVar("T")
+WHO = {
+    "peers": "The teacher in this report is the other students of the cohort (mean of probabilities), trained along.",
+    "online": "The teacher in this report was trained along with the shipped student.",
+    "averaged": "The teacher in this report is the moving average of the shipped student.",
+    "itself": "The teacher in this report is the shipped student itself: no other model taught it.",
+}
+"""What is called the teacher where it learns along."""
 
 
 class Stage(Protocol):
@@ -111,16 +117,6 @@ def weights_of(tree: Mapping[str, Any], validation: Callable[[], Knowledge], dat
     """The members' weights that were learnt from the validation rows, where the recipe asks for it; and a sentence for the report."""
     if tree["teacher_weights"] != "learnt":
         return None, ()
-    if not len(data.validation):
-        raise RecipeError(
-            four_parts(
-                "teacher_weights: learnt needs validation rows",
-                got="none",
-                expected="some",
-                otherwise="Weights from rows that the teachers were trained on would favour whoever overfits most",
-                do="Set data.split.validation, for example 0.1",
-            )
-        )
     logits = validation().logits
     assert logits is not None
     weights = weighted.learnt(logits, data.rows.labels[data.validation])
@@ -145,4 +141,4 @@ def living(
         return {name: Knowledge(logits=torch.from_numpy(rows[shipped])) for name, rows in arm.companions.items()}
 
     scheduled = "online" if kind in ("peers", "online") else "self"
-    return Lessons(data, None, digest(["living", tree["teacher"]]), table, taught, said, scheduled)
+    return Lessons(data, None, digest(["living", tree["teacher"]]), table, taught, said, scheduled, (WHO[kind],))

@@ -33,6 +33,8 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
         entries = list(tree["teacher"])
     if isinstance(tree["teacher_weights"], str):
         _weights(tree, entries)
+        refuse_without_validation(tree, prepared)
+    _somebody_asks(tree)
     for entry in entries:
         if entry["kind"] in LIVING and tree["training"]["balance"] != "none":
             raise RecipeError(
@@ -112,6 +114,36 @@ def _weights(tree: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> None:
             expected="two teachers or more, and store.keep: dense",
             otherwise="There would be nothing to weigh",
             do="Leave teacher_weights out, or name more teachers" if members < 2 else "Set store.keep: dense",
+        )
+    )
+
+
+def refuse_without_validation(tree: Mapping[str, Any], prepared: Prepared) -> None:
+    """RecipeError where weights of teachers should be learnt from validation rows that are not there."""
+    if tree["teacher_weights"] == "learnt" and not len(prepared.validation):
+        raise RecipeError(
+            four_parts(
+                "teacher_weights: learnt needs validation rows",
+                got="none",
+                expected="some",
+                otherwise="Weights from rows that the teachers were trained on would favour whoever overfits most",
+                do="Set data.split.validation, for example 0.1",
+            )
+        )
+
+
+def _somebody_asks(tree: Mapping[str, Any]) -> None:
+    """A teacher that no term of the objective asks would be paid for nothing."""
+    wanted: list[Any] = [kinds.find("objectives", entry["kind"]) for entry in tree["objective"]]
+    if tree["teacher"][0]["kind"] == "itself" or any(objective.needs for objective in wanted):
+        return
+    raise RecipeError(
+        four_parts(
+            "no term of the objective asks the teacher",
+            got=", ".join(entry["kind"] for entry in tree["objective"]),
+            expected="a term such as logits.SoftTargets",
+            otherwise="The teacher would be trained and asked, and the student would learn nothing from it",
+            do="Add such a term, or write teacher: {kind: itself} where the student teaches itself",
         )
     )
 

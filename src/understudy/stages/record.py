@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -123,6 +124,12 @@ def feature_headers(
 
     shapes: {teacher tap: shape without B}.
     """
+    planned = _planned(tree, prepared, shapes)
+    return {tap: replace(one, teacher=taught.fixed.fingerprint, rights=dict(rights)) for tap, one in planned.items()}
+
+
+def _planned(tree: Mapping[str, Any], prepared: Prepared, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Header]:
+    """The headers of the stores of layers, as far as they are known before there is a teacher."""
     if tree["store"]["features"] == "live":
         return {}
     return {
@@ -132,13 +139,18 @@ def feature_headers(
             shape=shape,
             dtype=tree["store"]["features"],
             classes=len(prepared.classes),
-            teacher=taught.fixed.fingerprint,
+            teacher="not known yet",
             data=prepared.examples.fingerprint,
             transform=prepared.transform,
-            rights=dict(rights),
         )
         for tap, shape in shapes.items()
     }
+
+
+def refuse_layers(tree: Mapping[str, Any], prepared: Prepared, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """DataError where the layers of these shapes would take more than the recipe allows; no teacher is needed to know."""
+    if tree["data"]["transfer"]["source"] == "examples":
+        refuse_too_large(_planned(tree, prepared, shapes), prepared, tree["store"]["limit_gb"], sys.maxsize)
 
 
 def feature_rows(prepared: Prepared) -> int:

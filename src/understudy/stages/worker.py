@@ -66,7 +66,8 @@ def serve(pipe: Connection, ground: str) -> None:
     ear = _Ear(pipe)
     while (order := ear.order()) is not None:
         lesson = order.pop("lesson")
-        task, sent, begun = Task(**order, lesson=Lesson(**lesson) if lesson is not None else None), [0.0], time.perf_counter()
+        task, sent = Task(**order, lesson=Lesson(**lesson) if lesson is not None else None), [0.0]
+        spent: list[float] = []
 
         def tell(row: dict[str, Any], sent: list[float] = sent) -> None:
             if time.monotonic() - sent[0] >= SAY:
@@ -75,12 +76,10 @@ def serve(pipe: Connection, ground: str) -> None:
 
         try:
             bench = bench or bench_of(wanted)
-            send(pipe, {"begun": True})
-            begun = time.perf_counter()
-            trained = bench.train(task, tell, ear.stopped)
-            send(pipe, {"done": time.perf_counter() - begun if trained else 0.0})
+            bench.train(task, tell, ear.stopped, spent.append, lambda: send(pipe, {"begun": True}))
+            send(pipe, {"done": sum(spent)})
         except Interrupted:
-            send(pipe, {"stopped": time.perf_counter() - begun})
+            send(pipe, {"stopped": sum(spent)})
             return
         except OSError as error:
             send(pipe, {"error": "OSError", "errno": error.errno, "text": error.strerror or str(error), "file": error.filename})

@@ -31,7 +31,7 @@ from understudy.stages.worker import Ground, send, serve
 log = logging.getLogger(__name__)
 
 Spent = Callable[[Task, float], None]
-"""Is told the seconds that somebody worked at a task."""
+"""Is told the seconds that somebody trained the student of a task: the steps themselves, validation and checkpoints."""
 MOST_DEATHS = 3
 """Workers that may die over one task: what kills it every time (memory, a broken library) would kill it for ever."""
 LISTEN = 0.1
@@ -42,13 +42,8 @@ def train_here(tasks: Sequence[Task], bench: Bench, on_event: OnEvent, cancel: C
     """Train tasks one after another in this process. Raises Interrupted after a checkpoint."""
     told = _Told(tasks, on_event, spent)
     for task in tasks:
-        begun = time.perf_counter()
-        try:
-            trained = bench.train(task, partial(told.row, task), cancel)
-        except Interrupted:
-            spent(task, time.perf_counter() - begun)
-            raise
-        told.end(task, time.perf_counter() - begun if trained else 0.0)
+        bench.train(task, partial(told.row, task), cancel, partial(spent, task))
+        told.end(task)
 
 
 class Crew:
@@ -138,9 +133,8 @@ class _Told:
         self.shares[task] = min(1.0, row["step"] / task.steps)
         self._say(task, row)
 
-    def end(self, task: Task, seconds: float) -> None:
+    def end(self, task: Task) -> None:
         """A student is trained."""
-        self.spent(task, seconds)
         self.shares[task] = 1.0
         self._say(task, {})
 
@@ -150,7 +144,7 @@ class _Told:
 
 
 class _Worker:
-    """A process, the pipe to it, and what it is doing; `begun` is when, once its data is loaded."""
+    """A process, the pipe to it, and what it is doing; `begun` is when its training did."""
 
     def __init__(self, ground: Ground) -> None:
         context = multiprocessing.get_context("spawn")
@@ -193,10 +187,9 @@ class _Worker:
                 task, self.task = self.task, None
                 if "error" in said:
                     raise _error(said)
+                told.spent(task, said["done"] if "done" in said else said["stopped"])
                 if "done" in said:
-                    told.end(task, said["done"])
-                else:
-                    told.spent(task, said["stopped"])
+                    told.end(task)
 
     def bury(self, told: _Told) -> Task | None:
         """The task that a dead worker had."""
