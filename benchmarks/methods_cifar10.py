@@ -188,15 +188,16 @@ def collect(data: Path, runs: Path, epochs: float) -> dict[str, Any]:
     from understudy.stages.machine import hardware
 
     labels = examples(data).labels[-(HELD_OUT + EXACT) :]
+    finished = [task for task in tasks() if (runs / recipe(*task, data, epochs)["name"] / "summary.json").exists()]
     found: dict[str, Any] = {
         "when": datetime.date.today().isoformat(), "machine": hardware()["words"], "epochs": epochs, "seeds": SEEDS, "train": TRAIN,
-        "pairs": {},
+        "pairs": {}, "unfinished": [list(task) for task in tasks() if task not in finished],
     }  # fmt: skip
     for pair in PAIRS:
         arms, about, control, teacher = {}, {}, None, None
         for at, method in tasks():
             folder = runs / recipe(pair, method, data, epochs)["name"]
-            if at != pair or not (folder / "summary.json").exists():
+            if (pair, method) not in finished or at != pair:
                 continue
 
             def right(arm: str, folder: Path = folder) -> np.ndarray:

@@ -40,9 +40,10 @@ def page(found: Mapping[str, Any]) -> str:
     parts = [INTRODUCTION.format(seeds=found["seeds"], epochs=found["epochs"], machine=found["machine"]).rstrip()]
     for pair, one in found["pairs"].items():
         parts += [f"## ResNet-56 → {STUDENTS[pair]}", _sentence(one), _table(one)]
-    missing = [STUDENTS[pair] for pair in STUDENTS if pair not in found["pairs"]]
-    if missing:
-        parts.append(f"Not measured yet: {', '.join(missing)}.")
+    for pair, name in STUDENTS.items():
+        missing = [method for at, method in found["unfinished"] if at == pair]
+        if missing:
+            parts.append(f"Not measured yet, {name}: {', '.join(missing)}.")
     parts += [f"## {title}\n\n{text}" for title, text in found.get("remarks", {}).items()]
     return "\n\n".join(parts) + "\n"
 

@@ -379,7 +379,8 @@ def test_inputs_that_are_no_examples_need_a_model_that_answers(refused, understu
 
 
 @pytest.mark.parametrize("source", ["noise", "generated"])
-@pytest.mark.parametrize("kind", ["relations.CRD", "logits.Progressive", "labels.CrossEntropy", "logits.VirtualTeacher"])
+@pytest.mark.parametrize(
+    "kind", ["relations.CRD", "logits.Progressive", "labels.CrossEntropy", "logits.VirtualTeacher", "logits.Decoupled"])  # fmt: skip
 def test_ids_and_labels_of_inputs_that_are_no_examples_mean_nothing(refused, kind, source):
     """Prevents: a bank that takes the tenth generated picture for the tenth example; a label term that is zero all along."""
     message = refused(f"data.transfer.source={source}", f"objective=[{{kind: logits.SoftTargets}}, {{kind: {kind}}}]", code=2)

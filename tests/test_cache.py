@@ -191,3 +191,11 @@ def test_an_entry_that_is_not_one_is_named(runs, text):
     with pytest.raises(DataError) as error:
         entry(path)
     assert str(path) in str(error.value)
+
+
+def test_a_look_makes_nothing_and_names_the_same_folder(tmp_path):
+    """Prevents: empty folders that are listed as unfinished results."""
+    store = Cache(tmp_path / "_cache")
+    place = store.place("teach", {"seed": 1}, 1)
+    assert not store.done(place) and not store.root.exists()
+    assert place == store.folder("teach", {"seed": 1}, 1)

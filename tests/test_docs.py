@@ -86,6 +86,12 @@ def test_the_pages_of_methods_are_what_docstrings_recipes_and_results_say():
     assert there == made, "run: python docs/make_methods.py"
 
 
+def test_the_page_of_methods_on_cifar10_is_that_of_its_result():
+    """Prevents: a figure on the page that no run gave."""
+    methods = module_at(DOCS / "make_methods_cifar10.py")
+    assert methods.PAGE.read_text(encoding="utf-8") == methods.page(methods.newest()), "run: python docs/make_methods_cifar10.py"
+
+
 def test_every_mode_has_its_recipe_and_every_teacher_its_page():
     """Prevents: a kind of teacher or a packaged recipe that no page leads to."""
     methods = module_at(DOCS / "make_methods.py")

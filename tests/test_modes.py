@@ -40,6 +40,10 @@ MODES = {
     "peers": ("teacher={kind: peers, count: 3}", KD),
     "peers of another kind": ("teacher={kind: peers, models: [{arch: mlp, hidden: [16], dropout: 0.3}], target: min_logit}", KD),
     "peers with layers": ("teacher={kind: peers, models: [{arch: cnn, width: 3}]}", HINT),
+    "peers and exits": (
+        "teacher={kind: peers, models: [{arch: cnn, width: 3}]}",
+        "objective=[{kind: logits.SoftTargets}, {kind: exits.DeepExits}, {kind: labels.CrossEntropy}]",
+    ),
     "online": ("teacher={kind: online, model: {arch: cnn, width: 4}, train: {lr: 3e-3, optimizer: sgd}}", KD),
     "online with layers": ("teacher={kind: online, model: {arch: cnn, width: 4}}", HINT),
     "averaged": ("teacher={kind: averaged, decay: 0.9}", KD, "student={model: {arch: mlp, hidden: [16], dropout: 0.3}}"),

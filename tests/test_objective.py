@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from understudy import objective
 from understudy.errors import RecipeError
-from understudy.objective import PlainObjective, PlainTerm, Schedule, check_temperature, check_weight, extremes, value_at
+from understudy.objective import (
+    PlainObjective,
+    PlainTerm,
+    Schedule,
+    check_positive,
+    check_temperature,
+    check_weight,
+    extremes,
+    value_at,
+    without_masked,
+)
+from understudy.objectives.logits import CurriculumTemperature
+from understudy.objectives.relations import CorrelationCongruence
 from understudy.records import Batch, Shapes, StudentOutput, Term, total
 
 NUMBERS = st.floats(-100, 100, allow_nan=False)
@@ -67,6 +79,21 @@ def test_temperature_must_be_positive_and_finite(value):
         check_temperature(value)
 
 
+@pytest.mark.parametrize("value", [0.0, -2.0, math.nan, math.inf, Schedule(start=4.0, end=0.0)])
+def test_positive_numbers_are_refused_in_words_of_their_own(value):
+    with pytest.raises(RecipeError, match=r"width must be a positive finite number: got .+, expected > 0\. It would be flat\. Use 3\."):
+        check_positive("width", value, "It would be flat", "Use 3")
+
+
+@pytest.mark.parametrize(("made", "word"), [
+    (lambda: CorrelationCongruence(gamma=0.0), "kernels"), (lambda: CurriculumTemperature(span=-1.0), "stay at start")])
+def test_what_is_no_temperature_is_not_refused_as_one(made, word):
+    """A message about the teacher's ranking sends the reader of a kernel's width the wrong way."""
+    with pytest.raises(RecipeError, match=word) as error:
+        made()
+    assert "ranking" not in str(error.value) and "1 to 20" not in str(error.value)
+
+
 @pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, Schedule(start=1.0, end=-0.5)])
 def test_weight_must_not_be_negative(value):
     with pytest.raises(RecipeError, match="weight must be a finite number that is not negative"):
@@ -115,6 +142,27 @@ def test_what_does_not_count_gets_no_gradient_even_where_its_value_is_not_finite
     value.backward()
     assert (value.item(), float(count)) == (1.0, 1.0)
     assert logits.grad.tolist() == [[1.0], [0.0], [0.0]]
+
+
+def test_a_term_of_the_whole_batch_never_sees_masked_rows():
+    student, other = torch.tensor([[1.0], [math.nan], [4.0]], requires_grad=True), torch.tensor([7, 8, 9])
+
+    def term(mine, theirs):
+        assert theirs[0].tolist() == [7, 9]
+        return mine[0].square().sum(), float(len(mine[0]))
+
+    value, count = without_masked(torch.tensor([True, False, True]), term, [student], [other])
+    value.backward()
+    assert (value.item(), count) == (17.0, 2.0) and student.grad.tolist() == [[2.0], [0.0], [8.0]]
+
+
+@pytest.mark.parametrize(("rows", "mask"), [(2, torch.zeros(2, dtype=torch.bool)), (0, None)])
+def test_a_term_of_the_whole_batch_is_not_asked_where_no_row_is_left(rows, mask):
+    """Batch normalisation, means and norms of no rows are NaN or an error: one empty batch would end the run."""
+    student = [torch.ones(rows, 3, requires_grad=True), torch.ones(rows, 2, requires_grad=True)]
+    value, count = without_masked(mask, lambda *rows: pytest.fail("asked"), student, [torch.ones(rows)])
+    value.backward()
+    assert (value.item(), count) == (0.0, 0.0) and all((one.grad == 0).all() for one in student)
 
 
 def test_total_divides_once_and_a_term_that_counts_nothing_adds_nothing():

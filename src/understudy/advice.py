@@ -17,6 +17,8 @@ from understudy.evaluation import forecast, metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
 from understudy.recipe import Recipe
+from understudy.report import numbers
+from understudy.run_folder import RunFolder
 from understudy.stages import pilot, ready, start
 from understudy.stages.pilot import Pilot
 from understudy.stages.prepare import Given, Prepared
@@ -99,14 +101,15 @@ def _compared(
             )
             return half, whole, [f"{name} is not tried: {why}" for name, why in failed.items()]
         except SelfTestError as error:
-            ends = {one: f" It was found with {one}." for one in left if one != planned.own}
-            name = next((one for one, end in ends.items() if may_drop and str(error).endswith(end)), None)
-            if name is None:
+            name = error.variant
+            if not may_drop or name not in left or name == planned.own:
                 raise
-            failed[name] = str(error).removesuffix(ends[name])
+            failed[name] = error.reason
             on_event(Event("record", "note", f"{name} is not tried: {failed[name]}"))
             for part in (planned.half, planned.recipe):  # they begin again; what is trained is in the cache
-                (options.runs / f"{part.name}-compare" / "recipe.yaml").unlink(missing_ok=True)
+                begun = RunFolder(options.runs, f"{part.name}-compare")
+                with begun.claim():
+                    begun.clear()
             atomic.write_json(file, failed)
 
 
@@ -153,7 +156,7 @@ def foretold(
         "control": control,
         "objectives": rows,
         "pick": pick["name"] if pick else None,
-        "reason": _reason(control, rows, pick, share),
+        "reason": _reason(control, rows, pick, share, compared["metric"]),
         "would_change": _would_change(compared, rows, pick),
         "notes": [*planned.notes, *_unlike(planned, compared["metric"]), *failed, *compared["notes"]],
     }
@@ -201,15 +204,15 @@ def _pick(control: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapp
     return next((row for row in lead if row["pilot"]["verdict"] == "helps"), None)
 
 
-def _reason(control: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pick: Mapping[str, Any] | None, share: float) -> str:
+def _reason(
+    control: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], pick: Mapping[str, Any] | None, share: float, metric: str
+) -> str:
     alone = f"the control is predicted to keep {_span(control)} of the teacher's metric"
     part = f"{100 * share:.3g} % of the rows"
     if pick is not None:
-        won = abs(pick["pilot"]["difference"]["value"])
-        return (
-            f"Pick {pick['name']}: on {part} it beats the control by {100 * won:.1f} points, and it is predicted to keep "
-            f"{_span(pick)}; {alone}."
-        )
+        difference = pick["pilot"]["difference"]
+        won = _size(abs(difference["value"]), metric, difference["ci95"])
+        return f"Pick {pick['name']}: on {part} it beats the control by {won}, and it is predicted to keep {_span(pick)}; {alone}."
     helping = [row["name"] for row in rows if row["pilot"]["verdict"] == "helps"]
     if helping:
         return (
@@ -225,13 +228,19 @@ def _would_change(compared: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
         return "A full run in which the lead lasts would change that: understudy compare with these objectives decides."
     if pick is None:
         least = min((row["smallest_visible"] for row in compared["rows"] if row["smallest_visible"] is not None), default=None)
-        seen = f" This one would have seen an effect of {100 * least:.1f} points." if least is not None else ""
+        seen = f" This one would have seen an effect of {_size(least, compared['metric'])}." if least is not None else ""
         return f"A pilot with more rows (--share) or seeds (--seeds) may see a smaller effect.{seen}"
     low = pick["predicted"]["ci95"][0]
     close = [row["name"] for row in rows if row is not pick and row["predicted"]["ci95"][1] >= low and row["pilot"]["verdict"] == "helps"]
     if close:
         return f"The intervals do not part it from {', '.join(close)}: understudy compare on all rows would."
     return "A full run whose verdict is no evidence would change that: then the control has caught up, and the teacher was not needed."
+
+
+def _size(effect: float, metric: str, interval: Sequence[float] | None = None) -> str:
+    """An effect in the metric's own unit, with the digits that its interval justifies."""
+    shown = numbers.value(effect, metrics.unit(metric), interval, difference=True, signed=False)
+    return shown.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _span(row: Mapping[str, Any]) -> str:

@@ -56,12 +56,19 @@ class Cache:
         self.root = Path(root)
         self.user = None if user is None else os.path.relpath(user, self.root)  # relative: the two are mostly moved together
 
+    def place(self, stage: str, inputs: Mapping[str, Any], version: int) -> Path:
+        """Where this result belongs; nothing is made, so it does for a look (`done`) and before a `claim`, which makes the folder.
+
+        Raises what `folder` raises.
+        """
+        return self.root / key(stage, inputs, version)
+
     def folder(self, stage: str, inputs: Mapping[str, Any], version: int) -> Path:
         """Where this result belongs; the folder is made. `inputs` is all that the result depends on, as plain JSON values.
 
         Raises RecipeError for a value that is not JSON or not finite: two different values could get one key.
         """
-        path = self.root / key(stage, inputs, version)
+        path = self.place(stage, inputs, version)
         path.mkdir(parents=True, exist_ok=True)
         return path
 

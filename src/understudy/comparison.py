@@ -15,6 +15,7 @@ import numpy as np
 from understudy import atomic, pipeline, threads
 from understudy import recipe as recipes
 from understudy.cache import Cache
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
@@ -27,7 +28,7 @@ from understudy.stages.bench import Bench, Task
 from understudy.stages.common import class_counts, class_weights
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.ready import Ready
+from understudy.stages.ready import Ready, Rehearsal
 from understudy.stages.rounds import Final
 from understudy.stages.taught import Taught
 from understudy.stages.variants import Variant
@@ -68,8 +69,20 @@ def compare(
     recipe -> data -> settle -> teacher -> self-test and recording of all variants -> students -> verdicts -> report. Students are trained
     in up to `jobs` processes (by default one for each `training.threads` usable cores; in this one where Python objects are `given`,
     which can't be sent to another). It goes on where it was stopped. Raises what `pipeline.run` raises; gates are not looked at.
+
+    A script that calls this has to do so under `if __name__ == "__main__":`, or with `jobs=1`: each process imports the script again.
     """
     given, options = given or Given(), options or Options()
+    if jobs is not None and jobs < 1:
+        raise RecipeError(
+            four_parts(
+                "jobs is not usable",
+                got=jobs,
+                expected="1 or more students at a time",
+                otherwise="Nobody would train",
+                do="Use --jobs 1, or leave it out for one a core",
+            )
+        )
     recipe = variants.folded(recipe, objectives, seeds)
     variants.expand(recipe)
     rights = gate.gate(pipeline.named_rights(recipe), options.acknowledge)
@@ -96,19 +109,20 @@ def compare(
         folder.write_recipe(tree)
 
         taught = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
-        all_ready = stage("record", lambda: ready.rehearsed(_variants(tree), data, taught, rights, given, cache, on_event, cancel))
+        rehearsal = Rehearsal(data, taught, rights, given, cache, on_event, cancel)
+        all_ready = stage("record", lambda: ready.rehearsed(_variants(tree), rehearsal))
         data = ready.kept(all_ready, data)
         work = _work(tree, all_ready, Bench(data, given, cache, options.checkpoint_seconds, taught), folder, jobs, on_event, cancel)
         sweep = recipes.load(tree).sweep
         assert sweep is not None
-        with contextlib.closing(work.crew):
+        with contextlib.closing(work.crew), contextlib.closing(work.bench):
             final = stage("train", lambda: rounds.held(sweep, all_ready, work.bench, work.train, folder, on_event))
         found, rows = stage("evaluate", lambda: _judged(recipe.name, sweep, final, taught, work.bench, folder))
         folder.write_metrics([*taught.rows, *rows])
         _put_best(folder, found["best"], _variants(tree), recipe.name)
         stage("report", lambda: _put_page(folder, found, rows, final, work.write(), tree, command))
         atomic.write_json(folder.path / RESULT, found)
-    result = Comparison(folder.path, found, {arm: sum(own.values()) / len(own) for arm, own in work.seconds.items() if own})
+    result = Comparison(folder.path, found, board.seconds_of({"seconds": work.seconds}))
     on_event(Event("done", "end", found["conclusion"], 1.0, {"report": str(folder.path / PAGE)}))
     return result
 
@@ -189,8 +203,7 @@ def _judged(
         training = {f"training.{key}": own[0].tree["training"][key] for key in variants.SWEPT if f"training.{key}" in sweep.over}
         found = bench.results(own[0], folder)
         controls.append((entry(found, "control", "", training), found))
-    sign = 1.0 if metrics.higher_is_better(metric) else -1.0
-    control, found = max(controls, key=lambda one: sign * (one[0].validation or 0.0))
+    control, found = max(controls, key=lambda one: metrics.merit(metric, one[0].validation))
     rows, notes = [{**row, "arm": "control"} for row in found.rows], [*data.notes, *taught.notes, *found.notes]
     entries = []
     for one in final.variants:
@@ -256,3 +269,26 @@ def _put_page(
     names = {one.variant.folder: one.variant.name for one in final.variants}
     curves = [{**row, "arm": names.get(row["arm"], "control")} for row in rows]
     atomic.write_text(folder.path / PAGE, board.render(found, curves, timing, tree, command))
+
+
+def rerender(folder: Path) -> Path:
+    """The page of a finished comparison, made again from what lies in its folder. Raises DataError where it is not finished."""
+    try:
+        found, timing, about = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (RESULT, TIMING, "provenance.json"))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        tree = recipes.parse((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        names = {"control": "control", **{one.folder: one.name for one in _variants(tree)}}
+        curves = [{**row, "arm": names[row["arm"]]} for row in rows if row["arm"] in names]  # without the teacher's
+        page = board.render(found, curves, timing, tree, about["command"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            four_parts(
+                f"{folder} has no finished comparison",
+                got=str(error),
+                expected=f"{RESULT}, {TIMING}, metrics.jsonl, provenance.json and recipe.yaml",
+                otherwise="There would be nothing to show",
+                do=f"Run it to the end first: understudy compare {folder / 'recipe.yaml'}",
+            )
+        ) from None
+    atomic.write_text(folder / PAGE, page)
+    return folder / PAGE

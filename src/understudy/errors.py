@@ -11,6 +11,10 @@ class UnderstudyError(Exception):
     """Base of every error that is reported without a traceback."""
 
     exit_code = 1
+    variant: str | None = None
+    """The variant of a comparison that it is about."""
+    reason: str = ""
+    """Where `variant` is set: its message without the variant's name."""
 
 
 class RecipeError(UnderstudyError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,8 +68,8 @@ def extremes(value: Scheduled) -> tuple[float, float]:
     return (min(value.start, value.end), max(value.start, value.end)) if isinstance(value, Schedule) else (value, value)
 
 
-def check_temperature(value: Scheduled, name: str = "temperature") -> None:
-    """Raise RecipeError unless the value is positive and finite all along."""
+def check_positive(name: str, value: Scheduled, otherwise: str, do: str) -> None:
+    """Raise RecipeError, which says what would happen otherwise and what to do, unless the value is positive and finite all along."""
     low, high = extremes(value)
     if not (low > 0 and math.isfinite(low) and math.isfinite(high)):
         raise RecipeError(
@@ -77,10 +77,16 @@ def check_temperature(value: Scheduled, name: str = "temperature") -> None:
                 f"{name} must be a positive finite number",
                 got=low if not low > 0 else high,
                 expected="> 0",
-                otherwise="A negative temperature reverses the teacher's ranking and zero divides by it",
-                do="Use a value from 1 to 20",
+                otherwise=otherwise,
+                do=do,
             )
         )
+
+
+def check_temperature(value: Scheduled, name: str = "temperature") -> None:
+    """Raise RecipeError unless the temperature is positive and finite all along."""
+    wrong = "A negative temperature reverses the teacher's ranking and zero divides by it"
+    check_positive(name, value, wrong, "Use a value from 1 to 20")
 
 
 def check_weight(value: Scheduled) -> None:
@@ -107,6 +113,8 @@ class Objective(ABC):
     properties: what the contract battery tests: a set out of {"zero_at_equality", "non_negative", "shift_invariant",
         "class_permutation", "scale_invariant"} (each with respect to the student's logits and the teacher's, or, for an objective that
         matches layers, of both models' tapped features; class_permutation is then a permutation of the channels of both).
+    of_examples: whether it learns from labels, or remembers examples by their ids: an input that is no example has neither. Not where a
+        label only adds to what is learnt without one.
     """
 
     weight: Scheduled = 1.0
@@ -114,6 +122,7 @@ class Objective(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     granularity: ClassVar[Literal["example", "batch"]] = "example"
     properties: ClassVar[frozenset[str]] = frozenset()
+    of_examples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
@@ -168,6 +177,24 @@ def summed(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | float]
     if mask is None:
         return values.sum(), float(len(values))
     return torch.where(mask, values, 0.0).sum(), mask.sum().to(values.dtype)
+
+
+def without_masked(
+    mask: Tensor | None,
+    term: Callable[[list[Tensor], list[Tensor]], tuple[Tensor, Tensor | float]],
+    student: list[Tensor],
+    other: list[Tensor],
+) -> tuple[Tensor, Tensor | float]:
+    """(sum, count) that the term gives for the rows that are not masked: for one that mixes the rows of a batch.
+
+    student, other: tensors (B, ...), their masked rows are taken out before the term sees them. Where none is left the term is not asked:
+    0 of 0, with a gradient of 0 for the student's.
+    """
+    if mask is not None:
+        student, other = [part[mask] for part in student], [part[mask] for part in other]
+    if not len(student[0]):
+        return torch.stack([part.sum() * 0.0 for part in student]).sum(), 0.0
+    return term(student, other)
 
 
 Layers = Mapping[str, str] | Literal["auto"]
@@ -232,14 +259,26 @@ class LayerTerm(nn.Module):
         """(scalar sum, count) over the examples that count."""
         student, teacher = paired(self.layers, output, knowledge)
         if self.granularity == "batch":
-            if batch.mask is not None:
-                student, teacher = [part[batch.mask] for part in student], [part[batch.mask] for part in teacher]
-            if not len(student[0]):
-                return torch.stack([part.sum() * 0.0 for part in student]).sum(), 0.0
-        values = torch.stack([pair(mine, theirs) for pair, mine, theirs in zip(self.pairs, student, teacher, strict=True)]).sum(0)
-        if self.granularity == "batch":
-            return values * len(student[0]), float(len(student[0]))
-        return summed(values, batch.mask)
+            return without_masked(batch.mask, self._of_the_batch, student, teacher)
+        return summed(self._values(student, teacher), batch.mask)
+
+    def _of_the_batch(self, student: list[Tensor], teacher: list[Tensor]) -> tuple[Tensor, float]:
+        return self._values(student, teacher) * len(student[0]), float(len(student[0]))
+
+    def _values(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        return torch.stack([pair(mine, theirs) for pair, mine, theirs in zip(self.pairs, student, teacher, strict=True)]).sum(0)
+
+
+class Match(nn.Module):
+    """One pair of layers: a formula of (student, teacher), after a projection of the student where one is needed."""
+
+    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor], path: nn.Module | None = None) -> None:
+        super().__init__()
+        self.formula, self.path = formula, nn.Identity() if path is None else path
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """What the formula gives: (B,) or a scalar."""
+        return self.formula(self.path(student), teacher)
 
 
 def paired(layers: Mapping[str, str], output: StudentOutput, knowledge: Knowledge | None) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -28,8 +28,6 @@ from understudy.stages.balance import balanced
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,10 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         job = arms.Job(tree, found.data, given, shapes)
         objectives, balance = balanced(tree, objectives, job, found)
         wanted = arms.arms_of(job, objectives, found.teacher, found.identity)
-        students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
-        found.release()
+        try:
+            students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
+        finally:
+            found.release()
         folder.write_metrics([*teacher.rows, *(row for arm in students.values() for row in arm.rows)])
 
         data = found.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -34,6 +35,14 @@ def test_json_has_checks_and_a_plan(understudy, there):
     assert all(set(row) == {"check", "result", "figure", "message"} for row in found["checks"])
     words = json.dumps(found["plan"])
     assert "step" in words and ("second" in words or " s" in words)
+
+
+def test_the_next_command_runs_what_was_checked(understudy, there):
+    """Prevents: the run that follows a check is another one than was checked."""
+    words = ["toy.yaml", "training.epochs=2", "objective=[{kind: logits.DIST}, {kind: labels.CrossEntropy}]"]
+    done = understudy("check", *words, "--runs", there / "my runs")
+    line = done.err.splitlines()[-1]
+    assert done.code == 0 and shlex.split(line) == ["next:", "understudy", "run", *words, "--runs", str(there / "my runs")]
 
 
 def test_a_fault_is_exit_7_after_the_whole_table(understudy, there):

@@ -43,6 +43,14 @@ def test_a_leaderboard_and_where_to_go_next(understudy, there):
     assert all(set(own) == {"0", "1"} for own in timing["seconds"].values())
     page = (there / "runs/toy-compare/compare.html").read_text()
     assert "logits.DIST:weight=2" in page and "understudy compare runs/toy-compare/recipe.yaml" in page
+    assert "after one step that is thrown away" in timing["counts"]
+    shown = understudy("runs", "show", "toy-compare")
+    assert shown.out.startswith(done.out) and "runs/toy-compare/compare.html" in shown.out and "report.html" not in shown.out
+    assert shown.err.splitlines() == done.err.splitlines()[-1:]
+    (there / "runs/toy-compare/compare.html").unlink()
+    made = understudy("report", "toy-compare")
+    assert made.code == 0 and made.out == "runs/toy-compare/compare.html\n"
+    assert (there / "runs/toy-compare/compare.html").read_text() == page
     again = understudy("compare", "runs/toy-compare/recipe.yaml", "--jobs", "1", "--json")
     assert again.out == result(there).decode() and json.loads(again.out) == found
 
@@ -118,7 +126,9 @@ def test_the_best_method_can_be_run_by_itself(understudy, there):
         ((), 2, "--objective"),
         (("--objective", "logits.SoftTarget"), 2, 'Did you mean "logits.SoftTargets"'),
         (("--objective", "logits.DIST", "--objective", "logits.DIST"), 2, "twice"),
-        (("--objective", "logits.DIST", "--seeds", "0"), 2, "--seeds"),
+        (("--objective", "logits.DIST", "--seeds", "0"), 2, "got 0, expected 1 or more"),
+        (("--objective", "logits.DIST", "--jobs", "0"), 2, "got 0, expected 1 or more"),
+        (("--objective", "logits.DIST", "--objective", "labels.CrossEntropy"), 2, "the control itself"),
         (("sweep={over: {training.lrr: [1, 2]}}",), 2, 'Did you mean "training.lr"'),
         (("sweep={metod: grid}",), 2, 'Did you mean "method"'),
         (("--objective", "logits.DIST", "teacher.0.rights.terms=unknown"), 6, "--acknowledge-unknown-rights"),

@@ -95,6 +95,8 @@ def test_a_student_folder(understudy, toy, tmp_path):
         ([CNN, "--shape", "1,8,8", "--classes", "1"], "--classes"),
         (["cnn:width", "--shape", "1,8,8"], "name=value"),
         (["cnn:wdth=4", "--shape", "1,8,8"], 'Did you mean "width"?'),
+        (["resnet:dept=56"], 'Did you mean "depth"?'),
+        ([""], "MODEL is empty"),
         (["resnet:depth=9", "--shape", "3,32,32"], "6n+2"),
         ([CNN, "--shape", "1,8,8", "--model", "student"], "--model has no use"),
         ([CNN, "training.epochs=1", "--shape", "1,8,8"], "overrides have no use"),

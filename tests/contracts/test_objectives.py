@@ -207,7 +207,7 @@ def test_declarations_are_known_words(name):
     cls = CLASSES[name]
     assert cls.properties <= PROPERTIES
     assert cls.needs <= ({"features"} if issubclass(cls, LayerObjective) else {"logits", "topk"})
-    assert cls.granularity in ("example", "batch")
+    assert cls.granularity in ("example", "batch") and isinstance(cls.of_examples, bool)
     assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
     if issubclass(cls, LayerObjective):
         assert cls.auto in ("maps", "preactivations", "vectors", "last")
@@ -407,6 +407,36 @@ def test_unlabelled_examples_count_wholly_or_not_at_all(name):
         assert count == int(keep.sum())
         assert close(total, term(name, *({tap: x[keep].detach() for tap, x in one.items()} for one in (student, teacher)), labels[keep])[0])
         assert student["logits"].grad[~keep].abs().max() == 0
+
+
+@parts(keep=lambda cls: not cls.of_examples)
+def test_what_is_not_of_examples_learns_without_labels_and_does_not_know_ids(name):
+    """Prevents: on noise and generated inputs, which have no label and whose ids mean nothing, a term is 0 of 0 all along, or takes one
+    input for another."""
+    found, nobody = [], torch.full((B,), -1)
+    for ids in (torch.arange(B), torch.arange(B).flip(0)):
+        module = built(name)
+        asked(module, student_of(name, 50), teacher_of(name, 51), nobody)
+        after_step(module)
+        student = leaves(student_of(name, 0))
+        total, count = asked(module, student, teacher_of(name, 1), nobody, ids=ids, progress=0.5)
+        total.backward()
+        assert count == B and all((student[tap].grad.flatten(1).abs().sum(1) > 1e-6).all() for tap in read(name))
+        found.append(total)
+    assert found[0].equal(found[1])
+
+
+@parts(keep=lambda cls: cls.of_examples)
+def test_what_is_of_examples_needs_their_labels_or_ids(name):
+    """Declared without need, an objective would be refused where it could teach."""
+    found, nobody = [], torch.full((B,), -1)
+    for ids in (torch.arange(B), torch.arange(B).flip(0)):
+        module = built(name)
+        asked(module, student_of(name, 50), teacher_of(name, 51), nobody)
+        after_step(module)
+        total, count = asked(module, student_of(name, 0), teacher_of(name, 1), nobody, ids=ids, progress=0.5)
+        found.append(total)
+    assert count == 0 or not close(found[0], found[1], 1e-4)
 
 
 @taught

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
@@ -170,3 +172,11 @@ def test_bad_input_is_refused() -> None:
 
 def test_large_logits_stay_finite() -> None:
     np.testing.assert_allclose(metrics.log_softmax(np.array([1e4, -1e4])), [0.0, -2e4])
+
+
+@pytest.mark.parametrize("metric", metrics.NAMES)
+def test_merit_orders_from_worst_to_best_and_nothing_is_the_worst(metric):
+    """Prevents: a missing log-loss that counts as 0, the best there is."""
+    low, high = metrics.merit(metric, 0.1), metrics.merit(metric, 0.9)
+    assert (low < high) == metrics.higher_is_better(metric) and low != high
+    assert metrics.merit(metric, None) == metrics.merit(metric, math.nan) < min(low, high)

@@ -360,7 +360,7 @@ def test_cc_projects_the_student_alone():
     """Two trained layers would agree best by making everything equal."""
     term = built(CorrelationCongruence)
     assert sum(part.numel() for part in term.parameters()) == S * T + T
-    moved = term.pairs[0].adapter(STUDENT)
+    moved = term.pairs[0].path(STUDENT)
     assert torch.allclose(run(term, STUDENT, TEACHER)[0], B * correlation_congruence(moved, TEACHER))
 
 
@@ -441,7 +441,7 @@ def test_ickd_adds_up_over_any_split_of_the_batch():
 def test_ickd_takes_tokens_of_different_numbers_and_keeps_them():
     student, teacher = rows(0, B, 7, 3), rows(1, B, 5, 4)
     term = built(ICKD, shapes=((7, 3), (5, 4)))
-    moved = term.pairs[0].adapter(student)
+    moved = term.pairs[0].path(student)
     assert moved.shape == (B, 7, 4)
     expected = slow_channels(moved.detach().transpose(1, 2).numpy(), teacher.transpose(1, 2).numpy())
     assert run(term, student, teacher)[0].item() == pytest.approx(sum(expected), rel=1e-10)

@@ -118,6 +118,24 @@ def test_curves_are_means_over_seeds_with_the_best_in_colour():
     assert picture.count("<polyline") == 2 and 'class="c curve"' in picture and 'class="a0 curve"' in picture
 
 
+def test_beside_an_untrained_start_there_is_no_ratio_of_costs():
+    """Prevents: a cost of 800 times the control where the control was not trained at all."""
+    found = made(*arms())
+    timing = TIMING | {"seconds": {"control": {"0": 0.01}, "m0": {"0": 8.0}}}
+    pages = {control: board.render(found, (), timing, {"training": {"control": control}}, "understudy compare toy")
+             for control in ("no_teacher", "init_only")}  # fmt: skip
+    assert "800.0× control" in pages["no_teacher"] and "labels only" in pages["no_teacher"]
+    assert "× control" not in pages["init_only"] and "control<small>the untrained start of the student" in pages["init_only"]
+    assert "labels only" not in pages["init_only"] and "same for every method" in pages["init_only"]
+
+
+def test_a_long_name_breaks_after_a_sign():
+    """Prevents: a name that is cut in the middle of a word by a narrow column, or one whose signs become markup."""
+    text = board.breakable("logits.SoftTargets:temperature=4,weight=0.5+features.Hint")
+    assert text.split("<wbr>") == ["logits.", "SoftTargets:", "temperature=4,", "weight=0.5+", "features.", "Hint"]
+    assert board.breakable("a<b>.c") == "a&lt;b&gt;.<wbr>c" and board.breakable("") == ""
+
+
 def test_many_arms_still_make_a_page():
     control, _ = arms()
     rng = np.random.default_rng(3)

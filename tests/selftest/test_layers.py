@@ -263,3 +263,9 @@ def test_the_stated_error_is_allowed_and_little_more(dtype):
     broken = back.features["a"].clone()
     broken[3, 0, 0, 0] = torch.nan
     assert float(layer_difference(broken, rows, header)[3]) == torch.inf
+
+
+def test_an_output_layer_that_nothing_trains_is_named(world):
+    """Prevents: layers matched perfectly under an output layer that is as random as at the start."""
+    message = caught(world.subject([Hint(layers=PAIR)]), "output-not-training")
+    assert "gradient of 0 for the logits" in message

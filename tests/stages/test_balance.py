@@ -17,8 +17,11 @@ from understudy.selftest.objective import pulls
 from understudy.stages import balance
 from understudy.stages.arms import Job, objectives_of
 from understudy.stages.common import class_counts, fresh_student
+from understudy.stages.company import examples
 from understudy.stages.prepare import Given, prepare
 from understudy.teachers import local
+
+KD = "objective=[{kind: logits.MSE}, {kind: labels.CrossEntropy}]"
 
 
 @pytest.fixture
@@ -36,9 +39,8 @@ def settled(toy):
         after, notes = balance.balanced(tree, objectives, job, lessons)
 
         def lengths(these):
-            size = tree["training"]["batch_size"]
-            which = data.distilled[: balance.BATCHES * size]
-            seen = list(data.student_rows.batches(which, size))
+            source = examples(tree, data, data.distilled, 0)
+            seen = [source.next(step) for step in range(balance.BATCHES)]
             total = dict.fromkeys(range(len(these)), 0.0)
             for batch in seen:
                 found = pulls(these, shapes, fresh_student(tree, data, Given(), 0), batch, teacher.teach(batch), 0.0)
@@ -49,6 +51,47 @@ def settled(toy):
         return objectives, after, notes, lengths(objectives), lengths(after)
 
     return call
+
+
+@pytest.fixture
+def measured(toy, monkeypatch):
+    """The batches that the weights are settled on."""
+
+    def call(*overrides):
+        wanted = toy.recipe(KD, *overrides, "student={model: {arch: linear}}", "training.balance=gradnorm")
+        tree, data = recipe.resolved(wanted), prepare(wanted, Given())
+        seen = []
+
+        def pulls(objectives, shapes, student, batch, knowledge, progress):
+            seen.append(batch)
+            return {"MSE": SimpleNamespace(gradient=torch.ones(3)), "CrossEntropy": SimpleNamespace(gradient=torch.ones(3))}
+
+        monkeypatch.setattr(balance, "pulls", pulls)
+        job = Job(tree, data, Given(), Shapes(len(data.classes), len(data.examples)))
+        lessons = SimpleNamespace(teacher=SimpleNamespace(teach=lambda batch: None))
+        balance.balanced(tree, objectives_of(tree, class_counts(data)), job, lessons)
+        return data, seen
+
+    return call
+
+
+def test_batches_are_whole_and_of_all_classes_where_the_rows_are_sorted(measured):
+    """Prevents: weights that are settled on one class alone, and by a last batch of one row as much as by a whole one."""
+    digits = "data={kind: builtin, name: digits, split: {validation: 0.1, test: 0.5}}"
+    data, seen = measured(digits, "training.batch_size=200")
+    in_order = data.distilled[: len(seen) * 200]
+    assert len(seen) == balance.BATCHES and all(len(batch.ids) == 200 for batch in seen)
+    assert not any(torch.equal(batch.ids, rows) for batch, rows in zip(seen, in_order.split(200), strict=False))
+    for batch in seen:
+        assert set(batch.labels.tolist()) == set(range(10)) and set(batch.ids.tolist()) <= set(data.distilled.tolist())
+    assert [batch.ids.tolist() for batch in measured(digits, "training.batch_size=200")[1]] == [batch.ids.tolist() for batch in seen]
+
+
+def test_batches_are_under_the_views_that_students_see(measured):
+    digits = "data={kind: builtin, name: digits, split: {validation: 0.1, test: 0.5}, augment: {jitter: 1, views: 2}}"
+    _, seen = measured(digits, "training.batch_size=300")
+    assert [batch.view for batch in seen] == [1, 1, 2, 2], "two epochs"
+    assert [batch.view for batch in measured(digits, "training.batch_size=300", "training.augment=false")[1]] == [0] * 4
 
 
 def test_terms_of_equal_weight_pull_equally_afterwards(settled):
@@ -81,14 +124,11 @@ def test_without_it_nothing_changes(settled):
     assert after == objectives and notes == ()
 
 
-def test_a_term_that_pulls_at_nothing_and_a_teacher_that_learns_along_are_refused(settled, toy, monkeypatch):
+def test_a_term_that_pulls_at_nothing_is_refused(settled, monkeypatch):
     monkeypatch.setattr(balance, "pulls", lambda *words: {"MSE": SimpleNamespace(gradient=torch.zeros(3)),
                                                           "CrossEntropy": SimpleNamespace(gradient=torch.ones(3))})  # fmt: skip
     with pytest.raises(RecipeError, match="MSE pulls at nothing"):
         settled("[{kind: logits.MSE}, {kind: labels.CrossEntropy}]")
-    tree = recipe.resolved(toy.recipe("teacher={kind: peers}", "training.balance=gradnorm"))
-    with pytest.raises(RecipeError, match="there before the student"):
-        balance.balanced(tree, [], SimpleNamespace(), SimpleNamespace(teacher=None))
 
 
 @pytest.mark.slow

@@ -141,3 +141,10 @@ def test_who_may_not_train_is_told_and_a_stop_goes_on(obtain):
 def test_the_objectives_of_a_chain_are_known_before_it_is_trained(toy):
     tree = recipe.resolved(toy.recipe(BORN))
     assert [type(one).__name__ for one in chain.objectives_of(tree, tree["teacher"][0])] == ["SoftTargets", "CrossEntropy"]
+
+
+def test_a_chain_may_be_one_member_of_a_weighed_ensemble(obtain):
+    """Prevents: the weights of an ensemble taken for weights of the members of a chain that is one of its members."""
+    first = f"{{kind: assistants, of: {OF}, through: [{STAGE % 4}]}}"
+    taught, _, _, _ = obtain(f"teacher=[{first}, {OF}]", "teacher_weights=[1.0, 3.0]")
+    assert taught.fixed.weights.tolist() == [0.25, 0.75]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from understudy import recipe
+from understudy.objectives.exits import DeepExits
 from understudy.objectives.features import AttentionTransfer
 from understudy.objectives.logits import SoftTargets
 from understudy.records import Shapes
@@ -97,6 +98,18 @@ def test_pairs_are_mirrored_for_a_peer():
     assert other.student == shapes.teacher and other.teacher == shapes.student and other.classes == 3
     back, same = mirrored(turned, other)
     assert back == objectives and same == shapes
+
+
+def test_exits_stay_with_the_student_that_is_shipped(company):
+    """Prevents: a KeyError where a peer is asked for exits on layers that are the student's."""
+    exits = DeepExits(layers=("a",), embedding="b")
+    shapes = Shapes(3, 10, {"a": (2, 4, 4), "b": (6,)}, {})
+    turned, other = mirrored([SoftTargets(), exits], shapes)
+    assert turned == [SoftTargets()] and other.teacher == shapes.student
+    objective = "objective=[{kind: logits.SoftTargets}, {kind: exits.DeepExits, layers: [a], embedding: b}, {kind: labels.CrossEntropy}]"
+    _, found = company("teacher={kind: peers, count: 3}", objective)
+    for player in found.players:
+        assert [type(one).__name__ for one in player.step.objectives] == ["SoftTargets", "CrossEntropy"]
 
 
 def test_the_voice_of_several_is_their_mean_probability():

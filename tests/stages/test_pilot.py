@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from understudy.errors import RecipeError
-from understudy.stages import pilot
+from understudy.stages import pilot, ready
 from understudy.stages.prepare import Given, prepare
 
 WINE = "data={kind: builtin, name: wine, split: {validation: 0.1, test: 0.2}}"
@@ -61,11 +61,12 @@ def test_candidates_are_those_that_the_pair_allows(toy):
 
     def refuse(one, data):
         if "features.Hint" in one.name:
-            raise RecipeError(f"{one.name}: no layer")
+            with ready.naming(one):
+                raise RecipeError("features.Hint: no layer; write features.Hint: {layers: ...}")
 
     made = planned(toy, WINE, objectives=(), refuse=refuse)
     assert made.objectives == (made.own, "logits.Standardized", "relations.DistanceAngle")
-    assert made.notes == ("features.Hint is not tried: no layer",)
+    assert made.notes == ("features.Hint is not tried: no layer; write features.Hint: {layers: ...}",)
 
 
 def test_a_candidate_without_labels_gets_some_where_the_recipe_has_none(toy):

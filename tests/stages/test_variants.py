@@ -73,6 +73,13 @@ def test_text_of_terms_reads_back(expand):
         ((), ("logits.SoftTargets:temperature",), ["name=value"]),
         ((), ("logits.SoftTargets:temperature=1,temperature=2",), ["each name once"]),
         ((), ("logits.DIST", "logits.DIST"), ["twice"]),
+        ((), ("logits.DIST", "labels.CrossEntropy"), ["labels.CrossEntropy", "the control itself", "Leave it out"]),
+        ((), ("labels.CrossEntropy:label_smoothing=0.1",), ["the control itself"]),
+        (("objective=[{kind: labels.CrossEntropy}]", "sweep={over: {training.lr: [1e-3, 1e-2]}}"), (), ["lr=0.001", "the control itself"]),
+        ((), ("logits.DIST+",), ["nothing stands after a +", "logits.DIST+logits.MSE"]),
+        ((), ("logits.DIST + ",), ["nothing stands after a +"]),
+        ((), ("logits.DIST++logits.MSE",), ["nothing stands after a +"]),
+        ((), ("+logits.DIST",), ["nothing stands before a +"]),
         ((), ("logits.SoftTargets", "logits.SoftTargets:weight=1.0"), ["twice", "logits.SoftTargets:weight=1.0"]),
         (("sweep={over: {objective: [logits.DIST]}}",), ("logits.MSE",), ["named twice"]),
         (("sweep={over: {training.lrr: [1, 2]}}",), (), ['Did you mean "training.lr"']),
@@ -93,6 +100,18 @@ def test_what_is_refused_before_compute(expand, overrides, objectives, words):
     with pytest.raises(RecipeError) as refused:
         expand(*overrides, objectives=objectives)
     assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_what_teaches_by_itself_is_no_control(expand):
+    """Prevents: a student that is taught by its own deeper layers is refused as if it had learnt from labels alone."""
+    alone = ["logits.VirtualTeacher", "logits.Progressive", "exits.DeepExits"]
+    assert [one.name for one in expand("teacher={kind: itself}", objectives=alone)] == alone
+
+
+def test_no_seeds_are_refused(expand):
+    for seeds in (0, -1):
+        with pytest.raises(RecipeError, match=f"got {seeds}, expected 1 or more"):
+            expand(objectives=["logits.DIST"], seeds=seeds)
 
 
 def test_a_grid_that_nobody_meant_is_refused(expand):

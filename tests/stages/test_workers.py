@@ -35,7 +35,8 @@ class Laid:
         settle.settle_recipe(tree, data, given, self.cache)
         quiet, never = (lambda event: None), (lambda: False)
         taught = teach.obtain(tree, data, given, self.cache, quiet, never)
-        found = ready.rehearsed(variants.expand(recipe.load(tree)), data, taught, {"teachers": {}}, given, self.cache, quiet, never)
+        on = ready.Rehearsal(data, taught, {"teachers": {}}, given, self.cache, quiet, never)
+        found = ready.rehearsed(variants.expand(recipe.load(tree)), on)
         store, features = ready.stores(found)
         self.bench = Bench(ready.kept(found, data), given, self.cache, 0.0, taught)
         self.ground = worker.Ground(tree, str(self.cache.root), str(where), store, features, 0.0, torch.get_num_threads())
@@ -180,6 +181,29 @@ def test_what_kills_every_worker_is_given_up(toy, tmp_path):
     with pytest.raises(DataError, match="--jobs 1"):
         workers.Crew(laid.ground, 1).train(laid.tasks[:1], watch, lambda: False, SPENT)
     assert len(pids) == workers.MOST_DEATHS == len(set(pids)) and multiprocessing.active_children() == []
+
+
+UNGUARDED = """
+import json, sys
+from understudy.stages.worker import Ground
+from understudy.stages.bench import Task, Lesson
+from understudy.stages import workers
+
+asked = json.load(open(sys.argv[1]))
+task = Task(**{**asked["task"], "lesson": Lesson(**asked["task"]["lesson"])})
+workers.Crew(Ground(**asked["ground"]), 1).train([task], lambda event: None, lambda: False, lambda task, seconds: None)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_every_worker_runs_again_is_told_so(toy, tmp_path):
+    """Prevents: a caller of the API who is sent to look for a lack of memory."""
+    laid = Laid(toy, tmp_path)
+    (tmp_path / "unguarded.py").write_text(UNGUARDED)
+    (tmp_path / "asked.json").write_text(json.dumps({"task": asdict(laid.tasks[0]), "ground": asdict(laid.ground)}))
+    words = [sys.executable, tmp_path / "unguarded.py", tmp_path / "asked.json"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=600)
+    assert done.returncode != 0 and 'if __name__ == "__main__":' in done.stderr.splitlines()[-1], done.stderr
 
 
 @pytest.mark.slow

@@ -26,11 +26,23 @@ def run(*arguments):
 def test_show_says_what_is_there(three_shards):
     result, lines = run("show", three_shards)
     assert result.exit_code == 0
-    assert lines[-1] == f"{three_shards}   next: understudy store verify {three_shards}"
+    assert result.stderr == f"next: understudy store verify {three_shards}\n" and "next" not in result.stdout
     text = result.output
     for part in ("dense float32, 7 classes", "rows         30", "30 rows in 3 shards", "teacher-1", "data-1", "transform-1", "terms: own"):
         assert part in text
     assert json.loads(run("show", three_shards, "--json")[0].output) == describe(three_shards)
+
+
+def test_rights_are_words(tmp_path):
+    """Prevents: a reader who is asked to answer for a teacher's terms has to read the inside of a program's dictionary."""
+    rights = {"terms": "unknown", "teachers": {"teacher (local)": {"terms": "unknown", "licence": "MIT", "source": ""}},
+              "acknowledged": [{"name": "Ann", "reason": "we trained it"}]}  # fmt: skip
+    with Writer(tmp_path, Header(classes=2, teacher="t", data="d", transform="x", rights=rights), planned=1) as writer:
+        writer.append(["a"], 0, {"logits": np.zeros((1, 2), np.float32)})
+    [line] = [line for line in run("show", tmp_path)[1] if line.startswith("rights")]
+    assert line == ("rights       acknowledged (name: Ann, reason: we trained it), "
+                    "teachers (teacher (local) (licence: MIT, terms: unknown)), terms: unknown")  # fmt: skip
+    assert not set("{}[]'") & set(line)
 
 
 def test_describe_counts_each_row_once_and_the_mean_tail(tmp_path):
@@ -50,7 +62,7 @@ def test_describe_counts_each_row_once_and_the_mean_tail(tmp_path):
 def test_verify_names_what_is_broken(three_shards):
     assert verify(three_shards) == []
     result, lines = run("verify", three_shards)
-    assert result.exit_code == 0 and "next: understudy store show" in lines[-1]
+    assert result.exit_code == 0 and result.stdout == f"{three_shards} is whole\n" and "next: understudy store show" in result.stderr
     path = next(three_shards.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes() + b"x")
     result, _ = run("verify", three_shards)
@@ -61,9 +73,9 @@ def test_verify_names_what_is_broken(three_shards):
 
 def test_export_and_import_by_command(three_shards, tmp_path):
     result, lines = run("export", three_shards, tmp_path / "rows.parquet")
-    assert result.exit_code == 0 and lines[-1].startswith(str(tmp_path / "rows.parquet"))
+    assert result.exit_code == 0 and result.stdout == "30 rows exported\n" and f"wrote {tmp_path / 'rows.parquet'}" in result.stderr
     result, lines = run("import", tmp_path / "rows.parquet", tmp_path / "copy")
-    assert result.exit_code == 0 and lines[0] == "30 rows imported"
+    assert result.exit_code == 0 and result.stdout == "30 rows imported\n" and "next: understudy store show" in result.stderr
     assert describe(tmp_path / "copy")["rows"] == 30
 
 

@@ -57,6 +57,27 @@ def seen(arch, shape=(1, 8, 8), **options):
 # --- paths
 
 
+@pytest.mark.parametrize(
+    ("tap", "near"),
+    [
+        ("layer2.0.conv3", ["layer2.0.conv1", "layer2.0.conv2"]),
+        ("layer2.0.conv3:input", ["layer2.0.conv1", "layer2.0.conv2"]),
+        ("layer3.7.conv1", ["layer3.0.conv1"]),
+        ("layers2.0.conv1", ["layer2.0.conv1"]),
+        ("features.conv2", [".conv2"]),
+    ],
+)
+def test_near_layers_come_from_the_deepest_part_that_is_there(tap, near):
+    """Prevents: "layer2.0.conv3" is answered with a layer of another stage that happens to be spelt alike."""
+    paths = [name for name, _ in build("resnet", shape=(3, 16, 16), depth=8).named_modules() if name]
+    with pytest.raises(RecipeError) as refused:
+        taps.expand(build("resnet", shape=(3, 16, 16), depth=8), [tap], "the student")
+    said = str(refused.value).split("a path such as ")[1].split(". Nothing")[0].split(", ")
+    assert 1 <= len(said) <= 3 and set(said) <= set(paths)
+    assert all(any(one.endswith(wanted) for one in said) for wanted in near)
+    assert all(one.startswith(tap.rpartition(".")[0]) for one in said) or tap.rpartition(".")[0] not in paths
+
+
 def test_outputs_and_inputs_are_those_of_the_layer(model):
     """By hand: the same layers called one after the other."""
     captured = Taps(model, ["blocks.0", "blocks.1.0:input", "blocks.1.0", "blocks.1.1:output", "head:input"])
@@ -158,6 +179,22 @@ def test_looking_leaves_the_module_as_it_was(training):
         "layer1": next(one.shape for one in rows if one.tap == "layer1"), "linear:input": (module.head.in_features,)}  # fmt: skip
     assert module.training is training and hooks(module) == 0
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_looking_leaves_every_part_in_its_mode():
+    """Prevents: a batch norm that was frozen (in eval mode inside a model that trains) moves its statistics from then on."""
+    module = build("resnet", depth=8, width=4).train()
+    frozen = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)][:2]
+    for part in frozen:
+        part.eval()
+    before = [part.training for part in module.modules()]
+    taps.listing(module, X)
+    assert [part.training for part in module.modules()] == before
+    taps.shapes(module, ["layer1"], X)
+    assert [part.training for part in module.modules()] == before
+    with pytest.raises(RuntimeError):
+        taps.shapes(module, ["layer1"], torch.zeros(1, 5, 8, 8))
+    assert [part.training for part in module.modules()] == before and not any(part.training for part in frozen)
 
 
 def test_hooks_go_where_looking_fails(model):

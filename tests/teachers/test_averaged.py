@@ -97,3 +97,11 @@ def test_layers_are_those_of_the_average_and_are_let_go():
 def test_a_decay_that_never_moves_is_refused(decay):
     with pytest.raises(RecipeError, match="decay"):
         averaged.Options(decay=decay)
+
+
+def test_a_negative_decay_is_told_what_it_would_do():
+    """Prevents: whoever wrote -0.5 is told about an average that never moves, and raises the decay for the wrong reason."""
+    average, decay = 1.0, -0.5
+    assert decay * average + (1 - decay) * 0.0 < 0, "past the student, who stands at 0, to its other side"
+    with pytest.raises(RecipeError, match="negative.*step past the student"):
+        averaged.Options(decay=decay)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from understudy.errors import RecipeError
-from understudy.records import UNKNOWN, Batch
+from understudy.errors import DataError, RecipeError
+from understudy.records import UNKNOWN, Batch, Knowledge
 from understudy.teachers import ensemble, local, weighted
 from understudy.teachers.weighted import confidence, learnt
 
@@ -115,6 +117,17 @@ def test_the_teacher_gives_the_same_rows_with_other_weights():
     probs = fixed.logits.softmax(2)
     torch.testing.assert_close(fixed.log_probs(1.0).exp(), 0.25 * probs[:, 0] + 0.75 * probs[:, 1])
     torch.testing.assert_close(own.log_probs(1.0).exp(), (own.member_weights[:, :, None] * probs).sum(1))
+
+
+@pytest.mark.parametrize(("said", "got"), [
+    (Knowledge(logits=torch.zeros(4, 3)), r"logits of shape \(4, 3\)"), (Knowledge(), "no logits")])  # fmt: skip
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 0.5])])
+def test_rows_that_are_not_those_of_members_are_refused(said, got, weights):
+    """Prevents: without the check under python -O, classes are weighed as if they were members."""
+    alone = SimpleNamespace(provides=frozenset({"logits"}), fingerprint="one", teach=lambda batch, outputs=None: said)
+    with pytest.raises(DataError, match=got) as error:
+        weighted.Teacher(alone, weights).teach(batch())
+    assert re.search(r": got .+, expected .+\. .+\. .+\.", str(error.value))
 
 
 def test_an_unknown_way_is_refused():

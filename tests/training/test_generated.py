@@ -187,6 +187,19 @@ def test_the_gradient_reaches_the_generator_alone_and_no_hook_is_left():
     assert [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()] == hooks == [0] * len(hooks)
 
 
+def test_the_generators_step_leaves_no_gradient_in_the_student():
+    """Prevents: a student whose gradients are added up goes away from its teacher, as the generator asks, instead of towards it."""
+    module, student = teacher(), teacher(1).requires_grad_(True).train()
+    step = Generating(Fixed(made()), module, student, NONE | {"adversarial": 1.0})
+    step(NoiseSource((2,), 10, 1, 0).next(0), None)["adversarial"].sum.backward()
+    assert all(one.grad is None and one.requires_grad for one in student.parameters())
+    found = step.maker.made.grad
+    inputs = made().requires_grad_()
+    normal = F.batch_norm(student[0](inputs), None, None, student[1].weight, student[1].bias, True).relu()
+    (-(student[3](normal) - module(inputs)).abs().mean()).backward()
+    torch.testing.assert_close(found, inputs.grad, msg="and the one of what was made is whole: through the student too")
+
+
 def test_a_generator_learns_what_the_teacher_is_sure_of():
     """The whole game for 60 steps: the teacher's certainty and the entropy of its mean prediction both rise."""
     module = teacher()

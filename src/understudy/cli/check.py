@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -46,4 +47,9 @@ def check(
         say()
         table(["plan", "", ""], [[row["what"], row["value"], row.get("note", "")] for row in plan])
     raise_first(checks)
-    done(None, f"understudy run {recipe}")
+    words = [recipe, *(overrides or [])]
+    words += [] if runs == Path("runs") else ["--runs", str(runs)]
+    words += [] if cache is None else ["--cache", str(cache)]
+    words += [word for one in acknowledge for word in ("--acknowledge-unknown-rights", one)]
+    words += ["--allow-code"] * allow_code
+    done(None, f"understudy run {shlex.join(words)}")

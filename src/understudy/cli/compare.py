@@ -20,8 +20,8 @@ def compare(
     objective: list[str] = typer.Option(
         [], "--objective", help="One to compare, as in logits.SoftTargets:temperature=2,weight=0.5; + joins terms.", metavar="TEXT"
     ),
-    seeds: int = typer.Option(None, "--seeds", help="Students of each arm; the sweep's, or 3, by default.", min=1, show_default=False),
-    jobs: int = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", min=1, show_default=False),
+    seeds: int = typer.Option(None, "--seeds", help="Students of each arm; the sweep's, or 3, by default.", show_default=False),
+    jobs: int = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", show_default=False),
     runs: Path = RUNS,
     cache: Path = CACHE,
     replace: bool = REPLACE,
@@ -32,10 +32,9 @@ def compare(
 ) -> None:
     """Compare objectives, or a recipe's sweep, or go on with it where it was stopped. The teacher is asked once for all of them."""
     from understudy import comparison
-    from understudy.evaluation.metrics import LABELS
     from understudy.pipeline import Options
     from understudy.recipe import load
-    from understudy.report.board import lines
+    from understudy.report import board
     from understudy.stages.prepare import Given
 
     wanted = load(recipe, overrides or [])
@@ -46,10 +45,7 @@ def compare(
     if as_json:
         say_json(made.found)
     else:
-        headers = ["method", LABELS[made.found["metric"]], "over the control", "p (Holm)", "verdict", "a student took"]
-        table(headers, lines(made.found, made.seconds), right=(1, 3, 5))
+        table(board.headers(made.found), board.lines(made.found, made.seconds), right=(1, 3, 5))
         say()
         say(safe(made.found["conclusion"]))
-    best = made.path / comparison.BEST
-    more = f"understudy compare {made.path / 'recipe.yaml'} --seeds {max(10, 2 * made.found['seeds'])} --replace"
-    done(made.path / comparison.PAGE, f"understudy run {best}" if best.is_file() else more)
+    done(made.path / comparison.PAGE, board.following(made.path, made.found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +45,7 @@ def inspect(
         table(["path", "type", "input", "output", "parameters", "auto"], rows, right=(4,))
         say()
     done(None, "understudy check RECIPE 'objective=[{kind: features.Hint, layers: {STUDENT_PATH: TEACHER_PATH}}]'"
-         if found[0]["of"] == "architecture" or Path(model).is_dir() else f"understudy check {model}")
+         if found[0]["of"] == "architecture" or Path(model).is_dir() else f"understudy check {shlex.join([model, *(overrides or [])])}")
 
 
 def _shape(shape: list[int] | None) -> str:

@@ -1,14 +1,16 @@
-"""Make a finished run's report.html again, from what lies in its folder."""
+"""Make the page of a finished run or comparison again, from what lies in its folder."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
 
 from understudy.cli._arguments import RUNS
 from understudy.cli._console import done, safe, say
-from understudy.cli._runs import find
+from understudy.cli._runs import find, kind_of
+from understudy.errors import DataError, four_parts
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -18,9 +20,16 @@ def report(
     run: str = typer.Argument(help="A run's name, or its folder."),
     runs: Path = RUNS,
 ) -> None:
-    """Make a finished run's report.html again, from what lies in its folder; nothing is computed."""
+    """Make report.html of a finished run, or compare.html of a comparison, again from what lies in its folder; nothing is computed."""
     folder = find(run, runs)
+    kind = kind_of(folder)
+    if kind == "advice":
+        page = folder / "pilot-compare" / "compare.html"
+        raise DataError(four_parts(f"{folder} is advice, which has no page of its own", got=str(folder), expected="a run, or a comparison",
+                                   otherwise="There would be nothing to show",
+                                   do=f"Look at the page of its pilot, {page}, or at: understudy runs show {shlex.quote(str(folder))}"))
+    from understudy import comparison
     from understudy.stages.finish import rerender
 
-    say(safe(str(rerender(folder))))
-    done(None, f"understudy runs show {folder}")
+    say(safe(str((comparison.rerender if kind == "comparison" else rerender)(folder))))
+    done(None, f"understudy runs show {shlex.quote(str(folder))}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ import typer
 
 from understudy.cli._arguments import AS_JSON, RUNS
 from understudy.cli._console import done, note, safe, say, say_json, size, table
-from understudy.cli._runs import changed, find, folders, read_summary
+from understudy.cli._runs import changed, find, folders, kind_of, read_result
 from understudy.errors import DataError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What has been run: list the runs, or show one.")
@@ -19,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What has be
 
 @app.command("list")
 def list_runs(runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
-    """All runs, the most recent last."""
+    """All runs, comparisons and advice, the most recent last."""
     rows = [_row(path) for path in folders(runs)]
     if as_json:
         say_json(rows)
@@ -31,26 +33,31 @@ def list_runs(runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
     table(["run", "state", "when", "metric", "teacher", "control", "distilled", "kept", "verdict"],
           [[row["name"], row["state"], row["when"], row["metric"] or "", _figure(row["teacher"]), _figure(row["control"]),
             _figure(row["distilled"]), _figure(row["kept"]), row["verdict"] or ""] for row in rows], right=(4, 5, 6, 7))
-    done(None, f"understudy runs show {rows[-1]['name']}")
+    whole = [row for row in rows if row["state"] != "unreadable"]
+    done(None, f"understudy runs show {shlex.quote((whole or rows)[-1]['path'])}")
 
 
 @app.command("show")
 def show(run: str = typer.Argument(help="A run's name, or its folder."), runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
-    """One run: its verdict, its figures, its gates and what lies where."""
+    """One run, comparison or advice: its verdict, its figures, its gates and what lies where."""
+    folder = find(run, runs)
+    kind, found = kind_of(folder), read_result(folder)
+    if as_json:
+        say_json(_row(folder) if found is None else found)
+    elif found is None:
+        say(f"{safe(folder.name)}: not finished")
+        done(None, _go_on(folder))
+    elif kind == "comparison":
+        _show_comparison(folder, found)
+    elif kind == "advice":
+        _show_advice(folder, found)
+    else:
+        _show_run(folder, found)
+
+
+def _show_run(folder: Path, summary: Mapping[str, Any]) -> None:
     from understudy.report.words import verdict_line
 
-    folder = find(run, runs)
-    summary = read_summary(folder)
-    if summary is None:
-        if as_json:
-            say_json(_row(folder))
-        else:
-            say(f"{safe(folder.name)}: not finished")
-            done(None, f"understudy run {folder / 'recipe.yaml'}")
-        return
-    if as_json:
-        say_json(summary)
-        return
     say(safe(verdict_line(summary)))
     say()
     table(["", str(summary["metric"]), "95 %", "seeds", "parameters", "bytes"], _figures(summary), right=(1, 3, 4, 5))
@@ -59,11 +66,55 @@ def show(run: str = typer.Argument(help="A run's name, or its folder."), runs: P
         table(["gate", "want", "got", ""], [
             [gate["name"], _short(gate["want"]), _short(gate["got"]), "met" if gate["passed"] else "NOT MET"]
             for gate in summary["gates"]], right=(1, 2))
+    _say_files(folder, "report.html", "student", "exports", "recipe.yaml", "provenance.json")
+    done(None, f"understudy predict {shlex.quote(str(folder / 'student'))} INPUT")
+
+
+def _show_comparison(folder: Path, found: Mapping[str, Any]) -> None:
+    from understudy.report import board
+
+    try:
+        seconds = board.seconds_of(json.loads((folder / "compare_timing.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):  # the result stands without its costs
+        seconds = {}
+    table(board.headers(found), board.lines(found, seconds), right=(1, 3, 5))
     say()
-    for name in ("report.html", "student", "exports", "recipe.yaml", "provenance.json"):
+    say(safe(str(found["conclusion"])))
+    _say_files(folder, "compare.html", "best.yaml", "recipe.yaml", "provenance.json")
+    done(None, board.following(folder, found))
+
+
+def _show_advice(folder: Path, found: Mapping[str, Any]) -> None:
+    say(safe(f"{found['reason']} {found['would_change']}"))
+    _say_files(folder, "advise.json", "pick.yaml", "asked.yaml", "pilot-compare/compare.html")
+    picked = folder / "pick.yaml"
+    done(None, f"understudy run {shlex.quote(str(picked))}" if picked.is_file() else f"understudy runs show {_pilot(folder)}")
+
+
+def _pilot(folder: Path) -> str:
+    return shlex.quote(str(folder / "pilot-compare"))
+
+
+def _say_files(folder: Path, *names: str) -> None:
+    say()
+    for name in names:
         if (folder / name).exists():
             say(safe(str(folder / name)))
-    done(None, f"understudy predict {folder / 'student'} INPUT")
+
+
+def _go_on(folder: Path) -> str:
+    """The command that goes on with what is not finished."""
+    from understudy.recipe import packaged
+
+    if (kind := kind_of(folder)) == "advice":  # its recipe is written when it is done
+        name, at = folder.name.removesuffix("-advise"), folder.parent
+        return f"understudy advise {shlex.quote(name if name in packaged() else 'RECIPE')} --runs {shlex.quote(str(at))}"
+    return f"understudy {'compare' if kind == 'comparison' else 'run'} {shlex.quote(str(folder / 'recipe.yaml'))}{_beside(folder)}"
+
+
+def _beside(folder: Path) -> str:
+    """The option that leads into this folder again."""
+    return "" if folder.parent == Path("runs") else f" --runs {shlex.quote(str(folder.parent))}"
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -72,15 +123,22 @@ def _row(folder: Path) -> dict[str, Any]:
                            "when": datetime.fromtimestamp(changed(folder)).strftime("%Y-%m-%d %H:%M"),
                            "metric": None, "teacher": None, "control": None, "distilled": None, "kept": None, "verdict": None}
     try:
-        summary = read_summary(folder)
+        found = read_result(folder)
     except DataError:  # one broken file must not hide the other runs; `show` says what is wrong with it
         return {**row, "state": "unreadable"}
-    if summary is None:
-        return {**row, "state": "comparison"} if (folder / "compare.json").is_file() else row
-    distilled = summary["arms"]["distilled"]
-    return {**row, "state": "finished" if all(gate["passed"] for gate in summary["gates"]) else "gate missed",
-            "metric": summary["metric"], "teacher": summary["teacher"]["value"], "distilled": distilled["mean"],
-            "control": summary["arms"].get("control", {}).get("mean"), "kept": distilled["kept"]["value"], "verdict": distilled["verdict"]}
+    if found is None:
+        return row
+    kind = kind_of(folder)
+    if kind == "advice":
+        return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"], "verdict": f"pick {found['pick'] or 'none'}"}
+    if kind == "comparison":
+        best = found["rows"][0]
+        return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"]["value"], "control": found["control"]["mean"],
+                "distilled": best["mean"], "verdict": best["verdict"]}
+    distilled = found["arms"]["distilled"]
+    return {**row, "state": "finished" if all(gate["passed"] for gate in found["gates"]) else "gate missed",
+            "metric": found["metric"], "teacher": found["teacher"]["value"], "distilled": distilled["mean"],
+            "control": found["arms"].get("control", {}).get("mean"), "kept": distilled["kept"]["value"], "verdict": distilled["verdict"]}
 
 
 def _figures(summary: Mapping[str, Any]) -> list[list[str]]:

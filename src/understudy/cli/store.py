@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from understudy.cli._console import done
 from understudy.errors import DataError, four_parts
 
 app = typer.Typer(no_args_is_help=True, help="Look at, check and exchange what a teacher said.")
@@ -37,8 +40,8 @@ def show(folder: Folder, json_output: Annotated[bool, typer.Option("--json", hel
         print(f"quarantined  {len(facts['quarantined'])}: {names}{' ...' if len(facts['quarantined']) > 5 else ''}")
     for name in ("teacher", "data", "transform"):
         print(f"{name:<12} {_plain(facts[name])}")
-    print("rights       " + (_plain(", ".join(f"{key}: {value}" for key, value in facts["rights"].items() if value)) or "not stated"))
-    print(f"{folder}   next: understudy store verify {folder}")
+    print("rights       " + (_plain(_said(facts["rights"])) or "not stated"))
+    done(None, f"understudy store verify {shlex.quote(str(folder))}")
 
 
 @app.command()
@@ -54,7 +57,8 @@ def verify(folder: Folder) -> None:
             f"the store {folder} is damaged", got=f"{len(faults)} faults, first {faults[0].file}",
             expected="the bytes that were acknowledged", otherwise="A student would learn what the teacher never said",
             do="Run the recording again: only these rows are asked again"))
-    print(f"{folder} is whole   next: understudy store show {folder}")
+    print(f"{_plain(str(folder))} is whole")
+    done(None, f"understudy store show {shlex.quote(str(folder))}")
 
 
 @app.command()
@@ -64,7 +68,7 @@ def export(folder: Folder, file: Annotated[Path, typer.Argument(help="The Parque
 
     rows = export_parquet(folder, file)
     print(f"{rows:,} rows exported")
-    print(f"{file}   next: understudy store import {file} NEW_FOLDER")
+    done(file, f"understudy store import {shlex.quote(str(file))} NEW_FOLDER")
 
 
 @app.command(name="import")
@@ -75,7 +79,16 @@ def import_(file: Annotated[Path, typer.Argument(help="A Parquet file made by `u
 
     rows = import_parquet(file, folder)
     print(f"{rows:,} rows imported")
-    print(f"{folder}   next: understudy store show {folder}")
+    done(folder, f"understudy store show {shlex.quote(str(folder))}")
+
+
+def _said(value: Any) -> str:
+    """Rights as words, `terms: own, licence: MIT`; what is inside something stands in brackets, and what is empty is left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {item}" if isinstance(item, str) else f"{key} ({_said(item)})" for key, item in value.items() if item)
+    if isinstance(value, list | tuple):
+        return "; ".join(_said(item) for item in value)
+    return str(value)
 
 
 def _plain(text: str) -> str:

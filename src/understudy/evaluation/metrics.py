@@ -13,6 +13,7 @@ the classes that have test rows (and other rows). A class with one row keeps its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,18 @@ Weights = Sequence[float] | np.ndarray | None
 def higher_is_better(metric: str) -> bool:
     """False for log_loss."""
     return _known(metric) != "log_loss"
+
+
+def unit(metric: str) -> str:
+    """What its values are: "nats" for log_loss, else "fraction" (of 1)."""
+    return "nats" if _known(metric) == "log_loss" else "fraction"
+
+
+def merit(metric: str, value: float | None) -> float:
+    """A number of which more is better; minus infinity where there is no value, or none that can be compared."""
+    if value is None or math.isnan(value):
+        return -math.inf
+    return value if higher_is_better(metric) else -value
 
 
 def bounds(metric: str) -> tuple[float, float]:

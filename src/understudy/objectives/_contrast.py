@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.divergence import widened
-from understudy.objective import paired, summed
+from understudy.objective import paired, summed, without_masked
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
 
@@ -62,13 +62,11 @@ class ContrastTerm(nn.Module):
     def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """(scalar sum in nats, count) over the examples that are not masked and have a negative."""
         student, teacher = paired(self.layers, output, knowledge)
-        ids, labels = batch.ids, batch.labels
-        if batch.mask is not None:
-            ids, labels = ids[batch.mask], labels[batch.mask]
-            student, teacher = [part[batch.mask] for part in student], [part[batch.mask] for part in teacher]
         self.pending = None
-        if not len(ids):
-            return torch.stack([part.sum() * 0.0 for part in student]).sum(), 0.0
+        return without_masked(batch.mask, self._contrasted, student, [batch.ids, batch.labels, *teacher])
+
+    def _contrasted(self, student: list[Tensor], other: list[Tensor]) -> tuple[Tensor, Tensor | float]:
+        ids, labels, *teacher = other
         negatives = self.draw(ids, labels)
         counts = negatives.allowed.any(1)
         values, embeddings, means = zip(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import LayerObjective, LayerTerm, Scheduled, paired
+from understudy.objective import LayerObjective, LayerTerm, Scheduled, paired, without_masked
 from understudy.projections import Kind, Project, Shape, check, same_positions
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
@@ -507,11 +507,9 @@ class Review(nn.Module):
 
     def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """(scalar sum, count) over the examples that count."""
-        students, teachers = paired(self.layers, output, knowledge)
-        if batch.mask is not None:
-            students, teachers = [part[batch.mask] for part in students], [part[batch.mask] for part in teachers]
-        if not len(students[0]):
-            return torch.stack([part.sum() * 0.0 for part in students]).sum(), 0.0
+        return without_masked(batch.mask, self._reviewed, *paired(self.layers, output, knowledge))
+
+    def _reviewed(self, students: list[Tensor], teachers: list[Tensor]) -> tuple[Tensor, float]:
         values = torch.stack([hierarchical_context(mine, theirs) for mine, theirs in zip(self.fused(students), teachers, strict=True)])
         return values.sum(), float(len(students[0]))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import check_same_shape, forward_kl, reverse_kl, soft_cross_entropy, widened
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import Objective, PlainObjective, Scheduled, check_temperature, summed, value_at
+from understudy.objective import Objective, PlainObjective, Scheduled, check_positive, check_temperature, summed, value_at
 from understudy.objectives._logits_common import SMALLEST_DEVIATION, dense, own_logits, standardized
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
@@ -189,6 +189,7 @@ class VirtualTeacher(PlainObjective):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     properties: ClassVar[frozenset[str]] = frozenset({"non_negative", "shift_invariant", "class_permutation"})
+    of_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,7 +277,7 @@ class CurriculumTemperature(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature(self.start, "start")
-        check_temperature(self.span, "span")
+        check_positive("span", self.span, "The temperature would stay at start, or go below it", "Use 20")
         if not (self.strength >= 0 and math.isfinite(self.strength)):
             raise RecipeError(
                 four_parts(
@@ -398,6 +399,7 @@ class Progressive(Objective):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     properties: ClassVar[frozenset[str]] = frozenset({"non_negative", "shift_invariant", "class_permutation"})
+    of_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

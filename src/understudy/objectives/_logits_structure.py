@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.divergence import check_same_shape, forward_kl, widened
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import PlainObjective, Scheduled, check_temperature, value_at
+from understudy.objective import PlainObjective, Scheduled, check_positive, check_temperature, value_at
 from understudy.objectives._logits_common import check_shares, dense, own_logits
 from understudy.records import UNKNOWN, Batch, Knowledge, StudentOutput
 
@@ -195,16 +195,7 @@ class Wasserstein(PlainObjective):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature(self.temperature)
-        if not (self.epsilon > 0 and math.isfinite(self.epsilon)):
-            raise RecipeError(
-                four_parts(
-                    "epsilon must be a positive finite number",
-                    got=self.epsilon,
-                    expected="> 0",
-                    otherwise="Costs are divided by it",
-                    do="Use 0.1",
-                )
-            )
+        check_positive("epsilon", self.epsilon, "Costs are divided by it", "Use 0.1")
         if self.iterations < 1:
             raise RecipeError(
                 four_parts(

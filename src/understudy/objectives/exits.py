@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import forward_kl, widened
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import Objective, Scheduled, check_temperature, summed, value_at
+from understudy.objective import Objective, Scheduled, check_temperature, summed, value_at, without_masked
 from understudy.projections import Exit
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
@@ -59,7 +60,8 @@ class DeepExits(Objective):
         claimed by the exits. The exits cost their own arithmetic in training, nothing after it.
     Relations: logits.SoftTargets with the deepest exit as teacher of each shallow one.
     Reference: Zhang et al. 2019, arXiv 1905.08094, section 3, eqs. 4 to 7 (alpha and lambda as there). Deviation: one convolution
-        instead of a bottleneck in each exit; the mean over the width in the distance of features, so that hint keeps its meaning.
+        instead of a bottleneck in each exit; the mean over the width in the distance of features, so that hint keeps its meaning; the
+        factor T^2, which the paper does not have, so that the gradient keeps its size when T changes.
 
     Example:
         >>> import torch
@@ -143,14 +145,14 @@ class Exits(nn.Module):
 
     def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """(scalar sum, count) over the examples that count."""
-        asked, temperature = self.objective, value_at(self.objective.temperature, progress)
-        kept = slice(None) if batch.mask is None else batch.mask
-        layers = [widened(output.features[tap][kept]) for tap in asked.layers]
-        labels = batch.labels[kept]
-        if not len(labels):
-            return torch.stack([layer.sum() * 0.0 for layer in layers]).sum(), 0.0
-        deepest = torch.log_softmax(widened(output.logits[kept].detach()) / temperature, dim=-1)
-        embedding = widened(output.features[asked.embedding][kept].detach())
+        layers = [widened(output.features[tap]) for tap in self.objective.layers]
+        deepest = [widened(part.detach()) for part in (output.logits, output.features[self.objective.embedding])]
+        taught = partial(self._taught, temperature=value_at(self.objective.temperature, progress))
+        return without_masked(batch.mask, taught, layers, [batch.labels, *deepest])
+
+    def _taught(self, layers: list[Tensor], other: list[Tensor], temperature: float) -> tuple[Tensor, Tensor | float]:
+        asked, (labels, own_logits, embedding) = self.objective, other
+        deepest = torch.log_softmax(own_logits / temperature, dim=-1)
         values = torch.zeros(len(labels), dtype=deepest.dtype, device=deepest.device)
         for layer, exit_ in zip(layers, self.exits, strict=True):
             logits, features = exit_(layer)

@@ -8,7 +8,7 @@ formula needs equal channels, a projection of the student is trained with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import forward_kl
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import LayerObjective, LayerTerm, check_temperature, paired, summed
+from understudy.objective import LayerObjective, LayerTerm, Match, check_temperature, paired, summed
 from understudy.objectives._features_trained import (
     MGD,
     ActivationBoundaries,
@@ -421,18 +421,6 @@ class FSP(LayerObjective):
             student, teacher = shapes.student[mine], shapes.teacher[theirs]
             paths.append(nn.Identity() if student[0] == teacher[0] else Project(student, (teacher[0], *student[1:])))
         return FlowTerm(self.pairs, paths)
-
-
-class Match(nn.Module):
-    """One pair of layers: a formula of (student, teacher), after a projection of the student where one is needed."""
-
-    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor], path: nn.Module | None = None) -> None:
-        super().__init__()
-        self.formula, self.path = formula, nn.Identity() if path is None else path
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """What the formula gives: (B,) or a scalar."""
-        return self.formula(self.path(student), teacher)
 
 
 class FlowTerm(nn.Module):

@@ -64,6 +64,7 @@ class CrossEntropy(PlainObjective):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     properties: ClassVar[frozenset[str]] = frozenset({"non_negative", "shift_invariant", "class_permutation"})
+    of_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -214,6 +214,7 @@ class Decoupled(PlainObjective):
     temperature: Scheduled = 4.0
 
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative", "shift_invariant", "class_permutation"})
+    of_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,6 @@ finite, with finite gradients, for batches of one, for equal points and for rows
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import forward_kl
 from understudy.errors import RecipeError, four_parts
-from understudy.objective import LayerObjective, LayerTerm, check_temperature
+from understudy.objective import LayerObjective, LayerTerm, Match, check_positive, check_temperature
 from understudy.objectives._contrast import ContrastTerm
 from understudy.objectives._logits_common import check_shares
 from understudy.projections import Project, Shape
@@ -97,7 +96,7 @@ class DistanceAngle(LayerObjective):
     def build(self, shapes: Shapes) -> nn.Module:
         """The term, which has no parameters."""
         formula = partial(distance_angle, distance=self.distance, angle=self.angle)
-        return LayerTerm(self.pairs, [Relation(formula) for _ in self.pairs], "batch")
+        return LayerTerm(self.pairs, [Match(formula) for _ in self.pairs], "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +146,7 @@ class SimilarityPreserving(LayerObjective):
 
     def build(self, shapes: Shapes) -> nn.Module:
         """The term, which has no parameters."""
-        return LayerTerm(self.pairs, [Relation(similarity_preserving) for _ in self.pairs], "batch")
+        return LayerTerm(self.pairs, [Match(similarity_preserving) for _ in self.pairs], "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +207,14 @@ class CorrelationCongruence(LayerObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_temperature(self.gamma, "gamma")
+        check_positive("gamma", self.gamma, "At 0 all kernels are the same constant, below it far examples count as near", "Use 0.4")
         check_at_least_one("order", self.order, "Every kernel would be the same constant and the student would learn nothing")
 
     def build(self, shapes: Shapes) -> nn.Module:
         """The term: a linear layer for each pair."""
         formula = partial(correlation_congruence, gamma=self.gamma, order=self.order)
         widths = [(math.prod(shapes.student[mine]), math.prod(shapes.teacher[theirs])) for mine, theirs in self.pairs.items()]
-        return LayerTerm(self.pairs, [Relation(formula, nn.Sequential(nn.Flatten(), Project((a,), (b,)))) for a, b in widths], "batch")
+        return LayerTerm(self.pairs, [Match(formula, nn.Sequential(nn.Flatten(), Project((a,), (b,)))) for a, b in widths], "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,7 @@ class ProbabilisticTransfer(LayerObjective):
 
     def build(self, shapes: Shapes) -> nn.Module:
         """The term, which has no parameters."""
-        return LayerTerm(self.pairs, [Relation(probabilistic_transfer) for _ in self.pairs], "batch")
+        return LayerTerm(self.pairs, [Match(probabilistic_transfer) for _ in self.pairs], "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +340,7 @@ class CRD(LayerObjective):
     auto: ClassVar[Literal["maps", "vectors", "last"]] = "vectors"
     granularity: ClassVar[Literal["example", "batch"]] = "batch"
     properties: ClassVar[frozenset[str]] = frozenset({"non_negative"})
+    of_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -416,19 +416,7 @@ class ICKD(LayerObjective):
     def build(self, shapes: Shapes) -> nn.Module:
         """The term: a 1 x 1 convolution, or a linear layer on tokens, for each pair."""
         pairs = [(shapes.student[mine], shapes.teacher[theirs]) for mine, theirs in self.pairs.items()]
-        return LayerTerm(self.pairs, [Relation(channel_correlation, to_channels(mine, theirs)) for mine, theirs in pairs])
-
-
-class Relation(nn.Module):
-    """A formula of (student, teacher), the student's features going through an adapter first where there is one."""
-
-    def __init__(self, formula: Callable[[Tensor, Tensor], Tensor], adapter: nn.Module | None = None) -> None:
-        super().__init__()
-        self.formula, self.adapter = formula, adapter
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """What the formula gives."""
-        return self.formula(student if self.adapter is None else self.adapter(student), teacher)
+        return LayerTerm(self.pairs, [Match(channel_correlation, to_channels(mine, theirs)) for mine, theirs in pairs])
 
 
 def distance_angle(student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0) -> Tensor:

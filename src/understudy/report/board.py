@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,25 @@ def lines(found: Mapping[str, Any], seconds: Mapping[str, float]) -> list[list[s
     return [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in rows]
 
 
+def headers(found: Mapping[str, Any]) -> list[str]:
+    """The first line of that table."""
+    return ["method", metrics.LABELS[found["metric"]], "over the control", "p (Holm)", "verdict", "a student took"]
+
+
+def seconds_of(timing: Mapping[str, Any]) -> dict[str, float]:
+    """{arm: mean seconds of training one student} of compare_timing.json."""
+    return {name: sum(own.values()) / len(own) for name, own in timing["seconds"].items() if own}
+
+
+def following(folder: Path, found: Mapping[str, Any]) -> str:
+    """The command that comes after a finished comparison: run the best method, or compare with more seeds where none helps."""
+    best = folder / "best.yaml"
+    if best.is_file():
+        return f"understudy run {shlex.quote(str(best))}"
+    more = f"understudy compare {shlex.quote(str(folder / 'recipe.yaml'))} --seeds {max(10, 2 * found['seeds'])}"
+    return f"{more}{'' if folder.parent == Path('runs') else f' --runs {shlex.quote(str(folder.parent))}'} --replace"
+
+
 def render(
     found: Mapping[str, Any], curves: Sequence[Mapping[str, Any]], timing: Mapping[str, Any], recipe: Mapping[str, Any], command: str
 ) -> str:
@@ -181,12 +201,14 @@ def render(
         line=html.line,
         short=lambda words: figures.short(str(words), html.NAME * 2),
         seconds=_seconds,
+        breakable=breakable,
     )
     unit = _unit(found["metric"])
     ranked = [row["name"] for row in found["rows"]]
     letters = {"control": "c", **{name: f"a{place}" if place < COLOURS else "x" for place, name in enumerate(ranked)}}
     helping = sum(row["verdict"] == "helps" for row in found["rows"])
-    seconds = {name: sum(parts.values()) / len(parts) for name, parts in timing["seconds"].items() if parts}
+    seconds = seconds_of(timing)
+    untrained = _control_of(recipe) == "init_only"
     source = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100).splitlines()
     page = environment.get_template("board.html").render(
         f=found,
@@ -203,7 +225,8 @@ def render(
         panels=panels(curves, letters, found["metric"]),
         seconds=seconds,
         timing=timing,
-        facts=conditions(found, timing),
+        untrained=untrained,
+        facts=conditions(found, timing, "every method" if untrained else "every arm"),
         command=command,
         recipe="\n".join(source[:RECIPE]),
         cut=max(len(source) - RECIPE, 0),
@@ -213,13 +236,23 @@ def render(
     return page if page.endswith("\n") else page + "\n"
 
 
-def conditions(found: Mapping[str, Any], timing: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Under which conditions all of it was measured, as (caption, text)."""
+def breakable(name: str) -> Markup:
+    """An objective's name that a narrow column breaks after a sign, not in the middle of a word."""
+    return Markup("<wbr>").join(re.findall(r".+?(?:(?:[:,+]|\.(?!\d))+|\Z)", name, re.DOTALL))
+
+
+def _control_of(recipe: Mapping[str, Any]) -> str:
+    training = recipe.get("training")
+    return str(training.get("control", "")) if isinstance(training, Mapping) else ""
+
+
+def conditions(found: Mapping[str, Any], timing: Mapping[str, Any], equal: str = "every arm") -> list[tuple[str, str]]:
+    """Under which conditions all of it was measured, as (caption, text); `equal`: whose budget is the same."""
     said = found["conditions"]
     length = f"{said['steps']:,} steps" + (f" ({said['epochs']:g} epochs)" if said["epochs"] is not None else "")
     return [
         ("Seeds", f"{found['seeds']} of every arm, the same initial weights and order of examples seed by seed"),
-        ("Budget", f"{length} of batch {said['batch_size']}, the same for every arm"),
+        ("Budget", f"{length} of batch {said['batch_size']}, the same for {equal}"),
         ("Rows", f"{said['training_rows']:,} for training, {said['validation']:,} for validation, {found['examples']:,} for test"),
         ("Student", f"{said['student']}, {numbers.count(said['student_parameters'])} parameters"),
         ("Search", {"grid": "all combinations", "random": "combinations drawn at random", "halving": "successive halving by validation"}[
@@ -329,7 +362,7 @@ def _figures(one: Entry, bounds: tuple[float, float]) -> dict[str, Any]:
 
 
 def _unit(metric: str) -> str:
-    return "nats" if metric == "log_loss" else "fraction"
+    return metrics.unit(metric)
 
 
 def _change(difference: Mapping[str, Any], metric: str) -> str:

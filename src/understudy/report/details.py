@@ -36,7 +36,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         "metric": {"name": facts.metric, "label": metrics.LABELS[facts.metric], "higher_is_better": measured.higher,
                    "positive": facts.classes[measured.positive] if _ranks(facts) and measured.positive is not None else None,
                    "trivial": measured.value("trivial"), "per_item": facts.metric in metrics.PER_ITEM,
-                   "unit": "nats" if facts.metric == "log_loss" else "fraction"},
+                   "unit": metrics.unit(facts.metric)},
         "verdict": _verdict(measured), "teacher_over_control": lead,
         "gap_closed": measured.gap, "table": [_table_row(measured, model) for model in measured.models],
         "claims": _claims(facts, summary["claims"]), "gates": summary["gates"],

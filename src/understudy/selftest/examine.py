@@ -31,6 +31,7 @@ CHECKS: Looks = (
     ("teacher-below-trivial", teacher.below_trivial),
     (layers.UNTRAINED, layers.projection),
     ("no-op-term", objective.no_op),
+    ("output-not-training", objective.output),
     ("sensitivity", objective.sensitivity),
     ("overlap", data.overlap),
 )
@@ -47,7 +48,7 @@ ENDS = {
     "needs": "the objective",
 }
 """Faults after which others can't be looked for, and in what."""
-OF_THE_OBJECTIVE = {layers.NOTHING, layers.UNTRAINED, "no-op-term", "sensitivity"}
+OF_THE_OBJECTIVE = {layers.NOTHING, layers.UNTRAINED, "no-op-term", "output-not-training", "sensitivity"}
 ALONE = {"temperature", "needs", "trainable-teacher", "train-mode", "overlap"}
 """Checks that need no answers of the teacher."""
 

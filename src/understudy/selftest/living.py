@@ -31,6 +31,7 @@ LIVING: Looks = (
     (layers.NOTHING, layers.taps),
     (layers.UNTRAINED, layers.projection),
     ("no-op-term", objective.no_op),
+    ("output-not-training", objective.output),
     ("sensitivity", objective.sensitivity),
     ("overlap", data.overlap),
 )

@@ -189,6 +189,33 @@ def no_op(subject: Subject) -> Check:
     return check.ok(figure)
 
 
+def output(subject: Subject) -> Check:
+    """Some term pulls at what the student says: layers alone can be matched by a student whose answers stay those of its random start."""
+    check = Named("output-not-training")
+    batch = mixed_batch(subject)
+    knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
+    student = fresh(subject, False)
+    said: list[Tensor] = []
+    handle = student.register_forward_hook(lambda module, given, answer: said.append(answer))
+    try:
+        _, terms = forwarded(subject.objectives, subject.shapes, student, batch, knowledge, 1.0)
+    finally:
+        handle.remove()
+    loss = torch.stack([term.sum / at_least_one(term.count) for term in terms.values()]).sum()
+    (pull,) = torch.autograd.grad(loss, said[-1], allow_unused=True)
+    size = 0.0 if pull is None else float(pull.abs().sum())
+    if not size > 0:
+        return check.fault(
+            "no term pulls at the logits",
+            "no term of the objective trains the student's answers",
+            got="a gradient of 0 for the logits",
+            expected="a gradient",
+            otherwise="Its output layer would stay as random as it was, and its accuracy that of guessing",
+            do="Put a term beside it that asks for answers: labels.CrossEntropy or one of the family logits",
+        )
+    return check.ok("the logits have a gradient")
+
+
 def sensitivity(subject: Subject) -> Check:
     """The gradient changes when the examples get one another's teacher rows: the loss uses what the teacher said of *this* example."""
     check = Named("sensitivity")

@@ -28,9 +28,10 @@ from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.run_folder import RunFolder, link, sweep
 from understudy.stages.common import class_counts, digest, fresh_student, hash_of, metric_identity, outputs, plan_of, steps_of, validator
-from understudy.stages.company import Company, gather
+from understudy.stages.company import Company, gather, others
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import matched
+from understudy.stages.teach import living
 from understudy.students import exits
 from understudy.students.weights import load_weights, weights_file
 from understudy.teachers import local
@@ -191,8 +192,17 @@ def warm_up(job: Job, arm: Arm, seed: int) -> None:
 
 
 def place_of(job: Job, arm: Arm, seed: int, cache: Cache) -> Path:
-    """The folder in the cache of one student of an arm."""
-    return cache.folder("arm", _inputs(job, arm, seed), VERSION)
+    """The folder in the cache of one student of an arm, there or not."""
+    return cache.place("arm", _inputs(job, arm, seed), VERSION)
+
+
+def _coded(job: Job, seed: int) -> list[Any]:
+    """What the recipe does not say of models that learn along: those that a caller's own code makes."""
+    entry = job.tree["teacher"][0]
+    specs = [spec for spec in (entry.get("model"), *(entry.get("models") or ())) if spec]
+    if not any("factory" in spec for spec in specs):
+        return []
+    return [[repr(one), local.fingerprint(one, {})] for one in others(entry, job.tree, job.prepared, job.given, seed)]
 
 
 def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
@@ -215,6 +225,7 @@ def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
         "student": {**tree["student"], "model": model, "weights": weights and hash_of(weights_file(weights))},
         "objective": [repr(objective) for objective in arm.objectives],
         "teacher": arm.identity,
+        **({"companions": _coded(job, seed)} if taught and living(tree, job.given) else {}),
         "source": [tree["data"]["transfer"]["source"], tree["data"]["transfer"]["generator"]] if taught else None,
         "training": {key: value for key, value in tree["training"].items() if key not in without},
         "steps": job.steps if arm.learns != "nothing" else 0,

@@ -11,6 +11,7 @@ from understudy.objective import Objective, Schedule, extremes
 from understudy.selftest.objective import pulls
 from understudy.stages.arms import Job
 from understudy.stages.common import fresh_student
+from understudy.stages.company import examples
 from understudy.stages.lessons import Lessons
 from understudy.training.step import term_names
 
@@ -22,31 +23,21 @@ def balanced(
 ) -> tuple[list[Objective], tuple[str, ...]]:
     """The objectives with weights w_i |g| / |g_i|, and a sentence that records them; unchanged where the recipe does not ask for it.
 
-    |g_i| is the mean length of term i's gradient of the student's parameters over a few batches of a fresh student (seed 0), |g| the mean
-    of them over the terms that pull at all, so that the terms of weight 1 together keep their size. The idea of equal gradient norms is
-    that of Chen et al. 2018 (GradNorm, arXiv 1711.02257); theirs is adapted all along, this is settled once, so that arms, seeds and
-    resumes train on the same loss.
+    |g_i| is the mean length of term i's gradient of the student's parameters over the first batches that a fresh student of seed 0 sees
+    (shuffled, under its views; examples also where students see none), |g| the mean of them over the terms, so that the terms of weight 1
+    together keep their size. The idea of equal gradient norms is that of Chen et al. 2018 (GradNorm, arXiv 1711.02257); theirs is adapted
+    all along, this is settled once, so that arms, seeds and resumes train on the same loss.
     """
     if tree["training"]["balance"] == "none":
         return list(objectives), ()
-    if lessons.teacher is None:
-        raise RecipeError(
-            four_parts(
-                "training.balance: gradnorm needs a teacher that is there before the student",
-                got=f"teacher: kind {tree['teacher'][0]['kind']}",
-                expected="a fixed teacher",
-                otherwise="Weights would be settled by the pull of an untrained one",
-                do="Leave balance out and set the weights",
-            )
-        )
+    assert lessons.teacher is not None  # the recipe was refused else
     names = term_names(objectives)
     lengths = dict.fromkeys(names, 0.0)
     student = fresh_student(tree, job.prepared, job.given, 0)
-    data, size = job.prepared, tree["training"]["batch_size"]
-    batches = list(data.student_rows.batches(data.distilled[: BATCHES * size], size, data.views, data.plan_views()[0]))
-    for batch in batches:
+    source = examples(tree, job.prepared, job.prepared.distilled, 0)
+    for batch in (source.next(step) for step in range(BATCHES)):
         for name, pull in pulls(objectives, job.shapes, student, batch, lessons.teacher.teach(batch), 0.0).items():
-            lengths[name] += float(pull.gradient.norm()) / len(batches)
+            lengths[name] += float(pull.gradient.norm()) / BATCHES
     pulling = [length for length in lengths.values() if length > 0]
     if len(pulling) < len(names):
         idle = next(name for name, length in lengths.items() if not length > 0)

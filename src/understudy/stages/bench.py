@@ -62,7 +62,9 @@ class Bench:
         self._settled: dict[str, tuple[list[dict[str, Any]], Shapes]] = {}
         self._warm: set[str] = set()
 
-    def train(self, task: Task, tell: Tell, cancel: Cancel, spent: Callable[[float], None], begin: Callable[[], None] = lambda: None) -> None:
+    def train(
+        self, task: Task, tell: Tell, cancel: Cancel, spent: Callable[[float], None], begin: Callable[[], None] = lambda: None
+    ) -> None:
         """Train it unless its result is there. Raises Interrupted after a checkpoint.
 
         spent: is told the seconds of its training, also of one that is stopped. Each arm takes a step that is thrown away before its first
@@ -77,6 +79,12 @@ class Bench:
             self._warm.add(arm.name)
         begin()
         arms.train_seed(job, arm, task.seed, self.cache, tell, cancel, self.checkpoint_seconds, spent)
+
+    def close(self) -> None:
+        """Take the hooks off a teacher that was asked in every step: it may be the caller's own object."""
+        self._teacher = (None, None)
+        if self.taught is not None and isinstance(self.taught.teacher, local.Teacher):
+            self.taught.teacher.tap(())
 
     def done(self, task: Task) -> bool:
         """Whether its result is in the cache."""

@@ -52,7 +52,8 @@ def _stage(making: Making, stage: Mapping[str, Any], name: str, objectives: list
     if teacher is None:
         made = local_teacher(making, 0, entry)
         return dataclasses.replace(made, rows=[row | {"arm": name} for row in made.rows])
-    asking = {**making.tree, "objective": [recipe_of(one) for one in objectives]}  # what is looked up is what these terms ask for
+    # What is looked up is what these terms ask for; weights of an ensemble that the chain is a member of are not its own.
+    asking = {**making.tree, "objective": [recipe_of(one) for one in objectives], "teacher_weights": None}
     header = record.header_of(asking, prepared, teacher, {})
     store = record.record(prepared, teacher, header, making.cache, making.on_event, making.cancel)
     source = record.learn_from(store, header, prepared, asking)
@@ -60,7 +61,7 @@ def _stage(making: Making, stage: Mapping[str, Any], name: str, objectives: list
     training = stage["train"]
     numerics = Numerics(training["precision"], training["memory_format"], training["compile"])
     shapes = Shapes(len(prepared.classes), len(prepared.examples))
-    lesson = Lesson(name, name, tuple(objectives), source, record.identity(header), prepared.distilled, shapes)
+    lesson = Lesson(name, name, tuple(objectives), source, record.identity(header), prepared.distilled, prepared.validation, shapes)
     rows, notes = trained(making, lesson, entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     finished = local.Teacher(place, local.fingerprint(module, stage["model"]), numerics.precision, numerics.memory_format)

@@ -23,7 +23,6 @@ from understudy.stages.record import feature_headers, header_of, planned_header,
 from understudy.stages.taught import Taught
 from understudy.stages.teach import living as living_teacher
 from understudy.store.schema import Header
-from understudy.teachers import local
 from understudy.training.step import teacher_taps
 
 
@@ -53,8 +52,8 @@ def before_recording(
     shapes: Shapes,
 ) -> list[Check]:
     """All checks on the live teacher, whose matched layers are tapped from then on; raises SelfTestError for the first fault."""
-    _tap(taught, objectives)
-    checks = examine(subject(tree, prepared, taught, taught.fixed, header, given, objectives, shapes))
+    with taught.tapped(teacher_taps(objectives)):
+        checks = examine(subject(tree, prepared, taught, taught.fixed, header, given, objectives, shapes))
     raise_first(checks)
     return checks
 
@@ -73,13 +72,8 @@ def without_faults(
         return [Check("teacher", "skipped", "not trained yet: `understudy run` trains it, and checks it before it is asked")]
     if living_teacher(tree, given):
         return _company(tree, prepared, given, objectives, shapes)
-    _tap(taught, objectives)
-    return examine(subject(tree, prepared, taught, taught.fixed, header_of(tree, prepared, taught, rights), given, objectives, shapes))
-
-
-def _tap(taught: Taught, objectives: Sequence[Objective]) -> None:
-    if isinstance(taught.teacher, local.Teacher):
-        taught.teacher.tap(teacher_taps(objectives))
+    with taught.tapped(teacher_taps(objectives)):
+        return examine(subject(tree, prepared, taught, taught.fixed, header_of(tree, prepared, taught, rights), given, objectives, shapes))
 
 
 def after_recording(

@@ -127,9 +127,12 @@ def metric_identity(tree: Mapping[str, Any]) -> Any:
     return [tree["metric"], tree["metric_weights"]] if tree["metric_weights"] else tree["metric"]
 
 
-def validator(tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics) -> Callable[[nn.Module], dict[str, float]] | None:
-    """A function that gives {metric, log_loss} of a model on the validation rows; None where there are none."""
-    rows, which, metric = prepared.rows, prepared.validation, tree["metric"]
+def validator(
+    tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics, which: Tensor | None = None
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """A function that gives {metric, log_loss} of a model on the validation rows, or some of them; None where there are none."""
+    rows, metric = prepared.rows, tree["metric"]
+    which = prepared.validation if which is None else which
     if not len(which):
         return None
     labels = rows.labels[which]

@@ -56,15 +56,7 @@ def gather(
     learns: Literal["taught", "labels", "nothing"],
 ) -> Company:
     """The company of one student. The control arm learns from examples and labels, whatever the mode is."""
-    source = ShuffledSource(
-        prepared.student_rows,
-        rows,
-        batch_size=tree["training"]["batch_size"],
-        seed=seed,
-        views=prepared.views if tree["training"]["augment"] else None,
-        view_count=prepared.view_count,
-        channels_last=plan.numerics.channels_last,
-    )
+    source = examples(tree, prepared, rows, seed, channels_last=plan.numerics.channels_last)
     if learns == "labels":
         return Company(None, (), source)
     if tree["data"]["transfer"]["source"] != "examples":
@@ -77,19 +69,32 @@ def gather(
     if entry["kind"] == "averaged":
         average = averaged.Teacher(student, entry["decay"], taps)
         return Company(average, (), source, voice=lambda module: average.average)
-    others = _others(entry, tree, prepared, given, seed)
+    along = others(entry, tree, prepared, given, seed)
     moves = optimizer_of(entry["train"]) if entry.get("train") else plan.optimizer
     players = []
-    for index, other in enumerate(others):
+    for index, other in enumerate(along):
         own: list[Objective] = [CrossEntropy()]
         own_shapes, own_teacher = shapes, None
         if entry["kind"] == "peers":
             own, own_shapes = mirrored(objectives, shapes)
-            company = [student, *(one for at, one in enumerate(others) if at != index)]
+            company = [student, *(one for at, one in enumerate(along) if at != index)]
             own_teacher = peers.Teacher(company, other, entry["target"], teacher_taps(own))
         players.append(_player(other, own, own_shapes, source, own_teacher, moves, plan, f"{NAMES[entry['kind']]} {index + 1}"))
     return Company(
-        peers.Teacher(others, student, entry.get("target", "mean"), taps), tuple(players), source, voice=lambda module: Mean(others)
+        peers.Teacher(along, student, entry.get("target", "mean"), taps), tuple(players), source, voice=lambda module: Mean(along)
+    )
+
+
+def examples(tree: Mapping[str, Any], prepared: Prepared, rows: Tensor, seed: int, *, channels_last: bool = False) -> ShuffledSource:
+    """Batches of these rows as students see them: shuffled, and under their views."""
+    return ShuffledSource(
+        prepared.student_rows,
+        rows,
+        batch_size=tree["training"]["batch_size"],
+        seed=seed,
+        views=prepared.views if tree["training"]["augment"] else None,
+        view_count=prepared.view_count,
+        channels_last=channels_last,
     )
 
 
@@ -109,15 +114,19 @@ class Mean(nn.Module):
 
 
 def mirrored(objectives: Sequence[Objective], shapes: Shapes) -> tuple[list[Objective], Shapes]:
-    """What a peer learns from the student: the same objectives, with the two sides of every pair of layers exchanged."""
+    """What a peer learns from the student: the same objectives, with the two sides of every pair of layers exchanged.
+
+    An objective on layers of the student alone (exits.DeepExits) is left out: a peer of another architecture has no such layers.
+    """
     turned = [
         dataclasses.replace(one, layers={theirs: mine for mine, theirs in one.pairs.items()}) if isinstance(one, LayerObjective) else one
         for one in objectives
+        if isinstance(one, LayerObjective) or not one.student_taps
     ]
     return turned, dataclasses.replace(shapes, student=shapes.teacher, teacher=shapes.student)
 
 
-def _others(entry: Mapping[str, Any], tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> list[nn.Module]:
+def others(entry: Mapping[str, Any], tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> list[nn.Module]:
     """Fresh models beside the student, each from initial weights of its own."""
     wanted = [entry["model"]] if entry["kind"] == "online" else entry["models"] or [None] * (entry["count"] - 1)
     made = []
@@ -150,12 +159,12 @@ def _without_data(
     prepared: Prepared,
     student: nn.Module,
     teacher: local.Teacher,
-    examples: ShuffledSource,
+    seen: ShuffledSource,
     seed: int,
     plan: Plan,
 ) -> Company:
     """A student that never sees an example: its inputs are noise, or made by a generator that learns along."""
-    size, epoch = examples.batch_size, examples.steps_per_epoch
+    size, epoch = seen.batch_size, seen.steps_per_epoch
     if wanted["source"] == "noise":
         return Company(teacher, (), NoiseSource(prepared.shape, size, epoch, seed))
     options = wanted["generator"]

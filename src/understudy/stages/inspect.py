@@ -41,6 +41,16 @@ def inspect(
     whose: only this one of a recipe; without it a teacher whose inside can't be seen is left out. shape, classes: of an input and of the
     answers of an architecture (10 classes by default). Raises RecipeError, or DataError of a folder or of a recipe's data.
     """
+    if not model.strip():
+        raise RecipeError(
+            four_parts(
+                "MODEL is empty",
+                got=repr(model),
+                expected="a recipe, a student folder, or an architecture such as resnet:depth=56",
+                otherwise="The folder that you are in would be looked at",
+                do="Name a model: understudy inspect digits",
+            )
+        )
     name, _, options = model.partition(":")
     folder = Path(model).is_dir() and (name not in kinds.names("models") or (Path(model) / artefact.CONFIG).exists())
     known = Path(model).is_file() or model in recipe.packaged()
@@ -91,6 +101,7 @@ def _of_recipe(source: str, overrides: Sequence[str], whose: Whose | None, given
 
 
 def _of_architecture(name: str, options: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    configured = kinds.configure("models", name, _options(name, options))
     if not shape or min(shape) < 1 or math.prod(shape) > MOST or classes < 2:
         raise RecipeError(
             four_parts(
@@ -102,7 +113,7 @@ def _of_architecture(name: str, options: str, shape: tuple[int, ...], classes: i
             )
         )
     with seeded(0, "inspect"):
-        module = kinds.configure("models", name, _options(name, options)).build(shape, classes)
+        module = configured.build(shape, classes)
     return _described("architecture", module, torch.zeros(2, *shape), classes)
 
 

@@ -6,7 +6,8 @@ All the stages between the teacher and the students' first step: self-test, reco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -47,6 +48,8 @@ class Lessons:
 
     identity: what its answers depend on. table: the self-test's, for the report. taught: what the teacher weighs, and its training.
     said: what the teacher says about "test" and "validation" rows, once the students are trained. scheduled: "offline", "online" or "self".
+    store, features: the folders of its recorded answers (None: it learns along) and, by teacher tap, of its recorded layers.
+    live: the teacher itself is asked in every step.
     """
 
     data: Prepared
@@ -57,6 +60,9 @@ class Lessons:
     said: Callable[[ArmResult, int], dict[str, Knowledge]]
     scheduled: str = "offline"
     notes: tuple[str, ...] = ()
+    store: Path | None = None
+    features: Mapping[str, Path] = field(default_factory=dict)
+    live: bool = False
 
     def release(self) -> None:
         """Take the hooks off a teacher that was asked in every step, when the students are trained."""
@@ -79,28 +85,23 @@ def recorded(
 ) -> Lessons:
     """Ask a fixed teacher once for every row, and read its answers from the store from then on."""
     taps = teacher_taps(objectives)
-    module = taught.teacher if isinstance(taught.teacher, local.Teacher) else None
     header = record.header_of(tree, data, taught, rights)
-    if taps and module is not None:
-        module.tap(taps)
     checks = stage("self-test", lambda: check.before_recording(tree, data, taught, header, given, objectives, shapes))
     live = (bool(taps) and tree["store"]["features"] == "live") or tree["data"]["transfer"]["source"] != "examples"
     headers = {} if live else record.feature_headers(tree, data, taught, {tap: shapes.teacher[tap] for tap in taps}, rights)
     record.refuse_too_large(headers, data, tree["store"]["limit_gb"], record.room(headers, cache))
-    if module is not None:
-        module.tap(())
     store = stage("record", lambda: record.record(data, taught, header, cache, on_event, cancel))
-    if module is not None:
-        module.tap(taps)
-    features = stage("record", lambda: record.record_features(data, taught, headers, cache, on_event, cancel)) if headers else {}
+    with taught.tapped(taps):
+        features = stage("record", lambda: record.record_features(data, taught, headers, cache, on_event, cancel)) if headers else {}
     data = record.without_quarantined(store, header, data, features)
     teacher: Teacher = taught.fixed if live else record.learn_from(store, header, data, tree, features)
     weights, notes = weights_of(tree, lambda: record.said(store, header, data, data.validation), data)
     if tree["teacher_weights"] in ("learnt", "per_example"):
         teacher = weighted.Teacher(teacher, weights)
-    table = stage("self-test", lambda: check.after_recording(tree, data, taught, teacher, header, given, checks, objectives, shapes))
-    if module is not None and not live:
-        module.tap(())  # it is not asked for its layers again, and may be the caller's own object
+    with taught.tapped(taps):
+        table = stage("self-test", lambda: check.after_recording(tree, data, taught, teacher, header, given, checks, objectives, shapes))
+    if live and isinstance(taught.teacher, local.Teacher):
+        taught.teacher.tap(taps)  # until `release`
 
     def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
         rows = {"test": data.test, "validation": data.validation}
@@ -110,7 +111,7 @@ def recorded(
     identity = record.identity(header, headers)
     if live or isinstance(teacher, weighted.Teacher):
         identity = digest([identity, live, tree["teacher_weights"]])
-    return Lessons(data, teacher, identity, table, taught, said, notes=notes)
+    return Lessons(data, teacher, identity, table, taught, said, notes=notes, store=store, features=features, live=live)
 
 
 def weights_of(tree: Mapping[str, Any], validation: Callable[[], Knowledge], data: Prepared) -> tuple[torch.Tensor | None, tuple[str, ...]]:

@@ -19,8 +19,6 @@ from understudy.store.schema import read_header
 
 MODULES = ("local", "assistants", "generations")
 """Kinds of fixed teacher whose answer to an input that is no example can be computed, with its gradient."""
-OF_EXAMPLES = ("labels.CrossEntropy", "logits.VirtualTeacher", "logits.Progressive", "relations.CRD")
-"""Objectives that learn from labels or remember examples by their ids; an input that is no example has neither."""
 
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
@@ -87,7 +85,8 @@ def _without_data(tree: Mapping[str, Any], given: Given) -> None:
             )
         )
     for entry in tree["objective"]:
-        if entry["kind"] in OF_EXAMPLES:
+        objective: Any = kinds.find("objectives", entry["kind"])
+        if objective.of_examples:
             raise RecipeError(
                 four_parts(
                     f"{entry['kind']} has nothing to learn from data.transfer.source: {source}",
@@ -133,9 +132,8 @@ def refuse_without_validation(tree: Mapping[str, Any], prepared: Prepared) -> No
 
 
 def _somebody_asks(tree: Mapping[str, Any]) -> None:
-    """A teacher that no term of the objective asks would be paid for nothing."""
-    wanted: list[Any] = [kinds.find("objectives", entry["kind"]) for entry in tree["objective"]]
-    if tree["teacher"][0]["kind"] == "itself" or any(objective.needs for objective in wanted):
+    """A teacher beside an objective of labels alone would be paid for nothing. (One that teaches itself may be compared with others.)"""
+    if any(not entry["kind"].startswith("labels.") for entry in tree["objective"]):
         return
     raise RecipeError(
         four_parts(

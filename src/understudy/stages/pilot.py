@@ -138,7 +138,7 @@ def _usable(recipe: Recipe, share: float, given: Given) -> None:
 def _rows(transfer: recipes.Transfer, data: Prepared, share: float) -> int:
     """How many rows a student of the pilot sees. Raises RecipeError where a class has too few of them."""
     labels = data.rows.labels
-    seen, hidden, _ = prepare._transfer(transfer, data.examples, labels, torch.from_numpy(data.split.train))
+    seen, hidden, _ = prepare.transfer_rows(transfer, data.examples, labels, torch.from_numpy(data.split.train))
     labelled = seen[(labels[seen] >= 0) & ~torch.isin(seen, hidden)]
     classes = len(data.classes)
     of_all = np.bincount(labels[data.control].numpy(), minlength=classes)
@@ -171,7 +171,7 @@ def _candidates(small: Recipe, own: str, data: Prepared, refuse: Refuse) -> tupl
             both: Mapping[str, tuple[str, ...]] = {"objective": (own, text)}
             refuse(variants.expand(small.model_copy(update={"sweep": Sweep(over=dict(both))}))[1], data)
         except RecipeError as error:
-            left_out.append(f"{kind} is not tried: {str(error).rpartition(f'{kind}: ')[2]}")
+            left_out.append(f"{kind} is not tried: {(error.reason or str(error)).removeprefix(f'{kind}: ')}")
         else:
             found.append(text)
     return found, left_out

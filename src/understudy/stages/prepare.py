@@ -112,7 +112,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
     rows = Rows(stored, labels, keys, scale, shift)
     train, validation, test = (torch.from_numpy(part) for part in (split.train, split.validation, split.test))
-    distilled, hidden, notes = _transfer(wanted.data.transfer, examples, labels, train)
+    distilled, hidden, notes = transfer_rows(wanted.data.transfer, examples, labels, train)
     student_labels = labels.clone()
     student_labels[hidden] = -1
     augment = wanted.data.augment
@@ -181,7 +181,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     return prepared
 
 
-def _transfer(wanted: recipe.Transfer, examples: Examples, labels: Tensor, train: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+def transfer_rows(wanted: recipe.Transfer, examples: Examples, labels: Tensor, train: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """(rows that students may see, rows whose label is hidden from them, sentences for the report)."""
     notes: list[str] = []
     index = {name: number for number, name in enumerate(examples.classes)}

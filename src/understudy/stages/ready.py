@@ -11,7 +11,7 @@ from typing import Any
 
 from understudy import recipe as recipes
 from understudy.cache import Cache
-from understudy.errors import DataError, RecipeError, SelfTestError
+from understudy.errors import DataError, RecipeError, SelfTestError, UnderstudyError
 from understudy.events import Cancel, Event, OnEvent
 from understudy.stages import arms, layers, lessons, record, teach, variants
 from understudy.stages.balance import balanced
@@ -21,7 +21,6 @@ from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import Taught
 from understudy.stages.variants import Variant
 from understudy.store.schema import read_header
-from understudy.training.step import teacher_taps
 
 
 @dataclass(frozen=True)
@@ -33,65 +32,70 @@ class Ready:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What making any variant ready needs: the data, the teacher and its rights, what Python handed over, the cache, and who watches."""
+
+    data: Prepared
+    taught: Taught
+    rights: Mapping[str, Any]
+    given: Given
+    cache: Cache
+    on_event: OnEvent
+    cancel: Cancel
+
+
 @contextlib.contextmanager
 def naming(one: Variant) -> Iterator[None]:
-    """Errors inside the block say which variant they are about."""
+    """Errors inside the block say which variant they are about, in their text and as `variant`, with the text before as `reason`."""
     try:
         yield
-    except SelfTestError as error:
-        raise SelfTestError(f"{error} It was found with {one.name}.", error.fault) from None
-    except (RecipeError, DataError) as error:
-        raise type(error)(str(error) if one.name in str(error) else f"{one.name}: {error}") from None
+    except (RecipeError, DataError, SelfTestError) as error:
+        reason = str(error)
+        made: UnderstudyError
+        if isinstance(error, SelfTestError):
+            made = SelfTestError(f"{reason} It was found with {one.name}.", error.fault)
+        else:
+            made = type(error)(reason if one.name in reason else f"{one.name}: {reason}")
+        made.variant, made.reason = one.name, reason
+        raise made from None
 
 
-def rehearsed(
-    wanted: Sequence[Variant],
-    data: Prepared,
-    taught: Taught,
-    rights: Mapping[str, Any],
-    given: Given,
-    cache: Cache,
-    on_event: OnEvent,
-    cancel: Cancel,
-) -> list[Ready]:
+def rehearsed(wanted: Sequence[Variant], on: Rehearsal) -> list[Ready]:
     """The self-test of every variant, and the teacher's answers and layers that any of them needs, each asked for once."""
     found = []
     every = variants.union(wanted)["objective"]
 
     def news(event: Event) -> None:
         if event.kind != "note" or event.data.get("asked"):
-            on_event(event)
+            on.on_event(event)
 
     for index, one in enumerate(wanted):
-        on_event(Event("record", "progress", one.name, index / len(wanted)))
+        on.on_event(Event("record", "progress", one.name, index / len(wanted)))
         with naming(one):
-            found.append(_one(one, every, data, taught, rights, given, cache, news, cancel))
+            found.append(_one(one, every, replace(on, on_event=news)))
     return found
 
 
-def _one(
-    one: Variant,
-    every: Sequence[Mapping[str, Any]],
-    data: Prepared,
-    taught: Taught,
-    rights: Mapping[str, Any],
-    given: Given,
-    cache: Cache,
-    on_event: OnEvent,
-    cancel: Cancel,
-) -> Ready:
+def _one(one: Variant, every: Sequence[Mapping[str, Any]], on: Rehearsal) -> Ready:
     """`every`: the terms of all variants; top-k rows are kept for the fixed temperatures of all of them."""
     tree = copy.deepcopy(one.tree)
+    data, given = on.data, on.given
     shapes = layers.settle_layers(tree, data, given)
     objectives = arms.objectives_of(tree, class_counts(data))
     if teach.living(tree, given):
-        found = lessons.living(tree, data, taught, objectives, shapes, given, _plainly)
-        place = Lesson(found.identity)
+        found = lessons.living(tree, data, on.taught, objectives, shapes, given, _plainly)
     else:
         asked = tree | {"objective": every} if tree["store"]["keep"] == "topk" else tree
-        found = lessons.recorded(asked, data, taught, objectives, shapes, rights, given, cache, _plainly, on_event, cancel)
-        place = _place(found.identity, asked, data, taught, teacher_taps(objectives), shapes.teacher, rights, cache, cancel)
-    objectives, notes = balanced(tree, objectives, arms.Job(tree, found.data, given, shapes), found)
+        found = lessons.recorded(
+            asked, data, on.taught, objectives, shapes, on.rights, given, on.cache, _plainly, on.on_event, on.cancel
+        )
+    try:
+        objectives, notes = balanced(tree, objectives, arms.Job(tree, found.data, given, shapes), found)
+    finally:
+        found.release()
+    store = "" if found.store is None else str(found.store)
+    place = Lesson(found.identity, store, {tap: str(folder) for tap, folder in found.features.items()}, found.live)
     for term, objective in zip(tree["objective"], objectives, strict=True):
         term["weight"] = recipes.plain(objective.weight)
     return Ready(replace(one, tree=tree), place, (*found.notes, *(f"{one.name}: {note}" for note in notes)))
@@ -100,26 +104,6 @@ def _one(
 def _plainly(name: str, work: Callable[[], Any]) -> Any:
     """A stage within a stage: not announced."""
     return work()
-
-
-def _place(
-    identity: str,
-    tree: Mapping[str, Any],
-    data: Prepared,
-    taught: Taught,
-    taps: Sequence[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    rights: Mapping[str, Any],
-    cache: Cache,
-    cancel: Cancel,
-) -> Lesson:
-    """Where what was just recorded lies."""
-    live = tree["store"]["features"] == "live" or tree["data"]["transfer"]["source"] != "examples"
-    headers = {} if live else record.feature_headers(tree, data, taught, {tap: shapes[tap] for tap in taps}, rights)
-    quiet: OnEvent = lambda event: None  # noqa: E731
-    store = record.record(data, taught, record.header_of(tree, data, taught, rights), cache, quiet, cancel)
-    features = record.record_features(data, taught, headers, cache, quiet, cancel)
-    return Lesson(identity, str(store), {tap: str(place) for tap, place in features.items()}, live)
 
 
 def kept(ready: Sequence[Ready], data: Prepared) -> Prepared:

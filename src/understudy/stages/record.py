@@ -166,7 +166,7 @@ def feature_bytes(headers: Mapping[str, Header], rows: int) -> int:
 def room(headers: Mapping[str, Header], cache: Cache) -> int:
     """Bytes that the layers may take on the cache's disk: what is free, and what an earlier recording of them takes already."""
     there = next(place for place in (cache.root.absolute(), *cache.root.absolute().parents) if place.is_dir())
-    return shutil.disk_usage(there).free + sum(caches.size(cache.root / caches.key(*_feature_key(header))) for header in headers.values())
+    return shutil.disk_usage(there).free + sum(caches.size(cache.place(*_feature_key(header))) for header in headers.values())
 
 
 def refuse_too_large(headers: Mapping[str, Header], prepared: Prepared, limit_gb: float, free_bytes: int) -> None:

@@ -100,8 +100,7 @@ def _short(one: Ready, share: float, rung: int, bench: Bench, control: bool = Fa
     return Task(f"rung {rung}: {name}", f"rung-{rung}/{folder}", own.tree, None if control else one.lesson, 0, bench.steps(own.tree))
 
 
-def _ranked(short: Sequence[Task], bench: Bench, folder: RunFolder) -> tuple[list[int], list[float]]:
-    """(places from the best to the worst, best validation values); of equals the first one is the better."""
-    values = [float(bench.results(one, folder).best[0] or 0.0) for one in short]
-    sign = -1.0 if metrics.higher_is_better(short[0].tree["metric"]) else 1.0
-    return sorted(range(len(short)), key=lambda place: (sign * values[place], place)), values
+def _ranked(short: Sequence[Task], bench: Bench, folder: RunFolder) -> tuple[list[int], list[float | None]]:
+    """(places from the best to the worst, best validation values); of equals the first one is the better, and no value is the worst."""
+    values, metric = [bench.results(one, folder).best[0] for one in short], short[0].tree["metric"]
+    return sorted(range(len(short)), key=lambda place: (-metrics.merit(metric, values[place]), place)), values

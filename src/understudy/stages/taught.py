@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 from understudy.records import Teacher
 from understudy.report.facts import Size
 from understudy.store.schema import Header
+from understudy.teachers import local
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,19 @@ class Taught:
         """The teacher, where there is one before the students."""
         assert self.teacher is not None
         return self.teacher
+
+
+    @contextmanager
+    def tapped(self, taps: Sequence[str]) -> Iterator[None]:
+        """Inside the block a teacher that is a model here also gives these layers; after it none, as it may be the caller's own."""
+        if not isinstance(self.teacher, local.Teacher):
+            yield
+            return
+        self.teacher.tap(taps)
+        try:
+            yield
+        finally:
+            self.teacher.tap(())
 
 
 class NotTrained(Exception):

@@ -188,6 +188,12 @@ def _places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     return sorted(classes.index(name) for name in set(names))
 
 
+def _of_classes(rows: Tensor, names: Sequence[str], prepared: Prepared) -> Tensor:
+    """Those of the rows whose class a teacher knows: all of them where it names none."""
+    known = _places(names, prepared.classes)
+    return rows[torch.isin(prepared.rows.labels[rows], torch.tensor(known))] if known else rows
+
+
 def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
     """A model that is trained here, or whose weights are loaded."""
     module = module_of(entry, making.prepared, making.given)
@@ -196,11 +202,10 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
     numerics = Numerics()
     if entry.get("train"):
         numerics = Numerics(entry["train"]["precision"], entry["train"]["memory_format"], entry["train"]["compile"])
-        labels = making.prepared.rows.labels[making.prepared.teacher]
-        known = _places(entry["classes"], making.prepared.classes)
-        which = making.prepared.teacher[torch.isin(labels, torch.tensor(known))] if known else making.prepared.teacher
-        what = f"member {index + 1}" if len(making.tree["teacher"]) > 1 else ""
-        rows, notes = trained(making, Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which), entry, module, numerics)
+        prepared, what = making.prepared, f"member {index + 1}" if len(making.tree["teacher"]) > 1 else ""
+        which, validation = (_of_classes(part, entry["classes"], prepared) for part in (prepared.teacher, prepared.validation))
+        lesson = Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which, validation)
+        rows, notes = trained(making, lesson, entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     teacher = local.Teacher(place, local.fingerprint(module, entry["model"]), numerics.precision, numerics.memory_format)
     return Taught(teacher, size_of(module, making.prepared.shape), rows, (module,), notes=notes)
@@ -227,7 +232,7 @@ def _student(folder: str, prepared: Prepared) -> nn.Module:
 @dataclass(frozen=True)
 class Lesson:
     """What a teacher itself learns from: its name in sentences and in progress, its objectives, who teaches it (None: the labels alone)
-    and what those answers depend on, the rows, and the shapes of matched layers."""
+    and what those answers depend on, the rows, those that choose the best weights, and the shapes of matched layers."""
 
     name: str
     short: str
@@ -235,6 +240,7 @@ class Lesson:
     teacher: TeacherProtocol | None
     identity: str | None
     rows: Tensor
+    validation: Tensor
     shapes: Shapes | None = None
 
 
@@ -249,7 +255,7 @@ def trained(
     inputs = {
         "data": prepared.examples.fingerprint,
         "rows": digest(lesson.rows.tolist()),
-        "validation": digest(prepared.validation.tolist()),
+        "validation": digest(lesson.validation.tolist()),
         "transform": prepared.seen_through(view_count),
         "start": local.fingerprint(module, entry["model"]),
         "train": training,
@@ -282,7 +288,7 @@ def trained(
                 plan=plan,
                 shapes=lesson.shapes or Shapes(len(prepared.classes), len(prepared.examples)),
                 teacher=lesson.teacher,
-                validate=validator(tree, prepared, numerics),
+                validate=validator(tree, prepared, numerics, lesson.validation),
                 watch=tree["metric"],
                 higher_is_better=metrics.higher_is_better(tree["metric"]),
                 folder=folder,

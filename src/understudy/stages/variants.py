@@ -59,6 +59,16 @@ class Rung:
 
 def folded(recipe: Recipe, objectives: Sequence[str], seeds: int | None) -> Recipe:
     """The recipe with what the command line said in its `sweep`, so that the recipe alone repeats the comparison."""
+    if seeds is not None and seeds < 1:
+        raise RecipeError(
+            four_parts(
+                "the number of seeds is not usable",
+                got=seeds,
+                expected="1 or more; from 2 on there is a verdict",
+                otherwise="There would be no student to judge",
+                do="Use --seeds 3, or leave it out",
+            )
+        )
     sweep = recipe.sweep or Sweep(seeds=recipe.training.seeds if isinstance(recipe.training.seeds, int) else 3)
     if objectives:
         if "objective" in sweep.over:
@@ -80,7 +90,8 @@ def folded(recipe: Recipe, objectives: Sequence[str], seeds: int | None) -> Reci
 def expand(recipe: Recipe) -> list[Variant]:
     """The variants of a recipe with a `sweep`, in the order of its values, each complete and different from all others.
 
-    Raises RecipeError for a key or value that can't be used, for a comparison of nothing, and for a variant that is there twice.
+    Raises RecipeError for a key or value that can't be used, for a comparison of nothing, for a variant that is there twice, and for one
+    that learns from labels alone, as the control does.
     """
     sweep = _usable(recipe)
     base = recipes.resolved(recipe) | {"sweep": None}
@@ -89,6 +100,7 @@ def expand(recipe: Recipe) -> list[Variant]:
     same: dict[str, str] = {}
     for index, values in enumerate(_combinations(sweep)):
         one = _variant(recipe, base, values, index)
+        _refuse_control(one)
         key = json.dumps(one.tree, sort_keys=True, default=str)
         if key in same or one.name in found:
             raise RecipeError(
@@ -102,6 +114,21 @@ def expand(recipe: Recipe) -> list[Variant]:
             )
         found[one.name], same[key] = one, one.name
     return list(found.values())
+
+
+def _refuse_control(one: Variant) -> None:
+    """RecipeError for a variant without a term that asks a teacher or teaches by itself."""
+    labels_only = all(str(term["kind"]).startswith("labels.") for term in one.tree["objective"])
+    if labels_only and one.tree["training"]["control"] == "no_teacher":
+        raise RecipeError(
+            four_parts(
+                "a variant is the control itself",
+                got=one.name if one.name == one.objective else f"{one.name} ({one.objective})",
+                expected="a term beside the labels, such as logits.SoftTargets",
+                otherwise="The control would be trained and corrected for as if it were a method",
+                do="Leave it out: the control, which learns from the labels alone, is in every comparison",
+            )
+        )
 
 
 def rungs(sweep: Sweep, variants: int) -> list[Rung]:
@@ -135,7 +162,21 @@ def parse(text: str) -> list[dict[str, Any]]:
 
     Values are YAML, as in an override. Raises RecipeError for what can't be read.
     """
-    return [_term(part, text) for part in _split(text, "+")]
+    parts = _split(text, "+")
+    for part in parts:
+        bare = part.strip("+").strip()
+        if bare != part or not (part or text == part):
+            side = "after" if bare and part.endswith("+") else "before"
+            raise RecipeError(
+                four_parts(
+                    f"nothing stands {side} a + of the objective {text}",
+                    got=repr(text),
+                    expected="terms joined by +, as in logits.DIST+logits.MSE:weight=0.1",
+                    otherwise="A term that was meant would be missing",
+                    do="Write the term that is missing, or leave out the +",
+                )
+            )
+    return [_term(part, text) for part in parts]
 
 
 def text_of(terms: Sequence[Mapping[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from understudy.stages.bench import Bench, Lesson, Task
 from understudy.stages.prepare import Given, prepare
 from understudy.store.schema import read_header
 
-LISTEN = 0.1
+LOOK = 0.1
 """Seconds between two looks at the pipe while a student is trained."""
 SAY = 0.2
 """Seconds between two rows that are sent."""
@@ -110,7 +110,7 @@ class _Ear:
     def stopped(self) -> bool:
         """Whether to stop at the next checkpoint: it was told so, or the parent is gone."""
         now = time.monotonic()
-        if not self.asked and now - self.last >= LISTEN:
+        if not self.asked and now - self.last >= LOOK:
             self.last = now
             self.asked = self.pipe.poll()  # while a task is under way only the order to stop can come, or the end
         return self.asked

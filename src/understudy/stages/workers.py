@@ -34,7 +34,7 @@ Spent = Callable[[Task, float], None]
 """Is told the seconds that somebody trained the student of a task: the steps themselves, validation and checkpoints."""
 MOST_DEATHS = 3
 """Workers that may die over one task: what kills it every time (memory, a broken library) would kill it for ever."""
-LISTEN = 0.1
+WAIT = 0.1
 """Seconds between two looks at whether to stop."""
 
 
@@ -114,7 +114,8 @@ def _refuse_more(task: Task, deaths: int, how: str) -> None:
                 got=f"{deaths} of them, the last one: {how}",
                 expected="a worker that ends its task",
                 otherwise="The comparison would start it for ever",
-                do="Look for a lack of memory; fewer workers need less: --jobs 1",
+                do="Look for a lack of memory; fewer workers need less: --jobs 1. A script of your own, which each worker imports, has to "
+                'call this under if __name__ == "__main__":, or with jobs=1',
             )
         )
 
@@ -210,7 +211,7 @@ class _Worker:
 
 def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
     """The workers that have something to say or are dead, after a short wait."""
-    heard = set(wait([one for worker in workers for one in (worker.pipe, worker.process.sentinel)], timeout=LISTEN))
+    heard = set(wait([one for worker in workers for one in (worker.pipe, worker.process.sentinel)], timeout=WAIT))
     return [worker for worker in workers if worker.pipe in heard or worker.process.sentinel in heard]
 
 

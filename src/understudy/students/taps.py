@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,8 +53,8 @@ def expand(module: nn.Module, taps: Iterable[str], whose: str) -> list[str]:
 
 
 def absent(tap: str, paths: Sequence[str], whose: str) -> str:
-    """The message for a path that the module does not have, with the nearest ones."""
-    near = difflib.get_close_matches(tap, paths, n=3, cutoff=0.4) or list(paths[:5])
+    """The message for a path that the module does not have, with up to three near ones: from the deepest part of it that is there."""
+    near = _near(split(tap)[0], paths)
     return four_parts(
         f"{whose} has no layer {tap}",
         got=tap,
@@ -61,6 +62,23 @@ def absent(tap: str, paths: Sequence[str], whose: str) -> str:
         otherwise="Nothing would be captured and the term would do nothing",
         do="Use one of those; `understudy inspect` lists all with their shapes",
     )
+
+
+def _near(path: str, paths: Sequence[str]) -> list[str]:
+    """Up to three paths, the nearest first: inside the deepest module on the way to `path`; else those of a like name; else the last."""
+    parts = path.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        above = ".".join(parts[:depth])
+        inside = [one for one in paths if one.startswith(f"{above}.")]
+        level = [one for one in inside if one.count(".") == path.count(".")]
+        if inside:
+            return difflib.get_close_matches(path, level or inside, n=3, cutoff=0.0)
+        if above in paths:
+            return [above]
+    names = {one: one.rpartition(".")[2] for one in paths}
+    like = difflib.get_close_matches(parts[-1], list(dict.fromkeys(names.values())), n=3, cutoff=0.6)
+    of_name = [one for one in paths if names[one] in like]
+    return difflib.get_close_matches(path, paths, n=3, cutoff=0.6) or of_name[-3:] or list(paths[-3:])
 
 
 def _side(tap: str, side: str) -> str:
@@ -127,24 +145,34 @@ class Taps:
         self.captured = {}
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every part is in the mode it was in, so a batch norm that was frozen stays so."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
 @torch.no_grad()
 def shapes(module: nn.Module, taps: Sequence[str], inputs: Tensor, whose: str = "the model") -> dict[str, tuple[int, ...]]:
-    """{tap: shape without B} from one forward pass in eval mode; the module is left in the mode it was in."""
+    """{tap: shape without B} from one forward pass in eval mode; every part is left in the mode it was in."""
     hooks = Taps(module, taps, whose)
-    training = module.training
     try:
-        module.eval()(inputs)
+        with evaluating(module):
+            module(inputs)
         return {tap: tuple(value.shape[1:]) for tap, value in hooks.take().items()}
     finally:
         hooks.remove()
-        module.train(training)
 
 
 @torch.no_grad()
 def listing(module: nn.Module, inputs: Tensor) -> list[Seen]:
     """All submodules in the order in which they finish, with the shapes that one batch gave them."""
     rows, found, handles = len(inputs), [], []
-    training = module.training
 
     def shape_of(value: Any) -> tuple[int, ...] | None:
         return tuple(value.shape[1:]) if isinstance(value, Tensor) and value.ndim > 1 and len(value) == rows else None
@@ -160,11 +188,11 @@ def listing(module: nn.Module, inputs: Tensor) -> list[Seen]:
         if name:
             handles.append(part.register_forward_hook(watch(name)))
     try:
-        module.eval()(inputs)
+        with evaluating(module):
+            module(inputs)
     finally:
         for handle in handles:
             handle.remove()
-        module.train(training)
     return found
 
 

@@ -25,7 +25,17 @@ class Options:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
+        if self.decay < 0:
+            raise RecipeError(
+                four_parts(
+                    "teacher.decay is negative",
+                    got=self.decay,
+                    expected="0 <= decay < 1: the share of the average that stays at each step",
+                    otherwise="The average would step past the student and swing from one side of it to the other",
+                    do="Use 0.99 to 0.9999; 0 makes the average the student itself",
+                )
+            )
+        if not self.decay < 1:
             raise RecipeError(
                 four_parts(
                     "teacher.decay is out of range",
@@ -42,7 +52,8 @@ class Teacher(nn.Module):
 
     Tarvainen & Valpola 2017 (arXiv 1703.01780), sections 3 and 3.1. Works with noise or augmentation between both, and with unlabelled
     examples; with neither, teacher and student say nearly the same and there is little to learn. Buffers (batch norm's statistics) are
-    copied, not averaged. Deviation: the teacher has no dropout of its own.
+    copied, not averaged. Deviations: the teacher has no dropout of its own; early on the decay is min((1 + n) / (10 + n), decay) after n
+    steps, as in TensorFlow's moving average, where the authors' code has min(1 - 1 / (n + 1), decay).
     """
 
     def __init__(self, student: nn.Module, decay: float, taps: Sequence[str] = ()) -> None:

@@ -24,6 +24,9 @@ class Options:
     count: students in all, 2 or more. target: what a student learns from: "mean" of the others' probabilities (DML); "naive", for each
         example the prediction, its own included, that fits the label best; "min_logit", for each class the smallest margin to the label's
         logit, its own included (both KDCL; both need labels).
+
+    Peers learn from the same objectives as the student, those on layers mirrored; but an objective on the student's own layers alone
+    (exits.DeepExits) stays with the student that is shipped: its layers are named for that one's architecture.
     """
 
     models: tuple[dict[str, Any], ...] = ()
@@ -31,12 +34,23 @@ class Options:
     target: Literal["mean", "naive", "min_logit"] = "mean"
 
     def __post_init__(self) -> None:
-        if self.count < 2 or (self.models and len(self.models) != self.count - 1):
+        if self.count >= 2 and self.models and len(self.models) != self.count - 1:
+            named = f"{len(self.models)} model{'s' if len(self.models) > 1 else ''}"
+            raise RecipeError(
+                four_parts(
+                    "teacher: peers names another number of models than its count says",
+                    got=f"{named} for count {self.count}",
+                    expected=f"count - 1 = {self.count - 1}: the student itself is one of the count",
+                    otherwise="Nobody would know how many students learn together",
+                    do=f"Set count: {len(self.models) + 1}, or name {self.count - 1} under models",
+                )
+            )
+        if self.count < 2:
             raise RecipeError(
                 four_parts(
                     "teacher: peers needs at least one other student",
                     got=f"count {self.count}, {len(self.models)} models",
-                    expected="count of 2 or more, and count - 1 models where they are named",
+                    expected="count of 2 or more",
                     otherwise="A student would have nobody to learn from",
                     do="Set count: 2",
                 )
@@ -49,8 +63,9 @@ class Teacher:
     They are asked in training mode, as they learn, but without touching the running statistics of their batch norm. Each is asked after
     the update of those before it in the cohort.
     Mutual learning: Zhang, Xiang, Hospedales, Lu 2018 (arXiv 1706.00384), algorithm 1; with several peers their mean probability
-    teaches ("DML_e", section 3.4), which has the same gradient as the mean of their divergences. KDCL: Guo et al. 2020 (CVPR), sections
-    3.2 (naive) and 3.3 (min_logit); not its different augmentation for each student. Helps students of like size; a much weaker peer drags.
+    teaches (DML_e in the section on larger cohorts), which has the same gradient as the mean of their divergences. KDCL: Guo et al. 2020
+    (CVPR), sections 3.2 (naive) and 3.3 (min_logit); not its different augmentation for each student. Helps students of like size; a much
+    weaker peer drags.
     own: the student that is taught, for targets that include it.
     """
 

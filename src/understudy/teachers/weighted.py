@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.records import UNKNOWN, Batch, Knowledge, StudentOutput
 from understudy.records import Teacher as AnyTeacher
 
@@ -47,7 +47,16 @@ class Teacher:
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
         """(B, M, C) float32 logits with (M,) or (B, M) weights. Raises DataError where the rows are not those of members."""
         said = self.ensemble.teach(batch, outputs)
-        assert said.logits is not None and said.logits.ndim == 3
+        if said.logits is None or said.logits.ndim != 3:
+            raise DataError(
+                four_parts(
+                    "the rows of this teacher are not those of several members",
+                    got="no logits" if said.logits is None else f"logits of shape {tuple(said.logits.shape)}",
+                    expected="(B, M, C), a row of each of the M members",
+                    otherwise="There would be nothing to weigh",
+                    do="Record an ensemble with store.keep: dense, or leave teacher_weights out",
+                )
+            )
         weights = self.weights if self.weights is not None else confidence(said.logits, batch.labels)
         return dataclasses.replace(said, member_weights=weights, ready={})
 
