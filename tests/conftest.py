@@ -41,6 +41,12 @@ def data_folder() -> Path:
     return DATA
 
 
+@pytest.fixture(autouse=True)
+def _the_same_weights() -> None:
+    """What a test draws from the global generator does not depend on which tests ran before it."""
+    torch.manual_seed(0)
+
+
 class Toy:
     """Runs of the recipe TOY with overrides, all under one folder. `events` are those of the last run."""
 

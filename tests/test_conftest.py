@@ -34,7 +34,7 @@ def test_plain():
 def run(folder: Path, suite: str, ci: str, data: Path) -> subprocess.CompletedProcess[str]:
     """The suite under this project's conftest.py, with a torch that takes no time to import."""
     shutil.copy(Path(__file__).parent / "conftest.py", folder)
-    (folder / "torch.py").write_text("def set_num_threads(number): pass\n")
+    (folder / "torch.py").write_text("def set_num_threads(number): pass\ndef manual_seed(seed): pass\n")
     (folder / "test_suite.py").write_text(suite)
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)],
                           env={**os.environ, "CI": ci, "UNDERSTUDY_DATA": str(data)}, capture_output=True, text=True, timeout=120)

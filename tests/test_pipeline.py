@@ -466,7 +466,7 @@ def test_the_prior_needs_a_bias(toy):
 def test_augmented_views_are_the_teacher_s_too(toy):
     """Prevents: soft targets of another crop than the one that the student sees."""
     run = toy.run(
-        *PICTURES, "data.augment={jitter: 1, noise: 0.05, views: 2}", "training.epochs=3", "data.split.test=0.7", "teacher.train.epochs=15"
+        *PICTURES, "data.augment={jitter: 1, noise: 0.05, views: 2}", "training.epochs=3", "data.split.test=0.7", "teacher.train.epochs=60"
     )
     [store] = (toy.runs / "_cache").glob("store-*")
     reader = Reader(store)

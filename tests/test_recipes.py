@@ -21,7 +21,7 @@ ONE_QUICK = [*QUICK, "teacher.train.epochs=3", "teacher.model.width=8"]
 CHAIN = ["teacher.of.train.epochs=3", "teacher.of.model.width=8", "teacher.through.0.train.epochs=2"]
 TOY = {
     "digits": ["student.model.hidden=[8]", "training.epochs=2", "training.seeds=2", "export=[safetensors]", "gates={}",
-               *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=1"))],
+               *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=3"))],
     "hinton_mnist": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER, "export=[safetensors]"],
     "hinton_mnist_jittered": [*FEW_IMAGES, *TINY_NETS, *ONE_TEACHER],
     "hinton_ensemble": [*FEW_IMAGES, *TINY_NETS, *THREE_TEACHERS],
@@ -39,7 +39,7 @@ TOY = {
     "assistants": [*QUICK, *CHAIN],
     **dict.fromkeys(("multi_teacher_learnt", "multi_teacher_per_example"),
                     [*QUICK, "teacher.0.train.epochs=3", "teacher.0.model.width=8", "teacher.1.train.epochs=3"]),
-    "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=3", "model.width=8"))],
+    "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
 

@@ -24,7 +24,6 @@ from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
 from understudy.stages import arms, check, finish, lessons, plan, prepare, provenance, record, series, settle, teach
-from understudy.stages.balance import balanced
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -126,8 +125,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         else:
             found = lessons.recorded(tree, data, teacher, objectives, shapes, begun.rights, given, cache, stage, on_event, cancel)
         job = arms.Job(tree, found.data, given, shapes)
-        objectives, balance = balanced(tree, objectives, job, found)
-        wanted = arms.arms_of(job, objectives, found.teacher, found.identity)
+        wanted = arms.arms_of(job, found.objectives, found.teacher, found.identity)
         try:
             students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
         finally:
@@ -143,7 +141,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
             tree,
-            replace(found, notes=(*found.notes, *balance)),
+            found,
             students,
             finish.size_of_student(tree, data, given),
             about,

@@ -49,6 +49,7 @@ def test_the_artefact_agrees_and_says_how_well(name, student, tmp_path):
 def test_an_artefact_of_another_student_is_not_left(name, student, tmp_path):
     """The folder holds other weights than the student that was measured: an artefact made from it would carry the wrong report."""
     folder, module, encoded = student
+    torch.manual_seed(1)
     other = kinds.configure("models", "mlp", {"hidden": [16]}).build((1, 8, 8), 4)
     with pytest.raises(GateError) as error:
         kinds.configure("export", name, {}).export(folder, tmp_path / "out", encoded, other)

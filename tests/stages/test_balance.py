@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -10,12 +11,12 @@ import torch
 from torch import nn
 
 from understudy import recipe
-from understudy.errors import RecipeError
+from understudy.errors import RecipeError, SelfTestError
 from understudy.objective import Schedule
 from understudy.records import Shapes
-from understudy.selftest.objective import pulls
+from understudy.selftest.objective import Pull, pulls
 from understudy.stages import balance
-from understudy.stages.arms import Job, objectives_of
+from understudy.stages.arms import objectives_of
 from understudy.stages.common import class_counts, fresh_student
 from understudy.stages.company import examples
 from understudy.stages.prepare import Given, prepare
@@ -35,8 +36,7 @@ def settled(toy):
         teacher = local.Teacher(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), "t")
         objectives = objectives_of(tree, class_counts(data))
         shapes = Shapes(len(data.classes), len(data.examples))
-        job, lessons = Job(tree, data, Given(), shapes), SimpleNamespace(teacher=teacher)
-        after, notes = balance.balanced(tree, objectives, job, lessons)
+        after, notes = balance.balanced(tree, objectives, data, Given(), shapes, teacher)
 
         def lengths(these):
             source = examples(tree, data, data.distilled, 0)
@@ -64,12 +64,11 @@ def measured(toy, monkeypatch):
 
         def pulls(objectives, shapes, student, batch, knowledge, progress):
             seen.append(batch)
-            return {"MSE": SimpleNamespace(gradient=torch.ones(3)), "CrossEntropy": SimpleNamespace(gradient=torch.ones(3))}
+            return {"MSE": Pull(torch.ones(3), 1.0), "CrossEntropy": Pull(torch.ones(3), 1.0)}
 
         monkeypatch.setattr(balance, "pulls", pulls)
-        job = Job(tree, data, Given(), Shapes(len(data.classes), len(data.examples)))
-        lessons = SimpleNamespace(teacher=SimpleNamespace(teach=lambda batch: None))
-        balance.balanced(tree, objectives_of(tree, class_counts(data)), job, lessons)
+        shapes, silent = Shapes(len(data.classes), len(data.examples)), SimpleNamespace(teach=lambda batch: None)
+        balance.balanced(tree, objectives_of(tree, class_counts(data)), data, Given(), shapes, silent)
         return data, seen
 
     return call
@@ -125,10 +124,26 @@ def test_without_it_nothing_changes(settled):
 
 
 def test_a_term_that_pulls_at_nothing_is_refused(settled, monkeypatch):
-    monkeypatch.setattr(balance, "pulls", lambda *words: {"MSE": SimpleNamespace(gradient=torch.zeros(3)),
-                                                          "CrossEntropy": SimpleNamespace(gradient=torch.ones(3))})  # fmt: skip
+    monkeypatch.setattr(balance, "pulls", lambda *words: {"MSE": Pull(torch.zeros(3), 1.0),
+                                                          "CrossEntropy": Pull(torch.ones(3), 1.0)})  # fmt: skip
     with pytest.raises(RecipeError, match="MSE pulls at nothing"):
         settled("[{kind: logits.MSE}, {kind: labels.CrossEntropy}]")
+
+
+def test_a_term_of_another_size_is_balanced_and_not_refused(toy):
+    """Prevents: the self-test judges the weights before they are balanced, and refuses what balance is there for."""
+    torch.manual_seed(0)
+    loud = nn.Linear(4, 3)
+    with torch.no_grad():
+        loud.weight.mul_(1e5)
+    asked = (KD, "training.control=none", "training.control_reason=toy", "training.steps=2", "teacher={kind: given, rights: {terms: own}}")
+    given = Given(teacher=loud)
+    with pytest.raises(SelfTestError, match="CrossEntropy has no effect"):
+        toy.run(*asked, given=given)
+    run = toy.run(*asked, "training.balance=gradnorm", "name=balanced", given=given)
+    [seen] = [row for row in json.loads((run.path / "details.json").read_text())["selftest"] if row["check"] == "no-op-term"]
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", seen["figure"])]
+    assert len(shares) == 2 and all(40 < share < 60 for share in shares), "of the weights that are trained with"
 
 
 @pytest.mark.slow

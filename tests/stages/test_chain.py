@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from understudy import recipe
 from understudy.cache import Cache
+from understudy.data import from_arrays
 from understudy.errors import Interrupted, RecipeError
 from understudy.stages import chain, teach
 from understudy.stages.prepare import Given, prepare
@@ -23,12 +25,12 @@ BORN = "teacher={kind: generations, count: 2, train: {epochs: 6, batch_size: 16,
 def obtain(toy, tmp_path):
     """(Taught, prepared, the settled tree, {who: steps taken})."""
 
-    def call(*overrides, cancel=lambda: False, may_train=True):
-        wanted = toy.recipe(*overrides)
-        data, tree, cached = prepare(wanted, Given()), recipe.resolved(wanted), Cache(tmp_path / "cache")
-        settle_recipe(tree, data, Given(), cached)
+    def call(*overrides, cancel=lambda: False, may_train=True, given=None):
+        wanted, given = toy.recipe(*overrides), given or Given()
+        data, tree, cached = prepare(wanted, given), recipe.resolved(wanted), Cache(tmp_path / "cache")
+        settle_recipe(tree, data, given, cached)
         events = []
-        taught = teach.obtain(tree, data, Given(), cached, events.append, cancel, may_train)
+        taught = teach.obtain(tree, data, given, cached, events.append, cancel, may_train)
         steps: dict[str, int] = {}
         for event in events:
             if "step" in event.data:
@@ -87,6 +89,34 @@ def test_generations_train_as_the_student_where_nothing_is_said(obtain):
     for same in ("training.seeds=3", "training.balance=gradnorm", "training.class_weights=balanced"):
         assert obtain(plain, "training.epochs=4", same)[3] == {}, same
     assert obtain(plain, "training.epochs=5")[3] == {"": 5}
+
+
+def test_a_row_without_a_finite_answer_is_left_out_of_the_next_stage(obtain, monkeypatch):
+    """Prevents: one NaN of the first teacher's stops the chain after it was paid for."""
+    labels = np.arange(3000) % 3
+    given = Given(examples=from_arrays(np.random.default_rng(0).normal(labels[:, None] * 2.0, 1, (3000, 4)), labels))
+    whole, asked = chain.obtain_teacher, []
+
+    def broken(tree, prepared, *words):
+        taught = whole(tree, prepared, *words)
+        [batch] = prepared.rows.batches(prepared.distilled[7:8], 1)
+
+        def spoil(module, given_, answer):
+            hit = (given_[0] == batch.inputs).flatten(1).all(1)
+            asked.append(int(hit.sum()))
+            return answer.masked_fill(hit[:, None], float("nan"))
+
+        taught.modules[0].register_forward_hook(spoil)
+        return taught
+
+    monkeypatch.setattr(chain, "obtain_teacher", broken)
+    short = STAGE.replace("epochs: 20", "epochs: 1") % 4
+    taught, data, *_ = obtain(
+        TAKD.replace(STAGE % 8, short).replace(STAGE % 4, short).replace("epochs: 12", "epochs: 1"),
+        "data={kind: given, split: {validation: 0.2, test: 0.3}}",
+        given=given,
+    )
+    assert sum(asked) == 1 and torch.isfinite(probs(taught, data)).all()
 
 
 def test_what_each_stage_cost_is_said(obtain):

@@ -132,7 +132,7 @@ def test_exits_are_found_or_refused(settle):
 def test_a_resume_takes_the_names_of_the_first_start(toy, monkeypatch):
     """Prevents: a later version finds other layers, and half of a run matches these and half those."""
     training = "training={steps: 6, batch_size: 32, seeds: 1, precision: float32, memory_format: contiguous, compile: false}"
-    small = (DIGITS, CNN, STUDENT, HINT, training)
+    small = (DIGITS, CNN.replace("epochs: 1", "epochs: 8, lr: 1e-2"), STUDENT, HINT, training)
     with pytest.raises(Interrupted):
         toy.run(*small, cancel=lambda: toy.events[-1].stage == "train")
     written = yaml.safe_load((toy.runs / "toy/recipe.yaml").read_text())["objective"][0]["layers"]

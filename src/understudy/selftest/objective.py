@@ -124,9 +124,14 @@ class Pull:
     weight: float
 
     @property
+    def length(self) -> float:
+        """Length of the gradient, before the weight."""
+        return float(self.gradient.norm())
+
+    @property
     def size(self) -> float:
         """Length of the gradient times the weight."""
-        return float(self.gradient.norm()) * self.weight
+        return self.length * self.weight
 
 
 def weightless(subject: Subject | Aim) -> Check | None:
@@ -148,7 +153,8 @@ def no_op(subject: Subject) -> Check:
     """Each term has at least 0.1 % of the gradient of all terms together where its weight is largest.
 
     Lengths of gradients of a fresh student's parameters on a batch that holds all classes. A term that looks weak there is looked at again
-    in a disturbed student: one that starts as a copy of its teacher has nothing to learn from it at the first step.
+    in a disturbed student: one that starts as a copy of its teacher has nothing to learn from it at the first step. Where the weights are
+    to be balanced (`weighed_later`), a term that pulls at all will have the share that its weight asks for.
     """
     check = Named("no-op-term")
     if idle := weightless(subject):
@@ -160,10 +166,10 @@ def no_op(subject: Subject) -> Check:
         student = fresh(subject, disturbed)
         for progress in (0.0, 1.0):
             found = pulls(subject.objectives, subject.shapes, student, batch, knowledge, progress)
-            whole = sum(pull.size for pull in found.values())
-            for name, pull in found.items():
-                share = pull.size / whole if 0 < whole < math.inf else 0.0
-                shares[name] = max(shares[name], share)
+            sizes = {name: pull.weight * (pull.length > 0) if subject.weighed_later else pull.size for name, pull in found.items()}
+            whole = sum(sizes.values())
+            for name, size in sizes.items():
+                shares[name] = max(shares[name], size / whole if 0 < whole < math.inf else 0.0)
         if min(shares.values()) >= SMALLEST_SHARE:
             break
     figure = ", ".join(f"{name} {share:.1%}" if share >= SMALLEST_SHARE else f"{name} {share:.2g}" for name, share in shares.items())

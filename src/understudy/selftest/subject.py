@@ -40,7 +40,8 @@ class Subject:
     stated: what the teacher's owner says of it, {"accuracy": 0.93} or empty. class_counts: (C,) labelled training rows of each class.
     student: makes a fresh student. test_rows, duplicate_rows: how many there are, and how many of them are exact copies of training rows.
     shapes: what terms are built from. header: the store that students read, recorded or planned; None: the teacher is asked in every
-        step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored.
+        step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored. weighed_later: weights are still
+        to be balanced.
     """
 
     classes: tuple[str, ...]
@@ -65,6 +66,7 @@ class Subject:
     training: Tensor | None = None
     header: Header | None = None
     layers: Mapping[str, Header] = field(default_factory=dict)
+    weighed_later: bool = False
 
     @property
     def learnt_rows(self) -> Tensor:

@@ -8,36 +8,37 @@ from typing import Any
 
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import Objective, Schedule, extremes
+from understudy.records import Shapes, Teacher
 from understudy.selftest.objective import pulls
-from understudy.stages.arms import Job
 from understudy.stages.common import fresh_student
 from understudy.stages.company import examples
-from understudy.stages.lessons import Lessons
+from understudy.stages.prepare import Given, Prepared
 from understudy.training.step import term_names
 
 BATCHES = 4
 
 
 def balanced(
-    tree: Mapping[str, Any], objectives: Sequence[Objective], job: Job, lessons: Lessons
+    tree: Mapping[str, Any], objectives: Sequence[Objective], prepared: Prepared, given: Given, shapes: Shapes, teacher: Teacher
 ) -> tuple[list[Objective], tuple[str, ...]]:
     """The objectives with weights w_i |g| / |g_i|, and a sentence that records them; unchanged where the recipe does not ask for it.
 
     |g_i| is the mean length of term i's gradient of the student's parameters over the first batches that a fresh student of seed 0 sees
     (shuffled, under its views; examples also where students see none), |g| the mean of them over the terms, so that the terms of weight 1
     together keep their size. The idea of equal gradient norms is that of Chen et al. 2018 (GradNorm, arXiv 1711.02257); theirs is adapted
-    all along, this is settled once, so that arms, seeds and resumes train on the same loss.
+    all along, this is settled once, so that arms, seeds and resumes train on the same loss. Hurts where a term's own trained parts stand
+    between the student and the loss and pass little of it on (features.MGD): the weight that lifts the student's share lifts theirs far
+    more, and they may diverge at a high rate of learning. Clip then, or set that weight by hand.
     """
     if tree["training"]["balance"] == "none":
         return list(objectives), ()
-    assert lessons.teacher is not None  # the recipe was refused else
     names = term_names(objectives)
     lengths = dict.fromkeys(names, 0.0)
-    student = fresh_student(tree, job.prepared, job.given, 0)
-    source = examples(tree, job.prepared, job.prepared.distilled, 0)
+    student = fresh_student(tree, prepared, given, 0)
+    source = examples(tree, prepared, prepared.distilled, 0)
     for batch in (source.next(step) for step in range(BATCHES)):
-        for name, pull in pulls(objectives, job.shapes, student, batch, lessons.teacher.teach(batch), 0.0).items():
-            lengths[name] += float(pull.gradient.norm()) / BATCHES
+        for name, pull in pulls(objectives, shapes, student, batch, teacher.teach(batch), 0.0).items():
+            lengths[name] += pull.length / BATCHES
     pulling = [length for length in lengths.values() if length > 0]
     if len(pulling) < len(names):
         idle = next(name for name, length in lengths.items() if not length > 0)

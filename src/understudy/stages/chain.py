@@ -56,6 +56,7 @@ def _stage(making: Making, stage: Mapping[str, Any], name: str, objectives: list
     asking = {**making.tree, "objective": [recipe_of(one) for one in objectives], "teacher_weights": None}
     header = record.header_of(asking, prepared, teacher, {})
     store = record.record(prepared, teacher, header, making.cache, making.on_event, making.cancel)
+    prepared = record.without_quarantined(store, header, prepared)
     source = record.learn_from(store, header, prepared, asking)
     module = make_model(stage["model"], prepared, making.given, index, name, "weights")
     training = stage["train"]

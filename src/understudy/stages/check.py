@@ -53,9 +53,23 @@ def before_recording(
 ) -> list[Check]:
     """All checks on the live teacher, whose matched layers are tapped from then on; raises SelfTestError for the first fault."""
     with taught.tapped(teacher_taps(objectives)):
-        checks = examine(subject(tree, prepared, taught, taught.fixed, header, given, objectives, shapes))
+        checks = examine(_before(tree, prepared, taught, header, given, objectives, shapes))
     raise_first(checks)
     return checks
+
+
+def _before(
+    tree: Mapping[str, Any],
+    prepared: Prepared,
+    taught: Taught,
+    header: Header,
+    given: Given,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+) -> Subject:
+    """The live teacher, before weights are balanced against its answers."""
+    seen = subject(tree, prepared, taught, taught.fixed, header, given, objectives, shapes)
+    return replace(seen, weighed_later=tree["training"]["balance"] != "none")
 
 
 def without_faults(
@@ -73,7 +87,7 @@ def without_faults(
     if living_teacher(tree, given):
         return _company(tree, prepared, given, objectives, shapes)
     with taught.tapped(teacher_taps(objectives)):
-        return examine(subject(tree, prepared, taught, taught.fixed, header_of(tree, prepared, taught, rights), given, objectives, shapes))
+        return examine(_before(tree, prepared, taught, header_of(tree, prepared, taught, rights), given, objectives, shapes))
 
 
 def after_recording(

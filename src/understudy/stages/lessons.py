@@ -18,6 +18,7 @@ from understudy.objective import Objective
 from understudy.records import Knowledge, Shapes, Teacher
 from understudy.stages import check, record
 from understudy.stages.arms import ArmResult
+from understudy.stages.balance import balanced
 from understudy.stages.common import digest
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import Taught
@@ -47,7 +48,8 @@ class Lessons:
     """data: without the examples whose answer was not finite. teacher: the fixed one that students ask, None where it learns along.
 
     identity: what its answers depend on. table: the self-test's, for the report. taught: what the teacher weighs, and its training.
-    said: what the teacher says about "test" and "validation" rows, once the students are trained. scheduled: "offline", "online" or "self".
+    objectives: with the weights that students train with. said: what the teacher says about "test" and "validation" rows, once the students
+    are trained. scheduled: "offline", "online" or "self".
     store, features: the folders of its recorded answers (None: it learns along) and, by teacher tap, of its recorded layers.
     live: the teacher itself is asked in every step.
     """
@@ -55,6 +57,7 @@ class Lessons:
     data: Prepared
     teacher: Teacher | None
     identity: str
+    objectives: list[Objective]
     table: list[dict[str, str]]
     taught: Taught
     said: Callable[[ArmResult, int], dict[str, Knowledge]]
@@ -95,23 +98,26 @@ def recorded(
         features = stage("record", lambda: record.record_features(data, taught, headers, cache, on_event, cancel)) if headers else {}
     data = record.without_quarantined(store, header, data, features)
     teacher: Teacher = taught.fixed if live else record.learn_from(store, header, data, tree, features)
-    weights, notes = weights_of(tree, lambda: record.said(store, header, data, data.validation), data)
+    weights, learnt = weights_of(tree, lambda: record.said(store, header, data, data.validation), data)
     if tree["teacher_weights"] in ("learnt", "per_example"):
         teacher = weighted.Teacher(teacher, weights)
     with taught.tapped(taps):
+        objectives, found = balanced(tree, objectives, data, given, shapes, teacher)
         table = stage("self-test", lambda: check.after_recording(tree, data, taught, teacher, header, given, checks, objectives, shapes))
     if live and isinstance(taught.teacher, local.Teacher):
         taught.teacher.tap(taps)  # until `release`
 
     def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
         rows = {"test": data.test, "validation": data.validation}
-        found = {name: record.said(store, header, data, which) for name, which in rows.items()}
-        return {name: replace(one, member_weights=weights) if weights is not None else one for name, one in found.items()}
+        answers = {name: record.said(store, header, data, which) for name, which in rows.items()}
+        return {name: replace(one, member_weights=weights) if weights is not None else one for name, one in answers.items()}
 
     identity = record.identity(header, headers)
     if live or isinstance(teacher, weighted.Teacher):
         identity = digest([identity, live, tree["teacher_weights"]])
-    return Lessons(data, teacher, identity, table, taught, said, notes=notes, store=store, features=features, live=live)
+    return Lessons(
+        data, teacher, identity, objectives, table, taught, said, notes=(*learnt, *found), store=store, features=features, live=live
+    )
 
 
 def weights_of(tree: Mapping[str, Any], validation: Callable[[], Knowledge], data: Prepared) -> tuple[torch.Tensor | None, tuple[str, ...]]:
@@ -142,4 +148,4 @@ def living(
         return {name: Knowledge(logits=torch.from_numpy(rows[shipped])) for name, rows in arm.companions.items()}
 
     scheduled = "online" if kind in ("peers", "online") else "self"
-    return Lessons(data, None, digest(["living", tree["teacher"]]), table, taught, said, scheduled, (WHO[kind],))
+    return Lessons(data, None, digest(["living", tree["teacher"]]), list(objectives), table, taught, said, scheduled, (WHO[kind],))

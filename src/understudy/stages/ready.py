@@ -14,7 +14,6 @@ from understudy.cache import Cache
 from understudy.errors import DataError, RecipeError, SelfTestError, UnderstudyError
 from understudy.events import Cancel, Event, OnEvent
 from understudy.stages import arms, layers, lessons, record, teach, variants
-from understudy.stages.balance import balanced
 from understudy.stages.bench import Lesson
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given, Prepared
@@ -90,15 +89,12 @@ def _one(one: Variant, every: Sequence[Mapping[str, Any]], on: Rehearsal) -> Rea
         found = lessons.recorded(
             asked, data, on.taught, objectives, shapes, on.rights, given, on.cache, _plainly, on.on_event, on.cancel
         )
-    try:
-        objectives, notes = balanced(tree, objectives, arms.Job(tree, found.data, given, shapes), found)
-    finally:
-        found.release()
+    found.release()
     store = "" if found.store is None else str(found.store)
     place = Lesson(found.identity, store, {tap: str(folder) for tap, folder in found.features.items()}, found.live)
-    for term, objective in zip(tree["objective"], objectives, strict=True):
+    for term, objective in zip(tree["objective"], found.objectives, strict=True):
         term["weight"] = recipes.plain(objective.weight)
-    return Ready(replace(one, tree=tree), place, (*found.notes, *(f"{one.name}: {note}" for note in notes)))
+    return Ready(replace(one, tree=tree), place, tuple(f"{one.name}: {note}" for note in found.notes))
 
 
 def _plainly(name: str, work: Callable[[], Any]) -> Any:
