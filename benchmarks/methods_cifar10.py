@@ -95,7 +95,15 @@ PAIRS: dict[str, dict[str, Any]] = {
     "mobilenetv2": {"model": {"arch": "mobilenetv2", "width": 0.25}, "precision": "float32"},
     "vgg8": {"model": {"arch": "vgg", "depth": 8, "width": 16}, "precision": "bfloat16"},
 }
-FAMILIES = {"features": "feature", "relations": "relation", "logits": "response", "exits": "self", "labels": "response"}
+FAMILIES = {"features": "feature", "relations": "relation", "logits": "response", "exits": "online, self or a chain"}
+
+
+def family(method: str) -> str:
+    """What is matched; or when the teacher teaches, where that is what the method is about."""
+    first, *others = [one["kind"].split(".")[0] for one in {**NAMED, **MORE}[method] if not one["kind"].startswith("labels.")]
+    if method in TEACHERS or method.startswith("TAKD"):
+        return FAMILIES["exits"]
+    return "several terms" if others else FAMILIES[first]
 
 
 def tasks() -> list[tuple[str, str]]:
@@ -219,6 +227,7 @@ def collect(data: Path, runs: Path, epochs: float) -> dict[str, Any]:
             weights = next((note for note in details["notes"] if note.startswith("Weights after balance")), "")
             about[method] = {
                 "seconds": round(sum(row["seconds"] for row in timing if row["stage"] == "train")), "weights": weights,
+                "family": family(method),
                 "parameters": summary["arms"]["distilled"]["parameters"],
             }  # fmt: skip
         if control is None:

@@ -141,8 +141,8 @@ class Training(_Part):
 class StudentTraining(Training):
     """Training of the arms. seeds: how many; auto is 10 where a run takes under 5 s, else 3. control: what distilling is compared with.
 
-    balance: `gradnorm` multiplies the terms' weights once, so that at the first step each has the share of the gradient that its weight
-    asks for; what was found is in the report.
+    balance: `gradnorm` multiplies the weights of the teacher's terms once, so that at the first step each pulls as much, for its weight, as
+    the labels' term, whose weight stays; what was found is in the report.
     """
 
     seeds: Literal["auto"] | Annotated[int, Field(ge=1, le=1000, strict=True)] = "auto"

@@ -195,6 +195,31 @@ def test_pooling_equal_seed_variances_only_adds_degrees_of_freedom() -> None:
     assert pooled.df >= alone.df
 
 
+def test_one_arm_that_diverged_does_not_blur_the_others() -> None:
+    """Prevents: a method that collapses with one of its seeds makes every other method's interval several times as wide."""
+    rng = np.random.default_rng(3)
+    control, good = simulated(rng, 3, 500, 0.15, seed_sd=0.01)
+    others = {f"other {at}": simulated(rng, 3, 500, seed_sd=0.01)[1] for at in range(6)}
+    wild = good - np.array([[0.0], [0.3], [0.5]])
+    alone, beside = (compare.verdicts(control, {"good": good, **others, **more}) for more in ({}, {"wild": wild}))
+    assert beside["good"].ci95 == alone["good"].ci95 and beside["good"].word == alone["good"].word == "helps"
+    spread, own = beside["wild"].spread, compare.verdict(control, wild).spread
+    assert spread is not None and own is not None
+    assert spread.v_seed == pytest.approx(own.v_seed, rel=0.05) and spread.df < 3
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(4, 3), (12, 3), (30, 3), (12, 10)])
+def test_equal_variances_are_seldom_told_apart(arms: int, seeds: int) -> None:
+    """Cochran's test at 1 %, against simulation."""
+    rng = np.random.default_rng(0)
+    drawn = rng.chisquare(seeds - 1, (4000, arms))
+    share = np.mean([not all(compare.alike(row, seeds)) for row in drawn.tolist()])
+    assert 0.005 < share < 0.015
+    assert compare.alike([1.0, 1.1, 9000.0, 0.9, 1.2, 90.0], 3) == [True, True, False, True, True, False], "one after the other"
+    assert compare.alike([1.0, 500.0], 3) == [True, True], "of two nobody knows which one is unusual"
+    assert compare.alike([0.0] * 4, 3) == [True] * 4 and compare.alike([1.0, 2.0, 3.0], 1) == [True] * 3
+
+
 def test_an_arms_mean_is_covered_and_a_fixed_model_has_no_seeds() -> None:
     rng = np.random.default_rng(15)
     covered = 0

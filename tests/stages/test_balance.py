@@ -97,7 +97,18 @@ def test_terms_of_equal_weight_pull_equally_afterwards(settled):
     _, after, _, before, now = settled("[{kind: logits.SoftTargets, temperature: 8}, {kind: logits.MSE}, {kind: labels.CrossEntropy}]")
     assert max(before) > 1.5 * min(before), "else the test would show nothing"
     assert now == pytest.approx([now[0]] * 3, rel=1e-3)
-    assert sum(now) == pytest.approx(sum(before), rel=1e-3), "and together as before"
+    assert now[-1] == pytest.approx(before[-1], rel=1e-6) and after[-1].weight == 1.0, "the labels as in the control"
+
+
+def test_without_labels_the_terms_keep_their_mean(settled):
+    _, _, _, before, now = settled("[{kind: logits.SoftTargets, temperature: 8}, {kind: logits.MSE}]")
+    assert now == pytest.approx([sum(before) / 2] * 2, rel=1e-3)
+
+
+def test_the_labels_keep_whatever_weight_they_have(settled):
+    """Prevents: the arm with a teacher walks towards the labels at another rate than the control, and the rate is taken for the teacher."""
+    objectives, after, *_ = settled("[{kind: logits.MSE, weight: 0.9}, {kind: labels.CrossEntropy, weight: 0.1}]")
+    assert after[1] == objectives[1] and after[0].weight != objectives[0].weight
 
 
 def test_other_weights_are_other_shares(settled):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import fdtri, stdtr, stdtrit
 
 from understudy.errors import DataError, four_parts
 
@@ -114,25 +114,46 @@ def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool =
 def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_better: bool = True) -> dict[str, Verdict]:
     """The verdict of many arms against one control: v_seed is pooled over all K arms (df = K(S-1)) and p-values are Holm's.
 
-    Pooling supposes that seeds differ about as much in every arm. A word other than "no evidence" needs the corrected p < 0.05;
-    `ci95` stays the interval of that one comparison.
+    Pooling supposes that seeds differ about as much in every arm: one whose seeds differ far more than the others' (`alike`; it diverged
+    with some of them, say) is judged by its own, and does not blur the others. A word other than "no evidence" needs the corrected
+    p < 0.05; `ci95` stays the interval of that one comparison.
     """
     seeds, items = _shape([control, *arms.values()])
-    every = [control, *arms.values()]
-    pooled = float(np.mean([arm.mean(axis=1).var(ddof=1) / seeds for arm in every])) if seeds > 1 else 0.0
+    v_arms = [float(arm.mean(axis=1).var(ddof=1)) / seeds if seeds > 1 else 0.0 for arm in (control, *arms.values())]
+    pool = alike(v_arms, seeds)
+    pooled, df_pool = float(np.mean([v for v, member in zip(v_arms, pool, strict=True) if member])), sum(pool) * (seeds - 1)
     found: dict[str, Verdict] = {}
-    for name, arm in arms.items():
+    for at, (name, arm) in enumerate(arms.items(), 1):
         own = spread([arm, -control])
         if own is not None:
-            v_seed, df_seed = 2 * pooled, len(every) * (seeds - 1)
+            both = [(pooled, df_pool) if pool[one] else (v_arms[one], seeds - 1) for one in (0, at)]
+            parts = [(2 * pooled, df_pool)] if pool[0] and pool[at] else both  # of one pool: not independent
+            v_seed = math.fsum(v for v, _ in parts)
             variance = max(v_seed + own.v_item - own.v_res, own.v_item, v_seed)
-            df = max(seeds - 1, variance**2 / (v_seed**2 / df_seed + own.v_item**2 / (items - 1)))
-            own = Spread(variance, df, v_seed, own.v_item, own.v_res)
+            doubt = math.fsum(v**2 / df for v, df in parts) + own.v_item**2 / (items - 1)
+            own = Spread(variance, max(seeds - 1, variance**2 / doubt), v_seed, own.v_item, own.v_res)
         found[name] = _judge(float(arm.mean() - control.mean()), own, seeds, items, higher_is_better)
     if seeds == 1:
         return found
     corrected = holm([one.p_value for one in found.values() if one.p_value is not None])
     return {name: _with_p(one, p) for (name, one), p in zip(found.items(), corrected, strict=True)}
+
+
+def alike(variances: Sequence[float], seeds: int, level: float = 0.01) -> list[bool]:
+    """Which of these variances, each over so many seeds, may be of one size: the largest is taken out as long as Cochran's C says no.
+
+    C is the share of the largest in their sum (Cochran 1941; ISO 5725-2, section 7.3); its critical value comes from the F distribution
+    with level / K. At least two are left; of equal variances about `level` of the sets lose one.
+    """
+    kept = list(range(len(variances)))
+    while seeds > 1 and len(kept) > 2:
+        total, largest = math.fsum(variances[at] for at in kept), max(kept, key=lambda at: variances[at])
+        count = len(kept)
+        limit = float(fdtri(seeds - 1, (count - 1) * (seeds - 1), 1 - level / count))
+        if not variances[largest] > total * limit / (limit + count - 1):
+            break
+        kept.remove(largest)
+    return [at in kept for at in range(len(variances))]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
