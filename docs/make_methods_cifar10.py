@@ -110,6 +110,13 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
             f"changed, it is {balanced}. MGD shows the reverse: balanced, its generation block's own gradient grows until the loss is not "
             "a number any more; it is measured by the weight of its paper instead."
         )
+    hint = pairs.get("mobilenetv2", {}).get("methods", {}).get("Hint")
+    if hint and hint["weights"] and hint["mean"] < 0.2:
+        said.append(
+            f"Hint into MobileNetV2 collapses to {hint['mean']:.1%}, at the level of guessing, in every seed: balanced on a fresh "
+            f"student its weight is {hint['weights'].partition('Hint ')[2].partition(',')[0]}, and after the first steps neither its own "
+            "loss nor the labels' falls. Equal gradients at the start say nothing of what comes after them."
+        )
     said.append(
         "This is one budget, ten epochs on a fifth of the images, where published tables train 240 epochs on all of them: their order of "
         "methods need not hold here, nor this one there. `understudy compare` asks for your own pair."
