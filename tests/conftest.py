@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for this process, before torch is loaded, and for those that tests start
 
@@ -45,6 +47,15 @@ def data_folder() -> Path:
 def _the_same_weights() -> None:
     """What a test draws from the global generator does not depend on which tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def folders() -> Any:
+    """tests/folders.py, which makes small folders in the Hugging Face layout."""
+    spec = importlib.util.spec_from_file_location("folders", Path(__file__).with_name("folders.py"))
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 class Toy:

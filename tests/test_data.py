@@ -194,7 +194,7 @@ def test_an_iterable_is_refused_with_the_reason():
 @pytest.mark.parametrize("items, message", [
     ([(np.zeros(2), 0), (np.zeros(3), 1)], "differ in shape"), ([(np.zeros(2), 0, 1)], "no pair"), ([{"x": 1}], "without an input"),
     ([], "empty"),
-    ([("text", 0), ("more", 1)], "inputs are no")])
+    ([(["text"], 0), (["more"], 1)], "inputs are no")])
 def test_data_sets_that_do_not_fit_are_refused(items, message):
     with pytest.raises(DataError, match=message):
         from_dataset(Mapped(items))

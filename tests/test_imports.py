@@ -9,9 +9,10 @@ import understudy
 
 LEVELS = [
     {"errors", "atomic", "randomness", "events"},
-    {"divergence", "records", "columns", "readers", "threads"},
-    {"preprocess", "views", "arrays", "cache", "tree"},
-    {"objective", "data"},
+    {"divergence", "records", "columns", "readers", "threads", "tokens"},
+    {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
+    {"alignment", "fused"},
+    {"objective", "data", "answer"},
     {"kinds", "pictures", "projections"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},
     {"teachers"},

@@ -180,8 +180,11 @@ OTHER = {
     },
     recipe.Teacher: {"kind": "stored", "rights": {"terms": "allowed"}, "stated": {"accuracy": 0.9}},
     Rights: {"terms": "allowed", "licence": "MIT", "basis": "b", "source": "s"},
-    recipe.Student: {"model": {"arch": "linear"}, "weights": "w.safetensors", "match_prior": ["3"]},
-    recipe.Store: {"keep": "topk", "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
+    recipe.Student: {"model": {"arch": "linear"}, "weights": "w.safetensors", "match_prior": ["3"], "from_teacher": {"layers": 1},
+                     "tokenizer": {"kind": "words"}},
+    recipe.Reader: {"kind": "folder", "path": "x", "size": 500, "lowercase": False, "length": 9},
+    recipe.FromTeacher: {"layers": [0, 2], "width": 8, "inner": 4},
+    recipe.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
     recipe.Series: {"key": "training.lr", "values": [0.1, 0.2]},
     recipe.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
 }
@@ -195,6 +198,7 @@ WHERE = {
     recipe.Teacher: "teacher",
     Rights: "teacher__rights",
     recipe.Student: "student",
+    recipe.Reader: "student__tokenizer",
     recipe.Store: "store",
 }
 
@@ -218,6 +222,7 @@ def test_every_field_changes_the_resolved_record(section, name, value):
     """Prevents: a setting that is accepted and dropped."""
     extra = {
         "data__kind": {"data": {"kind": "idx", "path": "x"}},
+        "student__from_teacher": {"student": {"from_teacher": {"layers": 1}}},
         "teacher__kind": {"teacher": {"kind": "stored", "path": "x"}},
         "training__control": {"training__control_reason": "a reason", "training__control": "none"},
     }

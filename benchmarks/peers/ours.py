@@ -32,7 +32,7 @@ from understudy.cache import Cache
 from understudy.collate import ShuffledSource
 from understudy.data import from_arrays
 from understudy.records import Shapes
-from understudy.stages import arms, common, prepare, record, settle
+from understudy.stages import arms, common, prepare, record, settle, tasks
 from understudy.store import codec
 from understudy.store.schema import Header
 from understudy.store.writer import Writer
@@ -82,7 +82,7 @@ def ours(pair: str, numerics: dict[str, Any], everything: bool) -> Unit:
     trial = {} if numerics else settle.settle_recipe(tree, prepared, given, Cache(folder / "cache"))
     plan = dataclasses.replace(common.plan_of(tree["training"], 10**7, 0, CHECKPOINT), steps=10**7)
     source = ShuffledSource(prepared.student_rows, prepared.distilled, batch_size=BATCH, seed=0, channels_last=plan.numerics.channels_last)
-    validate = common.validator(tree, prepared, plan.numerics)
+    validate = tasks.validator(tree, prepared, plan.numerics)
     known = stored_teacher(pair, tree, prepared, folder / "store")
     go, done = threading.Semaphore(0), threading.Semaphore(0)
     epochs = itertools.count(1)

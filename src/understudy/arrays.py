@@ -21,6 +21,8 @@ def inputs(values: Any, kind: str | None) -> tuple[Raw, tuple[columns_.Column, .
     if isinstance(values, Mapping) or hasattr(values, "columns"):
         return _table(values, kind)
     found = array(values)
+    if kind in (None, "text") and found.ndim == 1 and all(isinstance(value, str) for value in found.tolist()) and len(found):
+        return found.astype(object), (), "text"
     fits = {"image": found.ndim in (3, 4), "vector": found.ndim in (1, 2) or (kind is not None and found.ndim > 0)}
     kind = kind or ("image" if fits["image"] else "vector")
     if found.dtype.kind not in "fiub" or not fits.get(kind, False):
@@ -174,6 +176,8 @@ def row_digests(raw: Raw) -> list[bytes]:
         if words:
             texts = ["\x1f".join(row).encode("utf-8", "surrogatepass") for row in zip(*words, strict=True)]
             parts = [number + text for number, text in zip(parts, texts, strict=True)]
+    elif raw.dtype == object:
+        parts = [text.encode("utf-8", "surrogatepass") for text in raw.tolist()]
     else:
         parts = _row_bytes(raw)
     return [hashlib.blake2b(part, digest_size=16).digest() for part in parts]

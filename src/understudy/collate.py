@@ -7,7 +7,7 @@ on two cores. So a data set that fits in memory is held as one tensor, and a bat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ READY_BYTES = 1 << 30
 class Rows:
     """All examples of a data set as tensors, and how they become a model's inputs.
 
-    stored: (N, C, H, W) uint8, or (N, D) float32. labels: (N,) int64, -1 unlabelled. keys: (N,) int64, see `Examples.keys`.
-    scale, shift: (C, 1, 1) or scalar: input = stored * scale + shift.
+    stored: (N, C, H, W) uint8, (N, D) float32, or (N, L) int32 of tokens. labels: (N,) int64, -1 unlabelled. keys: (N,) int64, see
+        `Examples.keys`.
+    scale, shift: (C, 1, 1) or scalar: input = stored * scale + shift. pad: of tokens, what fills a text up; None: no tokens.
     """
 
     stored: Tensor
@@ -33,18 +34,58 @@ class Rows:
     keys: Tensor
     scale: Tensor
     shift: Tensor
+    pad: int | None = None
 
     def inputs(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Tensor:
-        """(B, ...) float32 model inputs of these rows under a view (0 is plain)."""
+        """(B, ...) float32 model inputs of these rows under a view (0 is plain); of tokens (B, L') int64, as long as the longest text."""
         picked = self.stored.index_select(0, rows)
+        if self.pad is not None:
+            used = (picked != self.pad).any(0).nonzero()
+            return picked[:, : int(used[-1]) + 1 if len(used) else 1].long()
         if views is not None and view:
             picked = views.apply(picked, self.keys.index_select(0, rows), view)
         return picked.float() * self.scale + self.shift
 
+    def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
+        """These rows as a batch."""
+        return Batch(rows, view, self.inputs(rows, views, view), self.labels.index_select(0, rows))
+
     def batches(self, rows: Tensor, batch_size: int = 512, views: Views | None = None, view: int = 0) -> Iterator[Batch]:
         """The rows in their order, for teachers and evaluation."""
         for some in rows.split(batch_size) if len(rows) else ():
-            yield Batch(some, view, self.inputs(some, views, view), self.labels.index_select(0, some))
+            yield self.batch(some, views, view)
+
+
+@dataclass(frozen=True)
+class Windows(Rows):
+    """Rows of running text: stored (N, L + 1) int32, -1 where there is nothing; a batch's labels are (B, L'), what comes next.
+
+    start: the token before every piece of a document. pad: what a model reads where there is nothing. `labels`, one a row, say only that
+    a row is there to learn from. splits: whether what precedes `start` does not count, as no document says what the next one will be; False
+    where the token also ends a document.
+    """
+
+    start: int = 0
+    splits: bool = True
+
+    def inputs(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Tensor:
+        """(B, L') int64, as long as the longest row."""
+        return self._pair(rows)[0]
+
+    def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
+        """These rows as a batch."""
+        inputs, following = self._pair(rows)
+        return Batch(rows, view, inputs, following, labelled=True)
+
+    def _pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        picked = self.stored.index_select(0, rows).long()
+        used = (picked >= 0).any(0).nonzero()
+        width = max(2, int(used[-1]) + 1 if len(used) else 2)
+        read, following = picked[:, : width - 1], picked[:, 1:width]
+        if self.splits:
+            following = following.masked_fill(following == self.start, -1)
+        assert self.pad is not None
+        return read.masked_fill(read < 0, self.pad), following
 
 
 class ShuffledSource:
@@ -77,7 +118,7 @@ class ShuffledSource:
 
     def _prepare(self) -> Tensor | None:
         """Model inputs of all rows, computed once: (N, H, W, C) for channels_last, so that a gather keeps the layout."""
-        if self.view_count or self.rows.stored.numel() * 4 > READY_BYTES:
+        if self.view_count or self.rows.pad is not None or self.rows.stored.numel() * 4 > READY_BYTES:
             return None
         ready = self.rows.stored.float() * self.rows.scale + self.rows.shift
         return ready.permute(0, 2, 3, 1).contiguous() if self.channels_last else ready
@@ -90,6 +131,8 @@ class ShuffledSource:
             self._order = self.which[torch.randperm(len(self.which), generator=generator(self.seed, "order", epoch))]
         ids = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         view = 1 + epoch % self.view_count if self.view_count else 0
+        if self.rows.pad is not None:
+            return replace(self.rows.batch(ids), labelled=self._labelled)
         if self._ready is None:
             inputs = self.rows.inputs(ids, self.views, view)
             if self.channels_last:

@@ -23,13 +23,29 @@ from understudy.recipe import Recipe, Sweep
 from understudy.report import board
 from understudy.rights import gate
 from understudy.run_folder import RunFolder
-from understudy.stages import arms, finish, lessons, prepare, provenance, ready, record, rounds, settle, start, teach, variants, workers
+from understudy.stages import (
+    arms,
+    finish,
+    lessons,
+    modes,
+    prepare,
+    provenance,
+    ready,
+    record,
+    rounds,
+    settle,
+    start,
+    teach,
+    variants,
+    workers,
+)
 from understudy.stages.bench import Bench, Task
-from understudy.stages.common import class_counts, class_weights
+from understudy.stages.common import class_counts
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.ready import Ready, Rehearsal
 from understudy.stages.rounds import Final
+from understudy.stages.tasks.classification import class_weights
 from understudy.stages.taught import Taught
 from understudy.stages.variants import Variant
 from understudy.stages.worker import Ground
@@ -92,6 +108,7 @@ def compare(
     with folder.claim(), start.computing_with(wanted["training"]["threads"]):
         before = folder.begin(wanted, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
+        modes.refuse_running_text(data, "a comparison")
         tree = before or wanted
         for one in _variants(tree):
             with ready.naming(one):
@@ -246,7 +263,7 @@ def _teacher_value(one: Ready, data: Prepared, score: Callable[[np.ndarray], np.
     said = record.said(store, header, data, data.test)
     weights, _ = lessons.weights_of(one.variant.tree, lambda: record.said(store, header, data, data.validation), data)
     known = said if weights is None else replace(said, member_weights=weights)
-    return float(score(finish.spoken(known, len(data.classes))).mean())
+    return float(score(finish.spoken(known, data.outputs)).mean())
 
 
 def _put_best(folder: RunFolder, best: str | None, every: Sequence[Variant], name: str) -> None:

@@ -32,11 +32,13 @@ class Examples:
     """A whole data set in memory.
 
     ids: (N,) str, unique, the same on every load: the key under which a store keeps what the teacher said of a row.
-    raw: images (N, H, W) or (N, H, W, C) uint8 (or float32); vectors (N, D) float; table: column -> (N,) float64 (NaN missing) or
-        object of str ("" missing).
+    raw: images (N, H, W) or (N, H, W, C) uint8 (or float32); vectors (N, D) float; texts (N,) object of str; table: column -> (N,) float64
+        (NaN missing) or object of str ("" missing).
     labels: (N,) int64, -1 is unlabelled. classes: names in label order, as they were written.
     split: (N,) "train", "validation", "test" or "" (not said); None where the source says nothing.
     groups: class -> group of classes, may be empty. columns: how a table's columns were understood, also those that are not used.
+    clusters: (N,) int64, rows of the same number are of one document or speaker: a split never parts them; None: every row is its own.
+    items: of passages, for each row the numbers of the documents that its pieces are of: what is judged is a document.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -50,6 +52,8 @@ class Examples:
     split: np.ndarray | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    clusters: np.ndarray | None = None
+    items: tuple[tuple[int, ...], ...] = ()
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -80,7 +84,7 @@ class Examples:
                 digest.update(f"{part.dtype.str}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).data if part.size else b"")
 
-        for part in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split):
+        for part in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters):
             if part is not None:
                 add(part)
         if isinstance(self.raw, Mapping):
@@ -92,11 +96,14 @@ class Examples:
     def subset(self, rows: np.ndarray) -> Examples:
         """These rows, in this order."""
         return replace(self, ids=self.ids[rows], raw=_rows(self.raw, rows), labels=self.labels[rows],
-                       split=None if self.split is None else self.split[rows])
+                       split=None if self.split is None else self.split[rows],
+                       clusters=None if self.clusters is None else self.clusters[rows],
+                       items=tuple(self.items[row] for row in rows) if self.items else ())
 
-    def fit_preprocess(self, rows: np.ndarray) -> Preprocess:
-        """The preprocess of this data, its statistics from `rows` (the training rows) alone."""
-        return Preprocess.fit(self.kind, _rows(self.raw, rows), maximum=self.maximum, mean=self.mean, std=self.std)
+    def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
+        """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
+        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std}
+        return Preprocess.fit(self.kind, _rows(self.raw, rows), **own, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +127,14 @@ def from_arrays(inputs: Any, labels: Any = None, *, ids: Sequence[Any] | None = 
     """Examples out of arrays.
 
     Args:
-        inputs: images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 or float; vectors (N, D); or a table: a DataFrame or a mapping
-            column -> values. numpy, torch or lists.
+        inputs: images (N, H, W), (N, H, W, C) or (N, C, H, W) of uint8 or float; vectors (N, D); texts; or a table: a DataFrame or a
+            mapping column -> values. numpy, torch or lists.
         labels: (N,) whole numbers or names; -1, None, NaN and "" are unlabelled. None: no row has a label (then give `classes`).
         ids: (N,) unique; None: row number and a hash of the input.
         classes: names in label order; None: the names or numbers that occur.
         split: (N,) "train", "validation", "test" or "".
         groups: class -> group, for the severity of errors.
-        kind: "image", "vector" or "table", where the shape does not say it; "vector" flattens.
+        kind: "image", "vector", "text" or "table", where the shape does not say it; "vector" flattens.
 
     Raises:
         DataError: no rows; lengths differ; a label out of range; several labels a row or measured values as labels (multi-label and
@@ -184,7 +191,7 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
                                      do="Use for example validation: 0.1, test: 0.2"))
     labelled = examples.labels >= 0
     present = np.unique(examples.labels[labelled])
-    if len(present) < 2:
+    if len(present) < (1 if examples.kind == "passages" else 2):
         raise DataError(four_parts(
             "the data has fewer than two classes" if len(examples) else "the data set is empty",
             got=f"{len(examples)} rows, labelled as {', '.join(repr(examples.classes[label]) for label in present) or 'nothing'}",
@@ -211,9 +218,10 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
         if len(parts[name]):
             made.append(f"{name} as the data gives it")
         elif share:
-            parts[name] = _stratified(pool, examples, int(total * share + 0.5), key(seed, "split", name))
+            draw, how = (_stratified, "stratified by label") if examples.clusters is None else (_clustered, "whole documents")
+            parts[name] = draw(pool, examples, int(total * share + 0.5), key(seed, "split", name))
             pool = np.setdiff1d(pool, parts[name], assume_unique=True)
-            made.append(f"{name} {share:g} of {total} labelled rows, stratified by label, seed {seed}")
+            made.append(f"{name} {share:g} of {total} labelled rows, {how}, seed {seed}")
         else:
             made.append(f"no {name}")
     train = np.setdiff1d(np.arange(len(examples)), np.concatenate([parts["validation"], parts["test"]]))
@@ -287,6 +295,16 @@ def _stratified(pool: np.ndarray, examples: Examples, wanted: int, salt: int) ->
             quota[label] += 1
     starts = np.cumsum(counts) - counts
     return np.sort(np.concatenate([pool[order[start:start + take]] for start, take in zip(starts, quota, strict=True)]))
+
+
+def _clustered(pool: np.ndarray, examples: Examples, wanted: int, salt: int) -> np.ndarray:
+    """About `wanted` rows of whole clusters, drawn by the id of each one's first row; at least one cluster is left behind."""
+    assert examples.clusters is not None
+    _, first, member, sizes = np.unique(examples.clusters[pool], return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(_mixed(examples.keys[pool[first]], salt), kind="stable")[: len(first) - 1]
+    before = np.cumsum(sizes[order]) - sizes[order]
+    chosen = order[before + sizes[order] / 2 <= wanted]  # the last one where that comes nearer
+    return pool[np.isin(member, chosen)]
 
 
 def _mixed(keys: np.ndarray, salt: int) -> np.ndarray:

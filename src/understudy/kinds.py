@@ -71,6 +71,11 @@ def find(folder: str, kind: str, where: str = "") -> type:
     return getattr(importlib.import_module(f"understudy.{folder}.{kind}"), ONE_CLASS[folder])
 
 
+def fields(folder: str, kind: str) -> list[str]:
+    """The fields that a kind's mapping may have."""
+    return [field.name for field in dataclasses.fields(find(folder, kind))]
+
+
 def configure(folder: str, kind: str, options: Mapping[str, Any], where: str = "") -> Any:
     """An instance of the kind with these options as its fields: checked for unknown names, types, and by the kind itself."""
     cls = find(folder, kind, where)

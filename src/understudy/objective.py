@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import widened
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.fused import Pointwise
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
 
@@ -136,6 +137,10 @@ class Objective(ABC):
     def teacher_taps(self) -> tuple[str, ...]:
         """The layers of the teacher that the term reads."""
         return ()
+
+    def pointwise(self, progress: float) -> Pointwise | None:
+        """The term as the fused loss computes it over hidden states, at progress 0..1; None where it can't."""
+        return None
 
     @abstractmethod
     def build(self, shapes: Shapes) -> nn.Module:

@@ -40,6 +40,8 @@ def line(raw: np.ndarray | Mapping[str, np.ndarray], row: int) -> str:
     """The first values of a row, as text."""
     if isinstance(raw, Mapping):
         text = ", ".join(f"{name} = {values[row]}" for name, values in raw.items())
+    elif raw.dtype == object:
+        text = str(raw[row])
     else:
         text = ", ".join(f"{value:.4g}" for value in np.asarray(raw)[row].ravel()[:12])
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

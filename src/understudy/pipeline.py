@@ -23,7 +23,7 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, finish, lessons, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages import arms, check, derive, finish, lessons, plan, prepare, provenance, record, series, settle, teach
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -119,9 +119,12 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
     with _begin(recipe, on_event, given, options) as begun:
         tree, data, about, cache, folder, stage = begun.tree, begun.data, begun.about, begun.cache, begun.folder, begun.stage
         teacher = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
+        tree = derive.started(tree, data, teacher, cache)
         objectives, shapes = arms.objectives_of(tree, class_counts(data)), begun.shapes
         if teach.living(tree, given):
             found = lessons.living(tree, data, teacher, objectives, shapes, given, stage)
+        elif record.kept(tree, data) == "live":
+            found = lessons.live(tree, data, teacher, objectives, shapes, given, stage)
         else:
             found = lessons.recorded(tree, data, teacher, objectives, shapes, begun.rights, given, cache, stage, on_event, cancel)
         job = arms.Job(tree, found.data, given, shapes)
@@ -147,6 +150,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             about,
             exports,
             latency,
+            lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
@@ -259,6 +263,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         before = folder.begin(tree, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
         tree = before or tree
+        derive.settle_student(tree, data)
         shapes = refuse(tree, data, given)
         if before is None:
             folder.clear()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def delimited(path: str | os.PathLike[str], *, delimiter: str | None = None, hea
     always part of the text and would swallow the lines up to the next one. Elsewhere quotes are read and cells lose surrounding blanks.
     Raises DataError for text that is not UTF-8, a ragged row (with its line), a doubled column name, and a header that is data.
     """
-    text = _text(path)
+    text = whole_text(path)
     first = text.lstrip().split("\n", 1)[0]
     delimiter = delimiter or delimiter_of(path, first)
     quotes = delimiter != "\t" if quotes is None else quotes
@@ -167,7 +168,30 @@ def array(path: str | os.PathLike[str]) -> np.ndarray:
             otherwise="Reading it could run code that lies in it", do="Save it with numpy.save(..., allow_pickle=False)")) from None
 
 
-def _text(path: str | os.PathLike[str]) -> str:
+def text_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a text file, gz or not, that are not blank. Raises DataError for text that is not UTF-8."""
+    return [line for line in whole_text(path).splitlines() if line.strip()]
+
+
+def json_texts(path: str | os.PathLike[str], field: str) -> Iterator[str]:
+    """The text of a field of every record of a file of JSON lines. Raises DataError, with the line, where there is none."""
+    for number, line in enumerate(whole_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)[field]
+            if not isinstance(found, str):
+                raise TypeError(f"{field} is a {type(found).__name__}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(four_parts(
+                f'"{path}", line {number}: not usable', got=f"{type(error).__name__}: {error}",
+                expected=f"a record with a text in {field!r}", otherwise="The document would be missing",
+                do="Correct the line, or name another field")) from None
+        yield found
+
+
+def whole_text(path: str | os.PathLike[str]) -> str:
+    """All of a text file, gz or not. Raises DataError, with the line, for text that is not UTF-8."""
     data = contents(path)
     try:
         return data.decode("utf-8-sig")

@@ -167,11 +167,44 @@ class Teacher(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Reader(_Part):
+    """How the student turns texts into tokens. Each model reads with its own tokenizer: the teacher's need not be the student's.
+
+    kind: "folder", that of `path` as it is; "pruned", with the tokens of the training texts alone (WordPiece only); "bpe" or "words",
+    trained on the training texts; "auto", that of the student's own folder, else that of the teacher's, pruned, else bpe. path: a folder in
+    the Hugging Face layout, by default the teacher's. size: most tokens of one that is trained. lowercase: drop capitals, of one that is
+    trained; by default where texts are classified. length: most tokens of a text; by default those of the longest training text, up to 512.
+    """
+
+    kind: Literal["auto", "folder", "pruned", "bpe", "words"] = "auto"
+    path: str | None = None
+    size: int = Field(default=8000, ge=300)
+    lowercase: bool | None = None
+    length: int | None = Field(default=None, ge=4)
+
+
+class FromTeacher(_Part):
+    """A student cut out of its pretrained teacher, whose weights it starts with (both arms do: what distilling adds is the question).
+
+    layers: how many, at equal distances, the first and last among them; or their numbers from 0. width: of the residual stream, a multiple
+    of the teacher's head size. inner: units of each feed-forward layer. Where these are smaller than the teacher's, the parts that say most
+    on training texts are kept. Embeddings are those of the student's tokens.
+    """
+
+    layers: int | tuple[int, ...]
+    width: int | None = Field(default=None, ge=1)
+    inner: int | None = Field(default=None, ge=1)
+
+
 class Student(_Part):
     """The model to train: an architecture, start weights, and `match_prior`: classes whose bias is set, after training, so that
-    their mean probability over the unlabelled training inputs equals their share there (Hinton et al. 2015, section 3)."""
+    their mean probability over the unlabelled training inputs equals their share there (Hinton et al. 2015, section 3).
 
-    model: dict[str, Any]
+    tokenizer: where the data is text. from_teacher: in place of a model."""
+
+    model: dict[str, Any] | Literal["auto"] = {}
+    from_teacher: FromTeacher | None = None
+    tokenizer: Reader = Reader()
     weights: str | None = None
     match_prior: tuple[str, ...] = ()
 
@@ -179,13 +212,17 @@ class Student(_Part):
 class Store(_Part):
     """What is kept of the teacher's answers.
 
+    keep: all logits of a row ("dense"), its k largest and the mass of the rest ("topk"), or none ("live": the teacher is asked in every
+        step); of running text for each token as many as `token_bytes` hold ("tokens"). "auto" is dense, and tokens where text is told.
+    token_bytes: what each token of running text takes.
     features: how the layers that objectives match are kept, each in a store of its own; "live" keeps none and asks the teacher in every
         step. limit_gb: 10^9 bytes that they may take together; a run that would need more is refused before it asks.
     """
 
-    keep: Literal["dense", "topk"] = "dense"
+    keep: Literal["auto", "dense", "topk", "tokens", "live"] = "auto"
     dtype: Literal["float32", "float16"] = "float32"
     k: int = Field(default=64, ge=1)
+    token_bytes: int = Field(default=300, ge=32)
     features: Literal["float16", "int8", "float32", "live"] = "float16"
     limit_gb: float = Field(default=8.0, gt=0)
 
@@ -304,7 +341,7 @@ def build(tree: dict[str, Any], lines: Mapping[tuple[Any, ...], int], file: str,
 def _complete(recipe: Recipe, where: Where) -> Recipe:
     """The recipe with every kind's fields checked and written out."""
     data = _kind("datasets", recipe.data.kind, recipe.data.options, where, ("data",), ("kind", *Data.model_fields))
-    student = recipe.student.model_copy(update={"model": model(recipe.student.model, where, ("student", "model"))})
+    student = _student(recipe.student, where)
     if recipe.training.control == "none" and not recipe.training.control_reason.strip():
         raise RecipeError(
             four_parts(
@@ -447,6 +484,27 @@ def model(spec: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:
     return {"arch": spec["arch"], **_kind("models", spec["arch"], options, where, path, ("arch",))}
 
 
+def _student(student: Student, where: Where) -> Student:
+    """With its model's fields; none yet where the model is to be cut out of the teacher."""
+    if student.model == "auto":
+        student = student.model_copy(update={"model": {}})
+    assert not isinstance(student.model, str)
+    settled = student.model.get("arch") == "pretrained" and student.model.get("config")  # an earlier run wrote down what it was
+    if student.from_teacher is not None and student.model and not settled:
+        raise RecipeError(
+            four_parts(
+                f"{where(('student', 'from_teacher'))}: the student has two models",
+                got="model and from_teacher",
+                expected="one of them",
+                otherwise="One would be ignored without a word",
+                do="Remove model, or from_teacher",
+            )
+        )
+    if student.from_teacher is not None and not student.model:
+        return student
+    return student.model_copy(update={"model": model(student.model, where, ("student", "model"))})
+
+
 def _kind(folder: str, kind: Any, options: Mapping[str, Any], where: Where, path: tuple[Any, ...], beside: Sequence[str]) -> dict[str, Any]:
     """All fields of a kind, checked and complete. `beside`: keys that may stand there too, for the nearest known one.
 
@@ -491,7 +549,10 @@ def members(recipe: Recipe) -> list[Recipe]:
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain YAML values; loading it again gives the same recipe."""
-    return plain(recipe.model_dump(mode="python"))
+    tree: dict[str, Any] = plain(recipe.model_dump(mode="python"))
+    if not tree["student"]["model"]:
+        tree["student"]["model"] = "auto"  # `from_teacher`: settled when the data is there
+    return tree
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:

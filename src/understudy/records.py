@@ -1,13 +1,15 @@
 """What flows: Batch -> Knowledge -> StudentOutput -> LossTerms.
 
-Shapes: B batch, C classes, M members of an ensemble, K kept entries of a row, D width.
+Shapes: B batch, C classes, M members of an ensemble, K kept entries of a row, D width, L tokens of a sequence.
+A sequence has an answer at every position. The N positions of a batch that count, in their order, are then the rows that every objective
+sees: wherever (B, C) is written below, it is (N, C) for sequences.
 Every hop takes records and returns a new one; nobody writes into an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Protocol
 
@@ -24,8 +26,8 @@ class Batch:
 
     ids: (B,) int64, row numbers in the data set's table of ids (`Examples.ids`).
     view: which augmentation: 0 is the plain example, 1..V are the recipe's views.
-    inputs: (B, ...) float, preprocessed.
-    labels: (B,) int64; -1 is unlabelled.
+    inputs: (B, ...) float, preprocessed; (B, L) int64 of tokens.
+    labels: (B,) int64; -1 is unlabelled. Of sequences (B, L): what comes next; -1 does not count (`positions`).
     mask: (B,) bool, which examples count; None is all.
     labelled: True where it is known that every example has a label, so that nobody has to look.
     """
@@ -37,6 +39,19 @@ class Batch:
     mask: Tensor | None = None
     labelled: bool = False
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> Tensor | None:
+        """(B, L) bool: which positions of sequences count; None where an example has one answer."""
+        return self.labels >= 0 if self.labels.ndim == 2 else None
+
+    def rows(self) -> Batch:
+        """The batch as objectives see it: of sequences one row a position that counts, with the number of its sequence."""
+        positions = self.positions
+        if positions is None:
+            return self
+        ids = self.ids[:, None].expand_as(positions)[positions]
+        return replace(self, ids=ids, labels=self.labels[positions], mask=None, labelled=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,26 @@ class TopKRows:
     log_sum_exp: Mapping[float, Tensor]
     tail_log_mass: Mapping[float, Tensor]
 
+    def select(self, rows: Tensor) -> TopKRows:
+        """These rows, in this order."""
+        return TopKRows(self.ids[rows], self.logits[rows], {t: part[rows] for t, part in self.log_sum_exp.items()},
+                        {t: part[rows] for t, part in self.tail_log_mass.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Answers that are not computed yet: states (N, D) before the output layer `head`, whose logits have C columns.
+
+    Over a large vocabulary a loss is computed from these in pieces (`fused.py`), and the (N, C) logits never exist.
+    """
+
+    states: Tensor
+    head: nn.Linear
+
+    def logits(self) -> Tensor:
+        """(N, C) float32."""
+        return self.head(self.states.float())
+
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
@@ -63,6 +98,7 @@ class Knowledge:
         holds UNKNOWN.
     member_weights: (M,) float32, or (B, M) with weights of each example's own; sums to 1 over M; None is equal weights.
     features: {teacher tap: (B, ...)} intermediate outputs.
+    hidden: of sequences the states before the teacher's output layer, in place of the logits (`dense` makes them).
     ready: {temperature: (B, C)} log-probabilities that were computed before, without a gradient and none below -1e30; looked up first.
     """
 
@@ -71,6 +107,14 @@ class Knowledge:
     topk: TopKRows | None = None
     ready: Mapping[float, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: Hidden | None = None
+
+    def dense(self) -> Knowledge:
+        """The same with logits, where only the states before the output layer were given."""
+        if self.hidden is None or self.logits is not None:
+            return self
+        with torch.no_grad():
+            return replace(self, logits=self.hidden.logits())
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """(B, C) float32 log-probabilities at `temperature`; an ensemble is the mean of its members' probabilities.
@@ -81,6 +125,8 @@ class Knowledge:
         found = self.ready.get(temperature)
         if found is not None:
             return found
+        if self.logits is None and self.hidden is not None:
+            return self.dense().log_probs(temperature)
         if self.logits is None:
             raise KeyError("these rows hold only the top-k entries of the teacher; full log-probabilities need dense rows")
         log_probs = torch.log_softmax(self.logits.float() / temperature, dim=-1)
@@ -91,8 +137,21 @@ class Knowledge:
         weights = self.member_weights if self.member_weights.ndim == 2 else self.member_weights[None]
         return torch.logsumexp(log_probs + weights.log()[:, :, None], dim=1)
 
+    def select(self, rows: Tensor) -> Knowledge:
+        """What was said of these rows, in this order; features are left out."""
+
+        def of(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[rows]
+
+        weights = self.member_weights if self.member_weights is None or self.member_weights.ndim == 1 else self.member_weights[rows]
+        return Knowledge(
+            logits=of(self.dense().logits), member_weights=weights, topk=None if self.topk is None else self.topk.select(rows),
+            ready={temperature: part[rows] for temperature, part in self.ready.items()})
+
     def row_logits(self) -> Tensor:
         """(B, C) float32 logits: the teacher's own, or for an ensemble the log of the mean probabilities at T = 1."""
+        if self.logits is None and self.hidden is not None:
+            return self.dense().row_logits()
         if self.logits is not None and self.logits.ndim == 2:
             return self.logits.float()
         return self.log_probs(1.0)
@@ -100,10 +159,15 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class StudentOutput:
-    """What the student said: logits (B, C) float32; tapped features by name."""
+    """What the student said: its answer, logits (B, C) float32 or hidden states; tapped features by name."""
 
-    logits: Tensor
+    answer: Tensor | Hidden
     features: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C) float32; of hidden states they are computed here."""
+        return self.answer.logits() if isinstance(self.answer, Hidden) else self.answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from understudy import data, kinds
+from understudy import data, kinds, tokens
 from understudy.errors import DataError, RecipeError
 from understudy.preprocess import Preprocess
 
@@ -38,8 +38,26 @@ def _table(folder):
     return {"path": str(folder / "a.csv"), "label": "y", "types": {"a": "numeric"}}
 
 
-SAMPLES = {"builtin": lambda folder: {"name": "iris"}, "idx": _idx, "images": _images, "table": _table}
+def _text(folder):
+    rows = [{"text": f"turn the light {'on' if i % 2 else 'off'} {i}", "label": f"class {label}"} for i, label in enumerate(LABELS)]
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return {"path": str(folder / "a.jsonl")}
+
+
+def _corpus(folder):
+    (folder / "a.txt").write_text("\n".join(f"the light is {'on' if i % 2 else 'off'} at {i}" for i in range(400)))
+    return {"path": str(folder / "a.txt"), "documents": "line", "passage": 64}
+
+
+SAMPLES = {"corpus": _corpus, "builtin": lambda folder: {"name": "iris"}, "idx": _idx, "images": _images, "table": _table, "text": _text}
 """kind -> a function that makes a small data set of it and gives its options."""
+
+
+def reading(found):
+    """What a preprocess of these examples needs that they don't say themselves."""
+    if found.kind == "passages":
+        return {"tokenizer": tokens.train("bpe", ["the light is on off at"], 300, lowercase=False, closed=False), "length": 99}
+    return {"tokenizer": tokens.train("words", ["turn the light on off"], 300)} if found.kind == "text" else {}
 
 
 @pytest.fixture(params=kinds.names("datasets"))
@@ -81,11 +99,13 @@ def test_examples_are_whole(dataset):
     assert count and len(set(found.ids.tolist())) == count and found.ids.dtype.kind == "U" and "" not in found.ids
     assert found.labels.dtype == np.int64 and found.labels.min() >= -1 and found.labels.max() < len(found.classes)
     assert all(isinstance(name, str) for name in found.classes) and len(set(found.classes)) == len(found.classes)
-    assert found.kind in ("image", "vector", "table") and set(found.groups) <= set(found.classes)
+    assert found.kind in ("image", "vector", "table", "text", "passages") and set(found.groups) <= set(found.classes)
     assert found.split is None or set(found.split) <= {"train", "validation", "test", ""}
     assert len(set(found.keys.tolist())) == count and found.keys.dtype == np.int64
     if found.kind == "table":
         assert {column.name for column in found.columns if column.used} == set(found.raw)
+    elif found.kind in ("text", "passages"):
+        assert len(found.raw) == count and all(isinstance(text, str) and text for text in found.raw.tolist())
     else:
         assert len(found.raw) == count and found.raw.dtype in (np.uint8, np.float32, np.float64)
 
@@ -93,21 +113,24 @@ def test_examples_are_whole(dataset):
 def test_preprocess_is_fitted_on_training_rows_and_survives_json(dataset):
     found = dataset.load()
     parts = data.split(found, 0.1, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
-    preprocess = found.fit_preprocess(parts.train)
+    preprocess = found.fit_preprocess(parts.train, **reading(found))
     encoded = preprocess.encode(found.raw)
-    assert encoded.shape == (len(found), *preprocess.shape) and encoded.dtype == (np.uint8 if found.kind == "image" else np.float32)
+    expected = {"image": np.uint8, "text": np.int32, "passages": np.int32}.get(found.kind, np.float32)
+    shape = (preprocess.length + 1,) if found.kind == "passages" else preprocess.shape  # what is told stands one further
+    assert encoded.shape == (len(found), *shape) and encoded.dtype == expected
     torch.from_numpy(encoded)  # warns, which is an error here, where the memory must not be written
     again = Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict())))
     assert again == preprocess
     np.testing.assert_array_equal(again.normalise(again.encode(found.raw)), preprocess.normalise(encoded))
     assert np.isfinite(preprocess.normalise(encoded)).all()
-    assert found.subset(parts.train).fit_preprocess(np.arange(len(parts.train))) == preprocess, "no other row plays a part"
+    alone = found.subset(parts.train).fit_preprocess(np.arange(len(parts.train)), **reading(found))
+    assert alone == preprocess, "no other row plays a part"
 
 
 def test_encoding_goes_row_by_row(dataset):
     """A row that looked different in another batch would be predicted differently."""
     found = dataset.load()
-    preprocess = found.fit_preprocess(np.arange(len(found)))
+    preprocess = found.fit_preprocess(np.arange(len(found)), **reading(found))
     rows = np.array([5, 0, 17])
     np.testing.assert_array_equal(preprocess.encode(found.subset(rows).raw), preprocess.encode(found.raw)[rows])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from understudy.report import figures, html, numbers, svg
-from understudy.report.facts import Arm, Facts, Size
+from understudy.report.facts import Arm, Classification, Size
 from understudy.report.summary import summarise
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -251,7 +251,7 @@ def test_the_real_summary_renders():
             for s in range(seeds)
             for e in range(1, 9)
         ]
-        facts = Facts(
+        facts = Classification(
             name="run",
             metric="accuracy",
             classes=tuple("abcd"),

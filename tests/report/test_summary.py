@@ -12,7 +12,7 @@ from understudy.errors import DataError, RecipeError
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import verdict
 from understudy.report import html
-from understudy.report.facts import Arm, Facts, Latency, Size
+from understudy.report.facts import Arm, Classification, Latency, Size
 from understudy.report.summary import summarise, verdict_line
 
 TOP = ["schema", "name", "task", "metric", "higher_is_better", "examples", "trivial", "teacher", "arms", "parameters_ratio", "claims",
@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def facts(*, n: int = 240, m: int = 120, classes: tuple[str, ...] = ("dog", "fox", "pizza", "<b>&"), seeds: int = 3,
           control: bool = True, skill: tuple[float, float, float] = (5.0, 1.5, 3.0), shares: tuple[float, ...] | None = None,
-          **given: Any) -> Facts:
+          **given: Any) -> Classification:
     """A run that never happened, with real arrays. `skill`: how much of the truth teacher, control and distilled students see."""
     rng = np.random.default_rng(0)
     labels = np.concatenate([np.arange(len(classes)), rng.choice(len(classes), size=n + m - len(classes), p=shares)])
@@ -62,11 +62,11 @@ def facts(*, n: int = 240, m: int = 120, classes: tuple[str, ...] = ("dog", "fox
         "ids_test": np.array([f"test/{i:06d}" for i in range(n)]), "labels_test": labels[:n], "labels_val": labels[n:],
         "teacher_log_probs_test": teacher[:n], "teacher_log_probs_val": teacher[n:], "arms": arms, "shipped": seeds - 1,
         "teacher": Size(120_000, 480_000, 3_000_000, 3), "student": Size(4000, 16_000, 4000)}
-    return Facts(**(made | given))
+    return Classification(**(made | given))
 
 
 @pytest.fixture(scope="module")
-def plain() -> Facts:
+def plain() -> Classification:
     return facts()
 
 
@@ -78,7 +78,7 @@ def numbers(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, int | float) else []
 
 
-def test_the_schema_is_the_designs(plain: Facts) -> None:
+def test_the_schema_is_the_designs(plain: Classification) -> None:
     """Everything that reads summary.json (the command line, the service, users' scripts) reads these names."""
     summary, _ = summarise(plain)
     assert list(summary) == TOP
@@ -91,7 +91,7 @@ def test_the_schema_is_the_designs(plain: Facts) -> None:
     assert summary["schema"] == 1 and distilled["verdict"] == "helps"
 
 
-def test_its_figures_are_those_of_the_arrays(plain: Facts) -> None:
+def test_its_figures_are_those_of_the_arrays(plain: Classification) -> None:
     summary, details = summarise(plain)
     right = {name: arm.logits_test.argmax(-1) == plain.labels_test for name, arm in plain.arms.items()}
     teacher = (plain.teacher_log_probs_test.argmax(-1) == plain.labels_test).mean()
@@ -135,7 +135,7 @@ def test_the_same_facts_give_the_same_bytes() -> None:
     assert first == timed
 
 
-def test_unlabelled_test_rows_count_nowhere(plain: Facts) -> None:
+def test_unlabelled_test_rows_count_nowhere(plain: Classification) -> None:
     hidden = plain.labels_test.copy()
     hidden[::3] = -1
     keep = hidden >= 0
@@ -149,7 +149,7 @@ def test_unlabelled_test_rows_count_nowhere(plain: Facts) -> None:
         summarise(replace(plain, labels_test=np.full(240, -1)))
 
 
-def test_the_worst_class_is_chosen_on_validation_and_reported_on_test(plain: Facts) -> None:
+def test_the_worst_class_is_chosen_on_validation_and_reported_on_test(plain: Classification) -> None:
     """Chosen on the test rows, the "worst class" is partly the unluckiest one, and looks worse than it is."""
     arm = plain.arms["distilled"]
     logits_val = arm.logits_val.copy()
@@ -223,7 +223,7 @@ def test_faster_is_judged_beside_the_summary_only() -> None:
     assert details["latency"]["speedup"] == pytest.approx(faster["measured"]) and details["latency"]["teacher"] == 4.1
 
 
-def test_duplicates_are_left_out_beside(plain: Facts) -> None:
+def test_duplicates_are_left_out_beside(plain: Classification) -> None:
     _, details = summarise(replace(plain, duplicates=np.arange(100)))
     rest = plain.arms["distilled"].logits_test[:, 100:].argmax(-1) == plain.labels_test[100:]
     assert details["duplicates"]["count"] == 100 and details["duplicates"]["without"]["distilled"] == pytest.approx(rest.mean())
@@ -231,7 +231,7 @@ def test_duplicates_are_left_out_beside(plain: Facts) -> None:
     assert summarise(plain)[1]["duplicates"] is None
 
 
-def test_ranked_examples_curves_and_temperatures(plain: Facts) -> None:
+def test_ranked_examples_curves_and_temperatures(plain: Classification) -> None:
     rows = [{"arm": arm, "seed": seed, "epoch": epoch, "step": 10 * epoch, "loss/mean": 1 / (epoch + 1), "val/accuracy": float("nan")}
             for arm in ("control", "distilled") for seed in range(2) for epoch in range(500)]
     _, details = summarise(replace(plain, curves=rows, thumbnail=lambda row: PNG if row % 2 else f"row {row}", temperature=3.0,
@@ -251,7 +251,7 @@ def test_ranked_examples_curves_and_temperatures(plain: Facts) -> None:
     assert all(np.diff(softness) > 0) and "ensemble" in details["temperature_note"]
 
 
-def test_class_weights_reach_the_metric(plain: Facts) -> None:
+def test_class_weights_reach_the_metric(plain: Classification) -> None:
     summary, _ = summarise(replace(plain, class_weights=[0, 1, 0, 0]))
     fox = plain.labels_test == 1
     assert summary["teacher"]["value"] == pytest.approx((plain.teacher_log_probs_test.argmax(-1) == 1)[fox].mean())
@@ -266,8 +266,8 @@ def test_a_small_class_decides_the_default_and_is_the_positive_one() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [
     ("labels_test", np.zeros(5, dtype=int)), ("class_counts", np.ones(3)), ("teacher_log_probs_val", np.zeros((1, 4))),
-    ("shipped", 3), ("shipped", -1), ("arms", {}), ("arms", {"control": None})])
-def test_facts_that_do_not_fit_are_refused(plain: Facts, field: str, value: Any) -> None:
+    ("shipped", 3), ("shipped", -1), ("arms", {}), ("arms", {"control": Arm(np.zeros((1, 9, 4)), np.zeros((1, 0, 4)), (0,))})])
+def test_facts_that_do_not_fit_are_refused(plain: Classification, field: str, value: Any) -> None:
     with pytest.raises(DataError):
         replace(plain, **{field: value})
 

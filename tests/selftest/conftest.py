@@ -66,7 +66,8 @@ class World:
             module = copy.deepcopy(module or self.module)
             teacher = local.Teacher(module, "digits", taps=teacher_taps(objectives))
         fields = {
-            "classes": tuple("0123456789"), "teacher": teacher, "live": teacher, "modules": () if module is None else (module,),
+            "classes": tuple("0123456789"), "outputs": CLASSES, "teacher": teacher, "live": teacher,
+            "modules": () if module is None else (module,),
             "teacher_classes": None, "rows": self.rows, "probe": self.probe, "trained_on_probe": False, "views": None, "view": 0,
             "stated": {}, "class_counts": np.bincount(self.rows.labels[self.training].numpy(), minlength=CLASSES),
             "objectives": objectives, "student": student, "batch_size": 64, "test_rows": 100, "duplicate_rows": 0,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.store.schema import PARTS_FOLDER, Header, part_names
+from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names
 from understudy.store.writer import POINTS, Writer
 
 CLASSES = 10
@@ -27,7 +27,11 @@ HEADER = Header(classes=CLASSES, teacher="a-teacher", data="some-data", transfor
 LAYER = Header(
     classes=CLASSES, keep="feature", tap="layer3", shape=(2, 5), dtype="int8", teacher="a-teacher", data="some-data", transform="plain"
 )
-HEADERS = {"dense": HEADER, "feature": LAYER}
+TOKENS = Header(
+    classes=70_000, keep="tokens", dtype="uint8", k=3, temperatures=(1.0, 2.0), teacher="a-teacher", data="some-data", transform="plain",
+    tokenizer="a-tokenizer",
+)  # fmt: skip
+HEADERS = {"dense": HEADER, "feature": LAYER, "tokens": TOKENS}
 
 
 def answer(name: str, view: int) -> np.ndarray:
@@ -37,11 +41,28 @@ def answer(name: str, view: int) -> np.ndarray:
 
 
 def rows_of(header: Header, keys: list[str], view: int) -> dict[str, np.ndarray]:
-    """What the store has to hold for these ids."""
+    """What the store has to hold for these ids; of tokens, runs of 0 to 6 positions."""
+    if header.keep == "tokens":
+        return token_rows(keys, view)
     said = np.stack([answer(name, view) for name in keys])
     if header.keep == "dense":
         return {"logits": said}
     return {"feature": np.rint(20 * said).astype(np.int8).reshape(-1, 2, 5), "scale": np.abs(said[:, :2])}
+
+
+def token_rows(keys: list[str], view: int) -> dict[str, np.ndarray]:
+    """The runs of these ids, each tensor drawn from the id alone."""
+    runs = []
+    for key in keys:
+        seed = int.from_bytes(hashlib.sha256(f"{key}/{view}".encode()).digest()[:8], "big")
+        draw = np.random.Generator(np.random.Philox(seed))
+        count = int(draw.integers(7))
+        run = {"count": np.array([count], np.int32), "labels": draw.integers(2**60, size=1), "kl": draw.random(1, np.float32),
+               "loss": draw.random(1, np.float32)}  # fmt: skip
+        for name, item in fields(TOKENS).items():
+            run[name] = draw.integers(200, size=(count, *item.shape)).astype(item.dtype)
+        runs.append(run)
+    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
 
 def names(rows: int) -> list[str]:
@@ -60,7 +81,8 @@ def record(folder: str, log: str, rows: int, batch: int, point: str = "", nth: i
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, b"begin\n")
-    with Writer(folder, header, rows_per_shard=4 * batch, commit_seconds=1e9, checkpoint=checkpoint) as writer:
+    rows_per_shard = (12 if header.keep == "tokens" else 4) * batch  # three shards are merged
+    with Writer(folder, header, rows_per_shard=rows_per_shard, commit_seconds=1e9, checkpoint=checkpoint) as writer:
         for view in VIEWS:
             todo = writer.missing(names(rows), view)
             for start in range(0, len(todo), batch):
@@ -162,13 +184,13 @@ def check(store: Path, log: Path, rows: int, header: Header = HEADER) -> dict:
     for view in reader.views:
         ids = reader.ids(view)
         stored_rows = reader.table(ids, view)
-        differ = [
-            (stored_rows[name].numpy() != truth).reshape(len(ids), -1).any(axis=1) for name, truth in rows_of(header, ids, view).items()
-        ]
-        wrong += int(np.any(differ, axis=0).sum())
+        stored_rows |= reader.runs(reader.ordinals(ids, view))
+        for name, truth in rows_of(header, ids, view).items():
+            found = stored_rows[name].numpy()
+            wrong += len(ids) if found.shape != truth.shape else int((found != truth).reshape(len(truth), -1).any(axis=1).sum())
     wanted = {(view, name) for view in VIEWS for name in names(rows)} if finished else acknowledged
     return {"runs": len(runs), "acknowledged": len(acknowledged), "stored": len(stored), "finished": finished,
-            "lost": len(wanted - stored), "doubled": in_files - len(stored), "wrong": wrong, "repeated": repeated}
+            "lost": len(wanted - stored), "doubled": in_files - reader.rows, "wrong": wrong, "repeated": repeated}
 
 
 def _run(keep: str, store: Path, log: Path, rows: int, batch: int, point: str = "", nth: int = 0, seconds: float | None = None) -> bool:

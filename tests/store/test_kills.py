@@ -54,4 +54,4 @@ def publish_again(store: Path, shard: shards.Shard) -> shards.Shard:
     """The same rows under another hash."""
     folder = store / "parts" / "main"
     content = shards.read(shards.file_of(folder, shard.sha256))
-    return shards.publish(folder, "another header", *content, checkpoint=lambda point: None)
+    return shards.publish(folder, "another header", content, checkpoint=lambda point: None)

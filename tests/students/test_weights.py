@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from understudy.errors import DataError
-from understudy.students.weights import load_weights, serialise
+from understudy.students.weights import check_fit, fill, load_weights, serialise
 
 
 def net(width=3):
@@ -113,7 +114,15 @@ def test_the_bytes_depend_on_the_tensors_alone(pair):
 def test_tied_weights_are_written_and_read():
     tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    assert set(safetensors.torch.load(serialise(tied))) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    tensors = safetensors.torch.load(serialise(tied))
+    assert set(tensors) == {"0.weight", "0.bias", "1.bias"}  # once, as transformers writes them
+    other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    other[1].weight = other[0].weight
+    check_fit(other, tensors, Path("x"))
+    fill(other, tensors)
+    assert torch.equal(other[1].weight, tied[0].weight)
+    with pytest.raises(DataError, match=r"missing 1\.weight"):
+        check_fit(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), tensors, Path("x"))
 
 
 def test_state_that_is_no_tensor_is_refused():

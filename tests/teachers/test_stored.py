@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from understudy.divergence import forward_kl, forward_kl_topk
 from understudy.errors import DataError, RecipeError
+from understudy.objectives.logits import log_probs_of_topk
 from understudy.records import Batch, Knowledge
 from understudy.store.codec import encode
 from understudy.store.reader import Reader
@@ -125,6 +129,122 @@ def test_options_need_a_path():
     assert Options(path="x").path == "x"
     with pytest.raises(RecipeError, match="path is empty"):
         Options(path="")
+
+
+# --- token sequences
+
+TOKENS = Header(classes=70, keep="tokens", k=9, temperatures=(1.0, 2.0), dtype="packed", tokenizer="tok", **PLAIN)
+
+
+def labels_of(rows, view=0) -> torch.Tensor:
+    """(B, 12): the labels of some sequences, each padded to a place of its own; sequence 3 has none."""
+    labels = torch.full((len(rows), 12), -1)
+    for place, row in enumerate(rows):
+        count = 0 if row == 3 else 2 + row % 9
+        begin = row % (13 - count)
+        labels[place, begin : begin + count] = torch.randint(70, (count,), generator=torch.Generator().manual_seed(50 * view + row))
+    return labels
+
+
+def positions(rows, view=0) -> torch.Tensor:
+    """(N, 70): what the teacher says at the positions that count."""
+    counts = (labels_of(rows, view) >= 0).sum(1).tolist()
+    return torch.cat([3 * torch.randn(count, 70, generator=torch.Generator().manual_seed(900 + 50 * view + row))
+                      for row, count in zip(rows, counts, strict=True)])  # fmt: skip
+
+
+def record_tokens(folder, views=(0, 1), rows=range(40), header=TOKENS, rows_per_shard=60) -> Reader:
+    order = np.random.default_rng(6).permutation(list(rows)).tolist()
+    with Writer(folder, header, rows_per_shard=rows_per_shard) as writer:
+        for view in views:
+            for start in range(0, len(order), 7):
+                part = order[start : start + 7]
+                encoded = encode(Knowledge(logits=positions(part, view)), header, labels_of(part, view))
+                writer.append([IDS[row] for row in part], view, encoded)
+    return Reader(folder)
+
+
+def sequences(rows, view=0, labels=None) -> Batch:
+    labels = labels_of(rows, view) if labels is None else labels
+    return Batch(ids=torch.tensor(rows, dtype=torch.int64), view=view, inputs=torch.zeros(len(rows), 12, dtype=torch.int64), labels=labels)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_positions_come_in_row_major_order(tmp_path, resident):
+    """Prevents: answers of one sequence given to the next, at a plausible loss."""
+    record_tokens(tmp_path)
+    teacher = Teacher(Reader(tmp_path, resident_bytes=2**30 if resident else 0), IDS, views=(0, 1), temperatures=(2.0,))
+    assert teacher.provides == {"topk"} and not teacher.resident and teacher.fingerprint == PLAIN["teacher"]
+    for view in (0, 1):
+        rows = [17, 3, 8, 17, 39]
+        got, logits = teacher.teach(sequences(rows, view)).topk, positions(rows, view)
+        assert torch.equal(got.ids, logits.topk(9).indices) and set(got.log_sum_exp) == {1.0, 2.0}
+        for temperature in (1.0, 2.0):
+            kept = torch.softmax(logits / temperature, dim=1).gather(1, got.ids)
+            assert torch.allclose((got.logits / temperature - got.log_sum_exp[temperature][:, None]).exp(), kept, atol=1e-3)
+            assert torch.allclose(got.tail_log_mass[temperature].exp(), 1 - kept.sum(1), atol=1e-3)
+    assert teacher.teach(sequences([3])).topk.ids.shape == (0, 9)
+
+
+def test_the_loss_is_the_live_teachers_within_what_the_tail_hides(tmp_path):
+    """Placements: with every token kept, stored rows give the dense loss; with fewer, at most it."""
+    rows = [4, 8, 21]
+    student = torch.randn(len(positions(rows)), 70, generator=torch.Generator().manual_seed(1))
+    dense = forward_kl(torch.log_softmax(student, 1), torch.log_softmax(positions(rows), 1))
+    for k in (9, 70):
+        reader = record_tokens(tmp_path / str(k), header=dataclasses.replace(TOKENS, k=k))
+        topk = Teacher(reader, IDS).teach(sequences(rows)).topk
+        stored = forward_kl_topk(torch.log_softmax(student, 1), topk.ids, *log_probs_of_topk(topk, 1.0))
+        assert (stored <= dense + 1e-3).all()
+        assert torch.allclose(stored, dense, atol=1e-3) == (k == 70)
+
+
+def test_another_sequence_than_the_recorded_one_is_refused_by_name(tmp_path):
+    """Prevents: the classic, every answer one position beside; and a text that is cut at another length, or by another tokenizer."""
+    teacher = Teacher(record_tokens(tmp_path), IDS)
+    rows = [4, 8]
+    right = labels_of(rows)
+    teacher.teach(sequences(rows, labels=torch.cat([torch.full((2, 5), -1), right], dim=1)))  # more padding is the same run
+    begin = int((right[1] >= 0).nonzero()[0])
+    count = int((right[1] >= 0).sum())
+    shorter, shifted, other = right.clone(), right.clone(), right.clone()
+    shorter[1, begin + count - 1] = -1
+    shifted[1, begin : begin + count] = right[1, begin : begin + count].roll(1)
+    other[1, begin] = (right[1, begin] + 1) % 70
+    for wrong, got in ((shorter, f"got {count - 1} positions"), (shifted, "other labels"), (other, "other labels")):
+        with pytest.raises(DataError, match=f'sequence "{IDS[8]}" is not the one that was recorded.*{got}'):
+            teacher.teach(sequences(rows, labels=wrong))
+    with pytest.raises(DataError, match="can't be told apart"):
+        teacher.teach(sequences(rows, labels=right[right >= 0]))
+
+
+def test_a_sequence_without_rows_is_named(tmp_path):
+    teacher = Teacher(record_tokens(tmp_path, views=(0,), rows=range(20)), IDS)
+    with pytest.raises(DataError, match=f'"{IDS[30]}" is not recorded'):
+        teacher.teach(sequences([3, 30]))
+    with pytest.raises(DataError, match="view 1"):
+        teacher.teach(sequences([3], 1))
+
+
+def test_a_temperature_that_was_not_kept_is_estimated_with_a_warning_or_refused(tmp_path, caplog):
+    reader = record_tokens(tmp_path)
+    Teacher(reader, IDS, temperatures=(1.0, 2.0))
+    assert caplog.text == ""
+    got = Teacher(reader, IDS, temperatures=(1.0, 1.5)).teach(sequences([4])).topk
+    assert "temperature 1.5: the store kept" in caplog.text and set(got.log_sum_exp) == {1.0, 1.5, 2.0}
+    with pytest.raises(DataError, match="can't answer at this temperature"):
+        Teacher(reader, IDS, temperatures=(0.5,))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_positions_on_another_device(tmp_path):
+    reader = record_tokens(tmp_path)
+    here, there = Teacher(reader, IDS), Teacher(reader, IDS, device="cuda")
+    one, other = here.teach(sequences([4, 8, 8])).topk, there.teach(sequences([4, 8, 8])).topk
+    assert other.ids.is_cuda and torch.equal(one.ids, other.ids.cpu()) and torch.allclose(one.logits, other.logits.cpu(), atol=1e-5)
+    said = positions([4, 8])
+    rows, again = (encode(Knowledge(logits=logits), TOKENS, labels_of([4, 8])) for logits in (said, said.cuda()))
+    assert all(np.allclose(rows[name], again[name], rtol=1e-4, atol=1e-4) for name in rows)
 
 
 # --- layers

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,3 +84,9 @@ def read_result(run: Path) -> dict[str, Any] | None:
         raise DataError(four_parts(f"{path} is not readable", got=str(error), expected=what,
                                    otherwise="Figures of a broken file would be believed", do="Run its recipe again")) from None
     return document
+
+
+def asking(summary: Mapping[str, Any], student: Path) -> str:
+    """The command that asks a run's student something."""
+    verb, what = ("generate", "PROMPT") if summary.get("task") == "language" else ("predict", "INPUT")
+    return f"understudy {verb} {shlex.quote(str(student))} {what}"

@@ -16,7 +16,7 @@ app = typer.Typer(rich_markup_mode=None)
 def predict(
     student: Path = typer.Argument(help="A student folder: `student/` of a run."),
     input: Path = typer.Argument(
-        help="An image, a CSV, TSV or Parquet table, or a .npy array; of the kind that the student was trained on."
+        help="An image, a CSV, TSV or Parquet table, a .npy array, or a file with a text a line; of the kind that the student knows."
     ),
     top: int = typer.Option(3, "--top", help="How many classes to show for each row.", min=1),
     as_json: bool = AS_JSON,

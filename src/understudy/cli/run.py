@@ -8,6 +8,7 @@ import typer
 
 from understudy.cli._arguments import ACKNOWLEDGE, ALLOW_CODE, AS_JSON, CACHE, OVERRIDES, RECIPE, REPLACE, RUNS
 from understudy.cli._console import done, safe, say, say_json, table
+from understudy.cli._runs import asking
 from understudy.cli._watch import Watch, stoppable
 
 app = typer.Typer(rich_markup_mode=None)
@@ -51,4 +52,4 @@ def run(
         say_json(found.summary)
     else:
         say(safe(found.verdict))
-    done(found.path / "report.html", f"understudy predict {found.path / 'student'} INPUT")
+    done(found.path / "report.html", asking(found.summary, found.path / "student"))

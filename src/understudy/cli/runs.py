@@ -13,7 +13,7 @@ import typer
 
 from understudy.cli._arguments import AS_JSON, RUNS
 from understudy.cli._console import done, note, safe, say, say_json, size, table
-from understudy.cli._runs import changed, find, folders, kind_of, read_result
+from understudy.cli._runs import asking, changed, find, folders, kind_of, read_result
 from understudy.errors import DataError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What has been run: list the runs, or show one.")
@@ -67,7 +67,7 @@ def _show_run(folder: Path, summary: Mapping[str, Any]) -> None:
             [gate["name"], _short(gate["want"]), _short(gate["got"]), "met" if gate["passed"] else "NOT MET"]
             for gate in summary["gates"]], right=(1, 2))
     _say_files(folder, "report.html", "student", "exports", "recipe.yaml", "provenance.json")
-    done(None, f"understudy predict {shlex.quote(str(folder / 'student'))} INPUT")
+    done(None, asking(summary, folder / "student"))
 
 
 def _show_comparison(folder: Path, found: Mapping[str, Any]) -> None:

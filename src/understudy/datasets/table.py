@@ -56,8 +56,15 @@ class Dataset:
             raise RecipeError(four_parts("data: two ways to say the split", got="split_column and files", expected="one of them",
                                          otherwise="One would overrule the other without a word", do="Remove one"))
 
+    def load_only(self, column: str) -> Examples:
+        """The same rows with this column alone, taken as text."""
+        return self._load(column)
+
     def load(self) -> Examples:
         """The examples. Raises DataError for a file that can't be read as it is, a column that is not there, labels that are measured."""
+        return self._load(None)
+
+    def _load(self, only: str | None) -> Examples:
         files = {"": self.path, "validation": self.validation_path, "test": self.test_path, "unlabelled": self.unlabelled_path}
         tables = {part: self._read(Path(path).expanduser()) for part, path in files.items() if path is not None}
         if self.limit is not None:
@@ -75,7 +82,10 @@ class Dataset:
         parts = [part for part, count in counts.items() for _ in range(count)]
         split = self._split(cells, parts)
         ids = columns.text(cells.pop(self.id_column)).tolist() if self.id_column else None
-        raw, understood = columns.typed(cells, self.types)
+        if only is not None:
+            _require(only, list(cells), self.path)
+            cells = {only: columns.text(cells[only])}
+        raw, understood = (cells, ()) if only is not None else columns.typed(cells, self.types)
         if not raw:
             raise DataError(arrays.nothing_left(understood))
         for column in understood:

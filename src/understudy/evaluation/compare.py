@@ -76,7 +76,8 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
     Args:
         parts: arrays (S, n) with independent seeds; a difference is [distilled, -control].
         fixed: (n,) scores of something that has no seeds here, such as the teacher.
-        guard: two pseudo-items of +-guard keep a tiny test from claiming certainty; 1 where scores are in the metric's unit.
+        guard: two pseudo-items of +-guard keep a tiny test from claiming certainty; 1 where scores lie between 0 and 1, else as far as an
+            item may well be off.
 
     Returns:
         None where S is 1.
@@ -97,18 +98,18 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
     return Spread(variance, max(seeds - 1, df), v_seed, v_item, v_res)
 
 
-def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool = True) -> Verdict:
+def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool = True, guard: float = 1.0) -> Verdict:
     """*helps* if the whole 95 % interval of distilled - control is on the better side, *hurts* if on the worse, else *no evidence*.
 
     Args:
         control, distilled: (S, n) per-item scores of the two arms, same items in the same order, same number of seeds.
-        higher_is_better: False turns the direction of the word, not the sign of the difference.
+        higher_is_better: False turns the direction of the word, not the sign of the difference. guard: as for `spread`.
 
     Says nothing about other teachers, other splits, or slices: an average can hide a class that was lost.
     """
     seeds, items = _shape([control, distilled])
     difference = float(distilled.mean() - control.mean())
-    return _judge(difference, spread([distilled, -control]), seeds, items, higher_is_better)
+    return _judge(difference, spread([distilled, -control], guard=guard), seeds, items, higher_is_better)
 
 
 def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_better: bool = True) -> dict[str, Verdict]:
@@ -166,14 +167,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Interval | None:
+def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:
     """95 % interval of one model's mean, cut at the metric's bounds: (S, n) over seeds and items; (n,) is a fixed model, over items only.
 
     None where S is 1 or there are fewer than 2 items.
     """
     if scores.shape[-1] < 2:
         return None
-    found = spread([scores]) if scores.ndim == 2 else spread([np.zeros((2, len(scores)))], fixed=scores)
+    found = spread([scores], guard=guard) if scores.ndim == 2 else spread([np.zeros((2, len(scores)))], fixed=scores, guard=guard)
     return None if found is None else found.interval(float(scores.mean()), low, high)
 
 

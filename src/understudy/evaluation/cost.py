@@ -24,9 +24,9 @@ class Cost:
     macs: int
 
 
-def measure(module: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """The cost of a module that takes (B, *shape) float inputs."""
-    return Cost(parameters(module), len(serialise(module)), multiply_accumulates(module, shape))
+def measure(module: nn.Module, example: Tensor) -> Cost:
+    """The cost of a module that takes such inputs. example: (1, ...) one of them."""
+    return Cost(parameters(module), len(serialise(module)), multiply_accumulates(module, example))
 
 
 def parameters(module: nn.Module) -> int:
@@ -34,8 +34,8 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_accumulates(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one forward pass on one example, in eval mode.
+def multiply_accumulates(module: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of one forward pass on one example (1, ...), in eval mode.
 
     Counted: nn.Linear (outputs * inputs) and nn.Conv1d/2d/3d (output elements * filter elements / groups), each as often as it is called.
     Not counted: biases, normalisation, activations, pooling, additions, and products that are no layer (attention scores): under
@@ -53,7 +53,7 @@ def multiply_accumulates(module: nn.Module, shape: tuple[int, ...]) -> int:
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     handles = [layer.register_forward_hook(count) for layer in layers]
     try:
-        _in_eval_mode(module, lambda: module(torch.zeros(1, *shape, device=device_of(module))))
+        _in_eval_mode(module, lambda: module(example.to(device_of(module))))
     finally:
         for handle in handles:
             handle.remove()

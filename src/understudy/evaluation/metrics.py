@@ -15,14 +15,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from understudy.errors import DataError, RecipeError, four_parts
 
-LABELS = {"accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC", "average_precision": "average precision",
-          "log_loss": "log-loss"}
-NAMES = tuple(LABELS)
+
+@dataclass(frozen=True)
+class Measure:
+    """What is known of a metric by its name: its label, the unit of its values, whether more is better, its largest value, its task."""
+
+    label: str
+    unit: str = "fraction"
+    higher: bool = True
+    most: float = 1.0
+    task: str = "classification"
+
+
+MEASURES = {
+    "accuracy": Measure("accuracy"), "macro_f1": Measure("macro F1"), "auroc": Measure("AUROC"),
+    "average_precision": Measure("average precision"), "log_loss": Measure("log-loss", "nats", False, math.inf),
+    "bits_per_byte": Measure("bits per byte", "bits", False, math.inf, "language"),
+    "next_token": Measure("next token right", task="language"), "next_word": Measure("next word right", task="language"),
+    "next_word_of_three": Measure("next word among three", task="language"),
+}
+LABELS = {name: measure.label for name, measure in MEASURES.items()}
+NAMES = tuple(MEASURES)
 PER_ITEM = frozenset({"accuracy", "log_loss"})
 SMALLEST = float(np.finfo(np.float64).eps)
 """Probabilities are clipped to [SMALLEST, 1 - SMALLEST] in log_loss, as scikit-learn does."""
@@ -33,13 +52,18 @@ Weights = Sequence[float] | np.ndarray | None
 
 
 def higher_is_better(metric: str) -> bool:
-    """False for log_loss."""
-    return _known(metric) != "log_loss"
+    """False for losses."""
+    return MEASURES[_known(metric)].higher
 
 
 def unit(metric: str) -> str:
-    """What its values are: "nats" for log_loss, else "fraction" (of 1)."""
-    return "nats" if _known(metric) == "log_loss" else "fraction"
+    """What its values are: "nats" or "bits" for losses, else "fraction" (of 1)."""
+    return MEASURES[_known(metric)].unit
+
+
+def of_task(task: str) -> tuple[str, ...]:
+    """The metrics of a task."""
+    return tuple(name for name, measure in MEASURES.items() if measure.task == task)
 
 
 def merit(metric: str, value: float | None) -> float:
@@ -51,7 +75,7 @@ def merit(metric: str, value: float | None) -> float:
 
 def bounds(metric: str) -> tuple[float, float]:
     """Smallest and largest value that the metric can have."""
-    return (0.0, float("inf")) if _known(metric) == "log_loss" else (0.0, 1.0)
+    return 0.0, MEASURES[_known(metric)].most
 
 
 def default(class_counts: np.ndarray) -> str:
@@ -137,7 +161,7 @@ def macro_f1(log_probs: np.ndarray, labels: np.ndarray, class_weights: np.ndarra
     hit = np.where(true > 1, _f1(hits - 1, true - 1, answered - 1, whole), whole)
     without = (weights * whole).sum() + (weights * (other_label - whole))[:, None] + (weights * (other_answer - whole))[None, :]
     np.fill_diagonal(without, (weights * whole).sum() + weights * (hit - whole))
-    return _pseudo(float((weights * whole).sum()), without[labels, said])
+    return pseudo(float((weights * whole).sum()), without[labels, said])
 
 
 def one_against_rest(metric: str, log_probs: np.ndarray, labels: np.ndarray, class_weights: np.ndarray, positive: int | None) -> np.ndarray:
@@ -172,7 +196,7 @@ def ranking(values: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
     total = float(own[is_positive].sum())
     pairs = np.where(is_positive, (p - 1) * q, p * (q - 1))
     without = np.where(pairs > 0, (total - own) / np.maximum(pairs, 1), total / (p * q))
-    return _pseudo(total / (p * q), without)
+    return pseudo(total / (p * q), without)
 
 
 def precision(values: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
@@ -194,7 +218,7 @@ def precision(values: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
     if_negative = (above + below_negative[level]) / p
     own = ((h - 1) / fewer)[level]
     if_positive = (above + below_positive[level] - own) / (p - 1) if p > 1 else np.full(len(values), total / p)
-    return _pseudo(total / p, np.where(is_positive, if_positive, if_negative))
+    return pseudo(total / p, np.where(is_positive, if_positive, if_negative))
 
 
 def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -208,7 +232,8 @@ def _f1(hits: np.ndarray, true: np.ndarray, answered: np.ndarray, otherwise: np.
     return np.where(total > 0, 2 * hits / np.maximum(total, 1), otherwise)
 
 
-def _pseudo(value: float, without: np.ndarray) -> np.ndarray:
+def pseudo(value: float, without: np.ndarray) -> np.ndarray:
+    """(n,) jackknife pseudo-values of a figure, shifted to its mean. without: (n,) the figure with each item left out."""
     n = len(without)
     pseudo = n * value - (n - 1) * without
     return pseudo + (value - pseudo.mean())

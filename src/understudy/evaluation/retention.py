@@ -3,7 +3,8 @@
 A ratio's interval is the delta method over items and seeds jointly: the ratio is replaced by its first-order per-item scores
 (its influence of each model's score), and `compare.spread` does the rest, so that teacher, student and trivial predictor stay paired by
 item and each arm keeps its own seeds. Good where the denominator is far from zero compared with its own error; `gap_closed` gives no
-interval where it is not. Arrays: students (S, n), teacher and trivial predictor (n,), all from `metrics.scores`.
+interval where it is not. Arrays: students (S, n), teacher and trivial predictor (n,), all from `metrics.scores`;
+guard: in their unit, as for `compare.spread`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Estimate:
     reason: str = ""
 
 
-def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True) -> Estimate:
+def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float = 1.0) -> Estimate:
     """Student / teacher (teacher / student where lower is better), so that 1 is "as good" and less is worse.
 
     Hurts when read alone: a constant predictor retains 87 % of a 0.88 teacher on a 76 % majority. Read `kept` beside it.
@@ -37,21 +38,25 @@ def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool =
     if (t if higher_is_better else s) == 0:
         return Estimate(None, None, "the denominator is zero")
     if higher_is_better:
-        return _estimate(s / t, [student / t], -(s / t) * teacher / t, 1 / t)
-    return _estimate(t / s, [-(t / s) * student / s], teacher / s, 1 / s)
+        return _estimate(s / t, [student / t], -(s / t) * teacher / t, guard / t)
+    return _estimate(t / s, [-(t / s) * student / s], teacher / s, guard / s)
 
 
-def kept(student: np.ndarray, teacher: np.ndarray, trivial: np.ndarray, higher_is_better: bool = True) -> Estimate:
+def kept(
+    student: np.ndarray, teacher: np.ndarray, trivial: np.ndarray, higher_is_better: bool = True, guard: float = 1.0
+) -> Estimate:
     """(student - trivial) / (teacher - trivial): 0 for a predictor that learnt nothing, 1 for the teacher. Same for either direction."""
     s, t, v = float(student.mean()), float(teacher.mean()), float(trivial.mean())
     lead = t - v
     if not (lead > 0 if higher_is_better else lead < 0):
         return Estimate(None, None, TEACHER_NOT_ABOVE_TRIVIAL)
     value = (s - v) / lead
-    return _estimate(value, [student / lead], -(value * teacher + (1 - value) * trivial) / lead, 1 / lead)
+    return _estimate(value, [student / lead], -(value * teacher + (1 - value) * trivial) / lead, guard / lead)
 
 
-def gap_closed(control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True) -> Estimate:
+def gap_closed(
+    control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float = 1.0
+) -> Estimate:
     """(distilled - control) / (teacher - control): the share of the teacher's lead that distilling won.
 
     None where the teacher is not better than the control; no interval where its lead is within its own 95 % error (the ratio of a
@@ -62,15 +67,15 @@ def gap_closed(control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, 
     if not (lead > 0 if higher_is_better else lead < 0):
         return Estimate(None, None, TEACHER_NOT_ABOVE_CONTROL)
     value = (d - c) / lead
-    around = lead_over(control, teacher).ci95
+    around = lead_over(control, teacher, guard).ci95
     if around is not None and around[0] <= 0 <= around[1]:
         return Estimate(value, None, "the teacher's lead over the control is within its own error")
-    return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, 1 / lead)
+    return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, guard / lead)
 
 
-def lead_over(control: np.ndarray, teacher: np.ndarray) -> Estimate:
+def lead_over(control: np.ndarray, teacher: np.ndarray, guard: float = 1.0) -> Estimate:
     """Teacher - control in the metric's unit; the teacher is one fixed model, so only the control's seeds vary."""
-    return _estimate(float(teacher.mean() - control.mean()), [-control], teacher, 1.0)
+    return _estimate(float(teacher.mean() - control.mean()), [-control], teacher, guard)
 
 
 def _estimate(value: float, parts: Sequence[np.ndarray], fixed: np.ndarray, guard: float) -> Estimate:

@@ -79,20 +79,21 @@ class Exporter:
 
 
 class Whole(nn.Module):
-    """Encoded input -> logits: the student with the scale and shift of its preprocessing before it."""
+    """Encoded input -> logits: the student with the scale and shift of its preprocessing before it; tokens are taken as they are."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, student: artefact.Student) -> None:
         super().__init__()
-        self.student = student.module
+        self.student, self.tokens = student.module, student.preprocess.kind == "text"
         self.register_buffer("scale", torch.from_numpy(student.preprocess.scale))
         self.register_buffer("shift", torch.from_numpy(student.preprocess.shift))
 
     def forward(self, encoded: Tensor) -> Tensor:
         """(N, C) float32 logits."""
-        return self.student(encoded.float() * self.scale + self.shift).float()
+        given = encoded.long() if self.tokens else encoded.float() * self.scale + self.shift
+        return self.student(given).float()
 
 
 def to_onnx(student: artefact.Student, probe_inputs: np.ndarray) -> bytes:
@@ -100,11 +101,12 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray) -> bytes:
     import onnx
 
     example = torch.from_numpy(np.ascontiguousarray(np.resize(probe_inputs, (2, *probe_inputs.shape[1:]))))
+    free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("tokens")} if student.preprocess.kind == "text" else {})
     with warnings.catch_warnings(), _quiet("torch.onnx._internal.exporter._registration"):
         warnings.simplefilter("ignore")  # deprecations inside the exporter, which a user can't act upon
         program = torch.onnx.export(
             Whole(student).eval(), (example,), dynamo=True, external_data=False, input_names=["input"], output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+            dynamic_shapes=(free,), verbose=False)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for node in model.graph.node:
@@ -142,10 +144,11 @@ def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
 
 def interface(student: artefact.Student, probe_inputs: np.ndarray, parity: dict[str, float | int]) -> dict[str, Any]:
     """What config.json says of the file beside it."""
-    image = student.preprocess.kind == "image"
+    meaning = {"image": "pixels, not scaled", "text": "numbers of the tokenizer's tokens; fill shorter texts up with preprocess.pad"}
+    kind = student.preprocess.kind
     return {
         "file": FILE, "parity": parity,
-        "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *student.shape],
-                  "meaning": "pixels, not scaled" if image else "rows as understudy.preprocess encodes them"},
+        "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *(["tokens"] if kind == "text" else student.shape)],
+                  "meaning": meaning.get(kind, "rows as understudy.preprocess encodes them")},
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", len(student.classes)],
                    "meaning": "their softmax is the probabilities"}}

@@ -17,6 +17,8 @@ from understudy.errors import DataError, GateError, RecipeError, four_parts
 from understudy.students import artefact, weights
 
 FILES = (weights.FILE, artefact.CARD, artefact.CONFIG)
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""What lies beside them where the student reads texts, for programs that look for it there."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Exporter:
                 otherwise="A copy that fails would have to be removed, and the student with it", do="Name another folder"))
         student, reference = answers(source, probe_inputs, module)
         with artefact.whole(out) as made:
-            for name in FILES:
+            for name in [*FILES, *(name for name in BESIDE if (source / name).exists())]:
                 atomic.write_bytes(made / name, (source / name).read_bytes())
             loaded = artefact.load(made, None if module is None else copy.deepcopy(student.module)).logits(probe_inputs)
             parity = compare(reference, loaded)
@@ -69,7 +71,7 @@ def answers(folder: Path, probe_inputs: np.ndarray, module: nn.Module | None) ->
 def compare(reference: np.ndarray, found: np.ndarray) -> dict[str, float | int]:
     """max_abs: the largest difference of a logit; argmax_agreement: share of rows with the same first class; rows."""
     difference = np.abs(reference.astype(np.float64) - found.astype(np.float64))
-    return {"max_abs": float(difference.max()), "argmax_agreement": float((reference.argmax(1) == found.argmax(1)).mean()),
+    return {"max_abs": float(difference.max()), "argmax_agreement": float((reference.argmax(-1) == found.argmax(-1)).mean()),
             "rows": len(reference)}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import widened
 from understudy.errors import RecipeError, four_parts
+from understudy.fused import Pointwise
 from understudy.objective import PlainObjective
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
@@ -85,6 +86,10 @@ class CrossEntropy(PlainObjective):
         values = F.cross_entropy(
             logits, batch.labels, weights, ignore_index=-1, reduction="none", label_smoothing=self.label_smoothing)
         return values, batch.labels >= 0
+
+    def pointwise(self, progress: float) -> Pointwise | None:
+        """As the fused loss computes it; None with smoothing or weights of classes."""
+        return Pointwise("cross_entropy") if not self.label_smoothing and self.class_weights is None else None
 
     def build(self, shapes: Shapes) -> nn.Module:
         """The term for that many classes. Raises RecipeError unless there is one class weight for each."""

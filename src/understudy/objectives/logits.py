@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from understudy.divergence import check_same_shape, forward_kl, forward_kl_topk, widened
 from understudy.errors import DataError, four_parts
+from understudy.fused import Pointwise
 from understudy.objective import PlainObjective, PlainTerm, Scheduled, check_temperature, value_at
 from understudy.objectives._logits_adaptive import CurriculumTemperature, NormKD, Progressive, Transformed, VirtualTeacher
 from understudy.objectives._logits_common import check_shares, dense, standardized
@@ -107,6 +108,11 @@ class SoftTargets(PlainObjective):
             kept, tail = log_probs_of_topk(knowledge.topk, temperature)
             return forward_kl_topk(student, knowledge.topk.ids, kept, tail) * temperature**2, None
         return forward_kl(student, dense(knowledge, "logits.SoftTargets").log_probs(temperature)) * temperature**2, None
+
+    def pointwise(self, progress: float) -> Pointwise:
+        """As the fused loss computes it."""
+        temperature = value_at(self.temperature, progress)
+        return Pointwise("forward_kl", temperature, scale=temperature**2)
 
     def build(self, shapes: Shapes) -> nn.Module:
         """The term, which has no parameters."""

@@ -60,7 +60,7 @@ _PYTHON = """import understudy
 
 student = understudy.load("path/to/this/folder")   # config.json, model.safetensors; nothing in it is executed
 probabilities = student.predict(inputs)            # (rows, classes), inputs as they were in training
-probabilities = student.predict_file("input.png")  # or a .csv, .parquet or .npy
+probabilities = student.predict_file("input.png")  # or a .csv, .parquet, .npy, or a .txt of texts
 """
 USE = fenced(_PYTHON, "python") + "\n\n" + fenced("understudy predict path/to/this/folder INPUT", "sh")
 
@@ -81,17 +81,20 @@ def _what(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     members = f" ({teacher['members']} members)" if teacher["members"] > 1 else ""
     taught = f"distilled from a teacher with {numbers.count(teacher['parameters'])}{members}"
     origin = "that taught itself" if summary.get("self_taught") else taught
+    weighs = f"with {numbers.count(student['parameters'])} parameters ({numbers.size(student['bytes'])}), {origin}."
+    if summary["task"] == "language":
+        return f"A model that says what comes next in text, {weighs}"
     names = details["dark_knowledge"]["classes"]
     listed = ", ".join(escaped(name) for name in names[:CLASSES]) + (f" and {len(names) - CLASSES} more" if len(names) > CLASSES else "")
-    return (f"A classifier with {numbers.count(student['parameters'])} parameters ({numbers.size(student['bytes'])}), "
-            f"{origin}.\n\n"
+    return (f"A classifier {weighs}\n\n"
             f"Classes ({len(names)}), in the order of its outputs: {listed}.")
 
 
 def _conditions(details: Mapping[str, Any]) -> str:
     seeds, rows = details["examples"]["seeds"], details["examples"]["test"]
     split = ", ".join(f"{escaped(str(k).replace('_', ' '))} {escaped(v)}" for k, v in details["split"].items())
-    return (f"On {numbers.count(rows)} test rows; arms are means over {seeds} {'seed' if seeds == 1 else 'seeds'}, "
+    noun, runs = details.get("noun", "rows"), "seed" if seeds == 1 else "seeds"
+    return (f"On {numbers.count(rows)} test {noun}; arms are means over {seeds} {runs}, "
             f"95 % intervals in brackets; for this teacher and this split{f' ({split})' if split else ''}.")
 
 
@@ -121,6 +124,9 @@ def _worst(details: Mapping[str, Any]) -> list[str]:
     worst = details["worst_slice"]
     if worst is None:
         return []
+    if "unit" in worst:
+        return [f"{escaped(worst['name'][:1].upper() + worst['name'][1:])}: {numbers.estimate(worst['distilled'], worst['unit'])}; "
+                f"the teacher: {numbers.estimate(worst['teacher'], worst['unit'])}."]
     return [f"Its worst class, chosen on {worst['chosen_on']}, is {escaped(worst['name'])}: {numbers.estimate(worst['distilled'])} of "
             f"{numbers.count(worst['examples'])} test rows right; the teacher: {numbers.estimate(worst['teacher'])}."]
 

@@ -1,6 +1,7 @@
 """`Facts`: all that a report is made from, as plain arrays and numbers. The pipeline fills it; `summary.summarise` reads it.
 
-Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes.
+What every task has is here; what classifiers said is `Classification`, what models of text said is `Language`.
+Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes, D documents, K columns of a tally.
 Nothing in here is a model, a file or a clock: the same facts give the same summary, byte for byte.
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from understudy.errors import DataError, four_parts
+from understudy.evaluation.language import COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,6 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
-    """What the students of one arm said, every seed of it.
-
-    logits_test: (S, n, C) float. logits_val: (S, m, C) float, m may be 0. seeds: (S,) the seeds' numbers, in that order.
-    """
-
-    logits_test: np.ndarray
-    logits_val: np.ndarray
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Latency:
     """Wall-clock figures; they go to `details` and bench.json only, because summary.json has to repeat byte for byte.
 
@@ -57,37 +47,100 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One run, ready to be reported.
+    """One run, ready to be reported: what all tasks have in common.
 
     Attributes:
-        name, metric: as in the recipe; metric is one of `evaluation.metrics.NAMES` (`auto` is settled before).
+        name, metric: as in the recipe; metric is one of the task's (`auto` is settled before).
+        seeds: arm -> its seeds' numbers: "distilled", and "control" unless the recipe has none.
+        shipped: position in `seeds["distilled"]` of the seed that ships (best by validation).
+        teacher, student: sizes.
+        split: `Split.describe()`.
+        control: "no_teacher", "init_only" or "none". control_reason: what the recipe gives as the reason for "none".
+        curves: rows of metrics.jsonl: "arm", "seed", "step" (and "epoch"), other numeric fields are series by name.
+        selftest: rows {"check", "result", "figure"} of the self-test, passed on as they are.
+        gates: as in the recipe, e.g. {"min_kept": 0.95, "verdict": ["helps"]} (`evaluation.claims.check_gates`).
+        provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
+        exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
+        self_taught: the teacher is the student's own past, average or deeper part: what is kept of it says nothing.
+        notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
+
+    Raises DataError where there is no distilled arm, or `shipped` names none of its seeds.
+    """
+
+    task: ClassVar[str]
+    name: str
+    metric: str
+    shipped: int
+    teacher: Size
+    student: Size
+    split: Mapping[str, Any] = field(default_factory=dict)
+    control: str = "no_teacher"
+    control_reason: str = ""
+    curves: Sequence[Mapping[str, Any]] = ()
+    selftest: Sequence[Mapping[str, Any]] = ()
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    exports: Sequence[Mapping[str, Any]] = ()
+    latency: Latency | None = None
+    self_taught: bool = False
+    notes: Sequence[str] = ()
+
+    @property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """Arm -> its seeds."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        if not {"distilled"} <= set(self.seeds) <= {"control", "distilled"}:
+            raise DataError(four_parts(
+                "the arms can't be reported", got=sorted(self.seeds), expected='"distilled", and "control" where there is one',
+                otherwise="There would be nothing to compare", do="Train the distilled arm and a control"))
+        if not 0 <= self.shipped < len(self.seeds["distilled"]):
+            raise DataError(four_parts("shipped names no seed", got=self.shipped, expected=f"0..{len(self.seeds['distilled']) - 1}",
+                                       otherwise="Gates would test another student than the one that ships", do="Give a position in seeds"))
+
+
+def same_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
+    """DataError for the first {what: (got, expected)} that differ."""
+    for what, (got, expected) in shapes.items():
+        if got != expected:
+            raise DataError(four_parts(
+                f"{what} has the wrong shape", got=got, expected=expected,
+                otherwise="Rows of different examples would be compared", do="Give one row an example and class"))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What the students of one arm said, every seed of it.
+
+    logits_test: (S, n, C) float. logits_val: (S, m, C) float, m may be 0. seeds: (S,) the seeds' numbers, in that order.
+    """
+
+    logits_test: np.ndarray
+    logits_val: np.ndarray
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Facts):
+    """What classifiers said.
+
+    Attributes:
         classes: (C,) names. groups: class name -> group name, may be empty or leave classes out.
         class_counts: (C,) labelled training rows of each class (the trivial predictor and the positive class come from it).
         class_weights: (C,) how much a class counts in the metric; None is equal.
-        split: `Split.describe()`.
         ids_test: (n,) str. labels_test: (n,) int, -1 is unlabelled (left out of every figure). labels_val: (m,).
         teacher_log_probs_test, teacher_log_probs_val: (n, C), (m, C) natural logarithms at T = 1 (`Knowledge.log_probs(1.0)`).
         teacher_tempered_test: {T: (n, C) log-probabilities}; empty: made from the rows at T = 1, which is exact for one member.
         temperature: the objective's temperature, 1.0 where it has none.
         arms: "distilled", and "control" unless the recipe has none.
-        control: "no_teacher", "init_only" or "none". control_reason: what the recipe gives as the reason for "none".
-        shipped: position in `arms["distilled"].seeds` of the seed that ships (best by validation).
-        teacher, student: sizes.
-        curves: rows of metrics.jsonl: "arm", "seed", "step" (and "epoch"), other numeric fields are series by name.
-        selftest: rows {"check", "result", "figure"} of the self-test, passed on as they are.
         duplicates: positions of the test rows that are also in train.
-        gates: as in the recipe, e.g. {"min_kept": 0.95, "verdict": ["helps"]} (`evaluation.claims.check_gates`).
-        provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
-        exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
-        self_taught: the teacher is the student's own past, average or deeper part: what is kept of it says nothing.
-        notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
 
     Raises DataError where shapes do not agree.
     """
 
-    name: str
-    metric: str
+    task: ClassVar[str] = "classification"
     classes: tuple[str, ...]
     class_counts: np.ndarray
     ids_test: np.ndarray
@@ -96,33 +149,20 @@ class Facts:
     teacher_log_probs_test: np.ndarray
     teacher_log_probs_val: np.ndarray
     arms: Mapping[str, Arm]
-    shipped: int
-    teacher: Size
-    student: Size
-    task: str = "classification"
     groups: Mapping[str, str] = field(default_factory=dict)
     class_weights: Sequence[float] | None = None
-    split: Mapping[str, Any] = field(default_factory=dict)
     teacher_tempered_test: Mapping[float, np.ndarray] = field(default_factory=dict)
     temperature: float = 1.0
-    control: str = "no_teacher"
-    control_reason: str = ""
-    curves: Sequence[Mapping[str, Any]] = ()
-    selftest: Sequence[Mapping[str, Any]] = ()
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    gates: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    exports: Sequence[Mapping[str, Any]] = ()
-    latency: Latency | None = None
     thumbnail: Callable[[int], bytes | str] | None = None
-    self_taught: bool = False
-    notes: Sequence[str] = ()
+
+    @property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """Arm -> its seeds."""
+        return {name: arm.seeds for name, arm in self.arms.items()}
 
     def __post_init__(self) -> None:
-        if not {"distilled"} <= set(self.arms) <= {"control", "distilled"}:
-            raise DataError(four_parts(
-                "the arms can't be reported", got=sorted(self.arms), expected='"distilled", and "control" where there is one',
-                otherwise="There would be nothing to compare", do="Train the distilled arm and a control"))
+        super().__post_init__()
         n, m, c = len(self.labels_test), len(self.labels_val), len(self.classes)
         shapes = {"class_counts": (np.shape(self.class_counts), (c,)), "ids_test": (np.shape(self.ids_test), (n,)),
                   "teacher_log_probs_test": (np.shape(self.teacher_log_probs_test), (n, c)),
@@ -130,11 +170,42 @@ class Facts:
         for name, arm in self.arms.items():
             shapes[f"arms.{name}.logits_test"] = (np.shape(arm.logits_test), (len(arm.seeds), n, c))
             shapes[f"arms.{name}.logits_val"] = (np.shape(arm.logits_val), (len(arm.seeds), m, c))
-        for what, (got, expected) in shapes.items():
-            if got != expected:
-                raise DataError(four_parts(
-                    f"{what} has the wrong shape", got=got, expected=expected,
-                    otherwise="Rows of different examples would be compared", do="Give one row an example and class"))
-        if not 0 <= self.shipped < len(self.arms["distilled"].seeds):
-            raise DataError(four_parts("shipped names no seed", got=self.shipped, expected=f"0..{len(self.arms['distilled'].seeds) - 1}",
-                                       otherwise="Gates would test another student than the one that ships", do="Give a position in seeds"))
+        same_shapes(shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language(Facts):
+    """How well models of text told what comes next, counted by document (`evaluation.language.COLUMNS`).
+
+    Attributes:
+        documents: (D,) names of the test documents. sizes: (D,) bytes of UTF-8 of each, as far as they were read.
+        told: arm -> (S, D, K) tallies. numbers: arm -> the seeds' numbers.
+        teacher_told, trivial_told: (D, K). trivial: tokens by their frequency in the training rows.
+        agreement, kl_nats: arm -> (S,): share of positions with the teacher's first answer, and the mean KL(teacher || student), over
+            `compared` positions; empty where the teacher's rows are not at hand.
+    """
+
+    task: ClassVar[str] = "language"
+    documents: np.ndarray
+    sizes: np.ndarray
+    told: Mapping[str, np.ndarray]
+    numbers: Mapping[str, tuple[int, ...]]
+    teacher_told: np.ndarray
+    trivial_told: np.ndarray
+    agreement: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kl_nats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    compared: int = 0
+
+    @property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """Arm -> its seeds."""
+        return dict(self.numbers)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        d, k = len(self.documents), len(COLUMNS)
+        shapes = {"sizes": (np.shape(self.sizes), (d,)), "teacher_told": (np.shape(self.teacher_told), (d, k)),
+                  "trivial_told": (np.shape(self.trivial_told), (d, k))}
+        for name, told in self.told.items():
+            shapes[f"told.{name}"] = (np.shape(told), (len(self.numbers[name]), d, k))
+        same_shapes(shapes)

@@ -57,14 +57,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from understudy.evaluation import claims, fidelity
+from understudy.evaluation import claims
 from understudy.evaluation.compare import ONE_SEED
 from understudy.evaluation.retention import Estimate
+from understudy.report.classified import Classified
 from understudy.report.details import build as build_details
-from understudy.report.facts import Facts
+from understudy.report.facts import Classification, Facts, Language
 from understudy.report.measured import Measured
 from understudy.report.plain import plain
-from understudy.report.words import sentence, verdict_line
+from understudy.report.told import Told
+from understudy.report.words import NOUNS, sentence, verdict_line
 
 __all__ = ["sentence", "summarise", "verdict_line"]
 
@@ -73,20 +75,28 @@ UNTIMED = "wall-clock figures are in bench.json, because this file has to be the
 
 def summarise(facts: Facts) -> tuple[dict[str, Any], dict[str, Any]]:
     """(summary, details) as described above. Raises DataError for fewer than 2 labelled test rows, or arms with unequal seeds."""
-    measured = Measured(facts)
+    measured = measure(facts)
     summary = plain(_summary(measured))
     return summary, plain(build_details(measured, summary))
 
 
+def measure(facts: Facts) -> Measured:
+    """The figures of a task's facts."""
+    if isinstance(facts, Classification):
+        return Classified(facts)
+    assert isinstance(facts, Language)
+    return Told(facts)
+
+
 def _summary(measured: Measured) -> dict[str, Any]:
     facts, found = measured.facts, measured.verdict
-    seeds = len(facts.arms["distilled"].seeds)
-    kept_conditions = f"{facts.metric}, {len(measured.rows)} test rows, {seeds} seeds, trivial predictor taken off"
+    seeds = len(facts.seeds["distilled"])
+    kept_conditions = f"{facts.metric}, {measured.items} test {NOUNS[facts.task]}, {seeds} seeds, trivial predictor taken off"
     promises = claims.usual(measured.kept("distilled"), kept_conditions, (facts.student.macs, facts.teacher.macs),
                             (facts.student.bytes, facts.teacher.bytes), Estimate(None, None, UNTIMED), UNTIMED)
     return {
         "schema": 1, "name": facts.name, "task": facts.task, "metric": facts.metric, "higher_is_better": measured.higher,
-        "examples": len(measured.rows), "trivial": measured.value("trivial"),
+        "examples": measured.items, "trivial": measured.value("trivial"),
         "teacher": {"value": measured.value("teacher"), "parameters": facts.teacher.parameters, "bytes": facts.teacher.bytes,
                     "members": facts.teacher.members},
         "arms": {arm: _arm(measured, arm) | (_distilled(measured) if arm == "distilled" else {}) for arm in measured.arms},
@@ -106,7 +116,7 @@ def _arm(measured: Measured, arm: str) -> dict[str, Any]:
 
 
 def _distilled(measured: Measured) -> dict[str, Any]:
-    found, arm = measured.verdict, measured.arms["distilled"]
+    found = measured.verdict
     kept = measured.kept("distilled")
     return {
         "shipped": measured.shipped["value"],
@@ -118,20 +128,10 @@ def _distilled(measured: Measured) -> dict[str, Any]:
         "difference": {"value": found.difference, "ci95": found.ci95} if found else None,
         "p_value": found.p_value if found else None,
         "smallest_visible": found.smallest_visible if found else None,
-        "fidelity": {"agreement": fidelity.agreement(arm, measured.teacher).mean(),
-                     "kl_nats": fidelity.kl_nats(arm, measured.teacher).mean()},
-        "worst_slice": _worst(measured),
+        "fidelity": measured.closeness("distilled"),
+        "worst_slice": measured.worst_slice(),
     }
 
 
 def _ratio(estimate: Estimate) -> dict[str, Any]:
     return {"value": estimate.value, "ci95": estimate.ci95}
-
-
-def _worst(measured: Measured) -> dict[str, Any] | None:
-    if measured.worst is None:
-        return None
-    name, where = measured.worst
-    rows = measured.worst_rows
-    return {"name": f"class={name}", **{model: right[..., rows].mean() for model, right in measured.right.items() if model != "control"},
-            **({"chosen_on": where} if where == "test" else {})}

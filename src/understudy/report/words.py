@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from understudy.evaluation.metrics import LABELS
+from understudy.evaluation.metrics import LABELS, unit
 
+NOUNS = {"classification": "rows", "language": "documents"}
+"""What is counted as one item of the test, by task."""
 CLEAR_LOSS = 0.05
 """A worst class that is this much below the teacher is named in the sentence."""
 
@@ -20,7 +22,7 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     arms = summary["arms"]
     distilled = arms["distilled"]
     metric, seeds = summary["metric"], len(distilled["seeds"])
-    basis = f"{seeds} seed{'s' if seeds > 1 else ''}, {summary['examples']} test rows"
+    basis = f"{seeds} seed{'s' if seeds > 1 else ''}, {summary['examples']} test {NOUNS[summary.get('task', 'classification')]}"
     head = f"{LABELS[metric]} {_value(distilled['mean'], metric)}"
     if distilled["verdict"] is None:
         parts = [f"no control, so no verdict: {head} ({basis})"]
@@ -34,7 +36,10 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
         parts.append(f"keeps {_percent(distilled['kept']['value'])} of the teacher{of_it}")
     worst = distilled["worst_slice"]
     if worst is not None:
-        parts.append(f"worst {_name(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
+        if worst.get("unit", "fraction") == "fraction":
+            parts.append(f"worst {_name(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
+        else:
+            parts.append(f"{_name(worst['name'])}: {worst['distilled']:.3f} {worst['unit']} (teacher {worst['teacher']:.3f})")
     return "; ".join(parts)
 
 
@@ -63,7 +68,7 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
         return f"Don't ship the distilled student: the same student {alone} is better by {gain}{gate_clause}."
     if distilled["verdict"] == "helps":
         worst = distilled["worst_slice"]
-        behind = worst["teacher"] - worst["distilled"] if worst is not None else 0.0
+        behind = worst["teacher"] - worst["distilled"] if worst is not None and "unit" not in worst else 0.0
         watch = ""
         if behind >= CLEAR_LOSS:
             watch = f", and look at {_name(worst['name'])} first: it is {100 * behind:.1f} points below the teacher there"
@@ -88,7 +93,7 @@ def _over_start(verdict: str, gain: str, missed: Sequence[str]) -> str:
 
 def _change(distilled: Mapping[str, Any], metric: str) -> str:
     difference, visible = distilled["difference"], distilled["smallest_visible"]
-    change = _signed(difference["value"], metric) + (" nats" if metric == "log_loss" else " points")
+    change = _signed(difference["value"], metric) + (" points" if unit(metric) == "fraction" else f" {unit(metric)}")
     if difference["ci95"] is None:
         return f"{change}, no interval from one seed"
     low, high = (_signed(end, metric) for end in difference["ci95"])
@@ -102,15 +107,15 @@ def _name(name: str) -> str:
 
 
 def _value(value: float, metric: str) -> str:
-    return f"{value:.3f} nats" if metric == "log_loss" else _percent(value)
+    return _percent(value) if unit(metric) == "fraction" else f"{value:.3f} {unit(metric)}"
 
 
 def _size(value: float, metric: str) -> str:
-    return f"{value:.3f} nats" if metric == "log_loss" else f"{100 * value:.1f} points"
+    return f"{100 * value:.1f} points" if unit(metric) == "fraction" else f"{value:.3f} {unit(metric)}"
 
 
 def _signed(value: float, metric: str) -> str:
-    return f"{value:+.3f}" if metric == "log_loss" else f"{100 * value:+.1f}"
+    return f"{100 * value:+.1f}" if unit(metric) == "fraction" else f"{value:+.3f}"
 
 
 def _percent(value: float) -> str:

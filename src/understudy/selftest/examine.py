@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from understudy.errors import SelfTestError
-from understudy.selftest import data, layers, objective, stored, teacher
+from understudy.selftest import data, language, layers, objective, stored, teacher
 from understudy.selftest.subject import Check, Named, Subject
 
 Looks = tuple[tuple[str, Callable[[Subject], Check]], ...]
@@ -36,6 +36,15 @@ CHECKS: Looks = (
     ("overlap", data.overlap),
 )
 """In an order in which the first fault is the cause of those behind it."""
+
+OF_EXAMPLES = {"class-order", "preprocessing", "teacher-below-trivial"}
+LANGUAGE: Looks = (
+    *(look for look in CHECKS if look[0] not in OF_EXAMPLES),
+    ("shifted-positions", language.shifted),
+    ("teacher-below-trivial", language.below_trivial),
+    ("looks-ahead", language.looks_ahead),
+)
+"""For models that say what comes next: classes are tokens there, and the order is that of the text."""
 
 NO_ANSWER = "no-answer"
 ENDS = {

@@ -202,6 +202,9 @@ def output(subject: Subject) -> Check:
     knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
     student = fresh(subject, False)
     said: list[Tensor] = []
+    head = getattr(student, "head", None)
+    if batch.positions is not None and isinstance(head, nn.Linear):  # of sequences the logits may never be there
+        said.append(head.weight)
     handle = student.register_forward_hook(lambda module, given, answer: said.append(answer))
     try:
         _, terms = forwarded(subject.objectives, subject.shapes, student, batch, knowledge, 1.0)
@@ -233,7 +236,10 @@ def sensitivity(subject: Subject) -> Check:
     # Classes take turns in the batch, so the neighbour's row is another class's. Half of the rows, each twice: what compares the batch's
     # answers as a set (logits.Wasserstein) would not notice that the same rows are in another order.
     half = batch.ids[: (len(batch.ids) + 1) // 2]
-    wrong = subject.teacher.teach(subject.batch(torch.cat([half, half])[: len(batch.ids)].roll(1), batch.view))
+    if batch.positions is None:
+        wrong = subject.teacher.teach(subject.batch(torch.cat([half, half])[: len(batch.ids)].roll(1), batch.view))
+    else:
+        wrong = right.select(torch.arange(len(batch.rows().labels)).roll(1))
     least = dict.fromkeys(taught, 0.0)
     for disturbed in (False, True):
         student = fresh(subject, disturbed)
@@ -293,7 +299,7 @@ def forwarded(
 
 def mixed_batch(subject: Subject) -> Batch:
     """A batch as students get it, in which the classes take turns as far as their rows reach."""
-    rows = spread(subject.learnt_rows, 16 * BATCH)
+    rows = spread(subject.learnt_rows, subject.most(16 * BATCH))
     labels = subject.rows.labels.index_select(0, rows).numpy()
     order = np.argsort(labels, kind="stable")
     turn = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

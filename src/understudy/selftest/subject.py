@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.collate import Rows
+from understudy.collate import Rows, Windows
 from understudy.errors import DataError, four_parts
 from understudy.objective import Objective
 from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
@@ -25,12 +25,15 @@ PROBE = 1000
 """Labelled rows that are judged at most: enough for every test here, and one forward pass of them is what the self-test costs."""
 LIVE_SAMPLE, STORED_SAMPLE = 64, 4096
 """Rows of the students' own that are looked at: computed ones, and looked-up ones, which cost next to nothing."""
+NUMBERS = 1 << 24
+"""Most numbers in the answers to rows of text that are judged at once: a vocabulary for every token is soon a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A teacher, and all that decides whether what it knows will arrive.
 
+    outputs: how many numbers an answer has: one a class, or a token.
     teacher: what the students learn from, live or stored. live: the live teacher where there is one (the same object, or beside a
         stored one). modules: the live teacher's modules, looked at for train mode and gradients.
     teacher_classes: names that the teacher brings, where it does. provides: what the teacher, or the store to be, gives.
@@ -45,6 +48,7 @@ class Subject:
     """
 
     classes: tuple[str, ...]
+    outputs: int
     teacher: Teacher
     live: Teacher | None
     modules: tuple[nn.Module, ...]
@@ -80,13 +84,19 @@ class Subject:
 
     def batch(self, rows: Tensor, view: int) -> Batch:
         """A batch of these rows under a view, with true labels."""
-        return Batch(rows, view, self.rows.inputs(rows, self.views, view), self.rows.labels.index_select(0, rows))
+        return self.rows.batch(rows, self.views, view)
+
+    def most(self, rows: int) -> int:
+        """So many rows, or fewer where each has many answers over a large vocabulary."""
+        if not isinstance(self.rows, Windows):
+            return rows
+        return max(2, min(rows, NUMBERS // (self.outputs * self.rows.stored.shape[1])))
 
     @cached_property
     def answers(self) -> Answers:
         """What the teacher says about the judged rows and about a sample of the students' rows; asked once."""
-        sample = self._ask(spread(self.learnt_rows, LIVE_SAMPLE if self.computes else STORED_SAMPLE), self.view)
-        probe = self.probe[:PROBE]
+        sample = self._ask(spread(self.learnt_rows, self.most(LIVE_SAMPLE if self.computes else STORED_SAMPLE)), self.view)
+        probe = self.probe[: self.most(PROBE)]
         if self.computes:
             return Answers(self._ask(probe, 0), sample, True)
         try:
@@ -96,10 +106,12 @@ class Subject:
             return Answers(sample, sample, False)
 
     def _ask(self, rows: Tensor, view: int) -> Heard:
-        parts = [heard(self.teacher.teach(self.batch(some, view)), len(self.classes)) for some in rows.split(256)]
+        batches = [self.batch(some, view) for some in rows.split(256)]
+        parts = [heard(self.teacher.teach(batch), self.outputs) for batch in batches]
         log_probs = np.concatenate([part[0] for part in parts])
         logits = None if any(part[1] is None for part in parts) else torch.cat([part[1] for part in parts if part[1] is not None])
-        return Heard(rows, self.rows.labels.index_select(0, rows).numpy(), log_probs, logits)
+        asked = [batch.rows() for batch in batches]
+        return Heard(torch.cat([one.ids for one in asked]), torch.cat([one.labels for one in asked]).numpy(), log_probs, logits)
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,7 @@ def spread(rows: Tensor, most: int) -> Tensor:
 
 def heard(knowledge: Knowledge, classes: int) -> tuple[np.ndarray, Tensor | None]:
     """((P, C) float64 log-probabilities, (P, M, C) float32 logits or None) of a teacher's answer; not finite where the answer is not."""
+    knowledge = knowledge.dense()
     logits = None if knowledge.logits is None else knowledge.logits.detach().float().cpu()
     if logits is not None:
         wide = Knowledge(logits=logits.double(), member_weights=knowledge.member_weights)

@@ -135,7 +135,7 @@ def finite(subject: Subject) -> Check:
 def class_count(subject: Subject) -> Check:
     """Teacher, student and data know the same number of classes."""
     check = Named("class-count")
-    classes = len(subject.classes)
+    classes = subject.outputs
     found = {"the teacher's answers": subject.answers.judged.log_probs.shape[1], "its sample": subject.answers.sample.log_probs.shape[1]}
     if subject.teacher_classes is not None:
         found["the teacher's names"] = len(subject.teacher_classes)

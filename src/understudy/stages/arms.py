@@ -27,13 +27,14 @@ from understudy.objectives.exits import DeepExits
 from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.run_folder import RunFolder, link, sweep
-from understudy.stages.common import class_counts, digest, fresh_student, hash_of, metric_identity, outputs, plan_of, steps_of, validator
+from understudy.stages import tasks
+from understudy.stages.common import class_counts, digest, fresh_student, hash_of, metric_identity, plan_of, steps_of
 from understudy.stages.company import Company, gather, others
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import matched
 from understudy.stages.teach import living
 from understudy.students import exits
-from understudy.students.weights import load_weights, weights_file
+from understudy.students.weights import load_weights, serialise, weights_file
 from understudy.teachers import local
 from understudy.training.fit import Fitted, Plan, fit, lines
 from understudy.training.numerics import Numerics
@@ -76,7 +77,8 @@ class Job:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: logits (S, n, C) on test and (S, m, C) on validation rows, rows of metrics, and each seed's best validation value.
+    """One arm: its answers on test (S, n, C) and validation rows (S, m, C), as the task keeps them (logits, or tallies of documents), rows
+    of metrics, and each seed's best validation value.
 
     companions: {"test": (S, n, C), "validation": (S, m, C)} what taught it, at the end, where that learnt along; else empty.
     """
@@ -261,7 +263,7 @@ def _train_one(
     else:
         company = _gathered(job, arm, seed, student, plan)
         voice = company.voice
-        validate = validator(tree, prepared, plan.numerics)
+        validate = tasks.validator(tree, prepared, plan.numerics)
         begun = time.perf_counter()
         try:
             fitted = fit(
@@ -294,8 +296,8 @@ def _train_one(
         if isinstance(objective, DeepExits):
             shapes = {tap: job.shapes.student[tap] for tap in objective.layers}
             (width,) = job.shapes.student[objective.embedding]
-            exits.save(place / EXITS, term, shapes, width, len(prepared.classes))
-    atomic.write_bytes(place / "student.safetensors", save({name: value.contiguous() for name, value in student.state_dict().items()}))
+            exits.save(place / EXITS, term, shapes, width, prepared.outputs)
+    atomic.write_bytes(place / "student.safetensors", serialise(student))
     atomic.write_bytes(place / "outputs.safetensors", save(found))
     atomic.write_text(place / "metrics.jsonl", lines(fitted.rows))
     atomic.write_json(place / "result.json", {"best": fitted.best, "notes": notes, "steps": job.steps})
@@ -303,7 +305,7 @@ def _train_one(
 
 
 def _said(model: nn.Module, prepared: Prepared, rows: Tensor, numerics: Numerics) -> Tensor:
-    return outputs(model, prepared.rows, rows, numerics) if len(rows) else torch.zeros(0, len(prepared.classes))
+    return tasks.of(prepared).answers(model, prepared, rows, numerics)
 
 
 def _read(target: Path, name: str, seed: int) -> dict[str, Any]:

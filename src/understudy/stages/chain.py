@@ -12,8 +12,9 @@ from understudy.objective import Objective
 from understudy.recipe import Training
 from understudy.records import Shapes
 from understudy.stages import record
-from understudy.stages.common import make_model, outputs
+from understudy.stages.common import make_model
 from understudy.stages.prepare import Prepared
+from understudy.stages.tasks import classification
 from understudy.stages.taught import Taught
 from understudy.stages.teach import Lesson, Making, local_teacher, size_of, trained
 from understudy.stages.teach import obtain as obtain_teacher
@@ -61,18 +62,18 @@ def _stage(making: Making, stage: Mapping[str, Any], name: str, objectives: list
     module = make_model(stage["model"], prepared, making.given, index, name, "weights")
     training = stage["train"]
     numerics = Numerics(training["precision"], training["memory_format"], training["compile"])
-    shapes = Shapes(len(prepared.classes), len(prepared.examples))
+    shapes = Shapes(prepared.outputs, len(prepared.examples))
     lesson = Lesson(name, name, tuple(objectives), source, record.identity(header), prepared.distilled, prepared.validation, shapes)
     rows, notes = trained(making, lesson, entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     finished = local.Teacher(place, local.fingerprint(module, stage["model"]), numerics.precision, numerics.memory_format)
-    return Taught(finished, size_of(module, prepared.shape), rows, (module,), notes=notes)
+    return Taught(finished, size_of(module, prepared.example()), rows, (module,), notes=notes)
 
 
 def _cost(prepared: Prepared, taught: Taught, name: str, metric: str) -> str:
     """What a stage weighs, how good it is, and how long it learnt."""
     which = prepared.validation if len(prepared.validation) else prepared.test
-    logits = outputs(taught.modules[0], prepared.rows, which, Numerics())
+    logits = classification.Task().answers(taught.modules[0], prepared, which, Numerics())
     right = float((logits.argmax(1) == prepared.rows.labels[which]).float().mean())
     steps = sum(row["step"] for row in taught.rows[-1:])
     where = "validation" if len(prepared.validation) else "test"

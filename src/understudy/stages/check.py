@@ -10,16 +10,17 @@ import numpy as np
 
 from understudy.objective import Objective
 from understudy.records import Shapes, Teacher
-from understudy.selftest.examine import examine, raise_first
+from understudy.selftest.examine import CHECKS, LANGUAGE, Looks, examine, raise_first
 from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Subject
 from understudy.stages.arms import objectives_of
-from understudy.stages.common import class_counts, class_weights, fresh_student, plan_of, refuse_batch_of_one, steps_of
+from understudy.stages.common import class_counts, fresh_student, plan_of, refuse_batch_of_one, steps_of
 from understudy.stages.company import gather
 from understudy.stages.modes import refuse_modes
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.record import feature_headers, header_of, planned_header, probe
+from understudy.stages.tasks.classification import class_weights
 from understudy.stages.taught import Taught
 from understudy.stages.teach import living as living_teacher
 from understudy.store.schema import Header
@@ -33,8 +34,6 @@ def refuse_before_compute(tree: Mapping[str, Any], prepared: Prepared, given: Gi
     objectives = objectives_of(tree, class_counts(prepared))
     if all(teacher["kind"] != "stored" for teacher in tree["teacher"]):  # a store says itself what it keeps
         header = planned_header(tree, prepared)
-        if living_teacher(tree, given):  # nothing is stored: full rows
-            header = replace(header, keep="dense", k=0, temperatures=())
         seen = any(one.teacher_taps for one in objectives)  # that this teacher's layers can be seen was settled before
         raise_first(before_a_teacher(Aim(objectives, header, seen)))
     class_weights(tree, prepared.classes)
@@ -53,7 +52,7 @@ def before_recording(
 ) -> list[Check]:
     """All checks on the live teacher, whose matched layers are tapped from then on; raises SelfTestError for the first fault."""
     with taught.tapped(teacher_taps(objectives)):
-        checks = examine(_before(tree, prepared, taught, header, given, objectives, shapes))
+        checks = examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(prepared))
     raise_first(checks)
     return checks
 
@@ -87,7 +86,8 @@ def without_faults(
     if living_teacher(tree, given):
         return _company(tree, prepared, given, objectives, shapes)
     with taught.tapped(teacher_taps(objectives)):
-        return examine(_before(tree, prepared, taught, header_of(tree, prepared, taught, rights), given, objectives, shapes))
+        header = header_of(tree, prepared, taught, rights)
+        return examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(prepared))
 
 
 def after_recording(
@@ -102,7 +102,7 @@ def after_recording(
     shapes: Shapes,
 ) -> list[dict[str, str]]:
     """The same checks on what the students will really get; returns the table for the report."""
-    checks = examine(subject(tree, prepared, taught, stored, header, given, objectives, shapes))
+    checks = examine(subject(tree, prepared, taught, stored, header, given, objectives, shapes), checks_of(prepared))
     raise_first(checks)
     live = {check.name: check for check in before}
     return [
@@ -115,12 +115,26 @@ def after_recording(
     ]
 
 
+def asked(
+    tree: Mapping[str, Any], prepared: Prepared, taught: Taught, given: Given, objectives: Sequence[Objective], shapes: Shapes
+) -> list[dict[str, str]]:
+    """The self-test of a teacher that is asked in every step; raises SelfTestError for the first fault, returns the table."""
+    checks = examine(subject(tree, prepared, taught, taught.fixed, None, given, objectives, shapes), checks_of(prepared))
+    raise_first(checks)
+    return [{"check": check.name, "result": check.result, "figure": check.figure} for check in checks]
+
+
+def checks_of(prepared: Prepared) -> Looks:
+    """The checks that this data's answers allow."""
+    return LANGUAGE if prepared.generative else CHECKS
+
+
 def subject(
     tree: Mapping[str, Any],
     prepared: Prepared,
     taught: Taught,
     teacher: Teacher,
-    header: Header,
+    header: Header | None,
     given: Given,
     objectives: Sequence[Objective],
     shapes: Shapes,
@@ -146,6 +160,7 @@ def _subject(
     rows = probe(prepared)
     return Subject(
         classes=prepared.classes,
+        outputs=prepared.outputs,
         teacher=teacher,
         live=teacher,
         modules=(),

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy import kinds, randomness
-from understudy.collate import READY_BYTES, Rows
 from understudy.errors import RecipeError, four_parts
-from understudy.evaluation import metrics
+from understudy.preprocess.passages import Passages
+from understudy.preprocess.text import Text
+from understudy.stages import reading
 from understudy.stages.prepare import Given, Prepared
 from understudy.training.fit import Plan
 from understudy.training.numerics import Numerics
 from understudy.training.optimizer import Recipe as OptimizerRecipe
-from understudy.training.step import logits
 
 
 def digest(value: Any) -> str:
@@ -40,9 +38,17 @@ def make_model(spec: Mapping[str, Any], prepared: Prepared, given: Given, *seed:
     """A freshly initialised model; the same seed gives the same weights. classes: where they are not all of the data's."""
     with randomness.seeded(*seed):
         if "factory" in spec:
-            return _factory(spec, prepared, given, classes or len(prepared.classes))
-        options = {key: value for key, value in spec.items() if key != "arch"}
-        return kinds.configure("models", spec["arch"], options).build(prepared.shape, classes or len(prepared.classes))
+            return _factory(spec, prepared, given, classes or prepared.outputs)
+        options = {key: value for key, value in complete(spec, prepared).items() if key != "arch"}
+        return kinds.configure("models", spec["arch"], options).build(prepared.shape, classes or prepared.outputs)
+
+
+def complete(spec: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
+    """An architecture's mapping with what the data's tokenizer says of it."""
+    read = prepared.preprocess
+    if isinstance(read, Passages):
+        return reading.filled(spec, read.vocabulary, read.pad, read.start)
+    return reading.filled(spec, read.vocabulary, read.pad) if isinstance(read, Text) else dict(spec)
 
 
 def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> nn.Module:
@@ -93,68 +99,17 @@ def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given, classes:
     return built
 
 
-def outputs(model: nn.Module, rows: Rows, which: Tensor, numerics: Numerics) -> Tensor:
-    """(n, C) float32 logits of the plain rows, in their order."""
-    return answers(model, inputs_of(rows, which, numerics), numerics)
-
-
-def inputs_of(rows: Rows, which: Tensor, numerics: Numerics) -> Iterator[Tensor]:
-    """The plain rows as model inputs, 1,024 at a time."""
-    for batch in rows.batches(which, 1024):
-        last = numerics.channels_last and batch.inputs.ndim == 4
-        yield batch.inputs.contiguous(memory_format=torch.channels_last) if last else batch.inputs
-
-
-@torch.inference_mode()
-def answers(model: nn.Module, inputs: Iterable[Tensor], numerics: Numerics) -> Tensor:
-    """(n, C) float32 logits."""
-    model.eval()
-    parts = [logits(model, part, numerics.autocast) for part in inputs]
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
-
-
-def class_weights(tree: Mapping[str, Any], classes: Sequence[str]) -> list[float] | None:
-    """(C,) how much each class counts in the metric, None where all count the same. Raises RecipeError for an unknown class."""
-    wanted = tree["metric_weights"]
-    for name in wanted:
-        if name not in classes:
-            raise RecipeError(kinds.unknown("class in metric_weights", name, classes))
-    return [float(wanted.get(name, 1.0)) for name in classes] if wanted else None
-
-
 def metric_identity(tree: Mapping[str, Any]) -> Any:
     """What the choice of the best weights depends on."""
     return [tree["metric"], tree["metric_weights"]] if tree["metric_weights"] else tree["metric"]
 
 
-def validator(
-    tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics, which: Tensor | None = None
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """A function that gives {metric, log_loss} of a model on the validation rows, or some of them; None where there are none."""
-    rows, metric = prepared.rows, tree["metric"]
-    which = prepared.validation if which is None else which
-    if not len(which):
-        return None
-    labels = rows.labels[which]
-    few = 4 * len(which) * math.prod(rows.stored.shape[1:]) <= READY_BYTES // 8
-    ready = list(inputs_of(rows, which, numerics)) if few else None
-    positive, weights = metrics.positive_class(class_counts(prepared)), class_weights(tree, prepared.classes)
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        inputs = ready if ready is not None else inputs_of(rows, which, numerics)
-        log_probs = torch.log_softmax(answers(model, inputs, numerics), dim=1)
-        found = {"log_loss": float(-log_probs.gather(1, labels[:, None]).mean())}
-        if metric == "accuracy" and weights is None:
-            return {"accuracy": float((log_probs.argmax(1) == labels).float().mean()), **found}
-        scores = metrics.scores(metric, log_probs.double().numpy(), labels.numpy(), positive=positive, class_weights=weights)
-        return {metric: float(scores.mean()), **found}
-
-    return validate
-
-
 def class_counts(prepared: Prepared) -> np.ndarray:
-    """(C,) labelled training rows of each class, as the control sees them."""
-    return np.bincount(prepared.student_rows.labels[prepared.control].numpy(), minlength=len(prepared.classes))
+    """(C,) labelled training rows of each class, as the control sees them; of text how often each token has to be told."""
+    if prepared.generative:
+        tokens = prepared.rows.stored[prepared.control][:, 1:].flatten()
+        return np.bincount(tokens[tokens >= 0].numpy(), minlength=prepared.outputs)
+    return np.bincount(prepared.student_rows.labels[prepared.control].numpy(), minlength=prepared.outputs)
 
 
 def steps_of(training: Mapping[str, Any], examples: int) -> int:

@@ -5,31 +5,38 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from understudy import atomic, kinds, pictures
 from understudy.errors import DataError, four_parts
 from understudy.events import Event, OnEvent
+from understudy.preprocess.passages import Passages
+from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
-from understudy.records import Batch, Knowledge
+from understudy.records import Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Facts, Latency, Size
+from understudy.report.facts import Arm, Classification, Facts, Language, Latency, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
-from understudy.stages.common import class_counts, class_weights, fresh_student
+from understudy.stages.common import class_counts, complete, fresh_student
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
+from understudy.stages.tasks.classification import class_weights
+from understudy.stages.tasks.language import Documents, likeness
 from understudy.stages.teach import size_of
 from understudy.students import artefact
+from understudy.students.weights import load_weights
+from understudy.training.numerics import Numerics
 
+PROBED, PROBED_TEXTS = 512, 8
+"""Held-out rows on which an artefact has to agree with the student: of text few, as every token of a row has an answer."""
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 
 
@@ -41,46 +48,80 @@ def facts_of(
     provenance: Mapping[str, Any],
     exports: Sequence[Mapping[str, Any]],
     latency: Latency | None,
+    trained: Callable[[str, int], nn.Module],
 ) -> Facts:
-    """Everything the report is made from."""
-    prepared, taught, shipped = lessons.data, lessons.taught, shipped_seed(tree, arms["distilled"])
-    said = lessons.said(arms["distilled"], shipped)
+    """Everything the report is made from. trained: the student of an arm and a seed."""
+    shipped = shipped_seed(tree, arms["distilled"])
+    common: dict[str, Any] = {
+        "name": tree["name"],
+        "metric": tree["metric"],
+        "split": lessons.data.split.describe(),
+        "control": tree["training"]["control"],
+        "control_reason": tree["training"]["control_reason"],
+        "shipped": shipped,
+        "teacher": lessons.taught.size,
+        "student": student,
+        "curves": [*lessons.taught.rows, *(row for arm in arms.values() for row in arm.rows)],
+        "selftest": list(lessons.table),
+        "gates": tree["gates"],
+        "provenance": provenance,
+        "exports": list(exports),
+        "latency": latency,
+        "self_taught": lessons.scheduled == "self",
+        "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
+    }
+    if lessons.data.generative:
+        return _told(lessons, arms, common, trained)
+    return _classified(tree, lessons, arms, shipped, common)
+
+
+def _classified(
+    tree: Mapping[str, Any], lessons: Lessons, arms: Mapping[str, ArmResult], shipped: int, common: Mapping[str, Any]
+) -> Facts:
+    prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
     test = prepared.test.numpy()
-    duplicates = np.flatnonzero(np.isin(test, prepared.duplicates))
-    return Facts(
-        name=tree["name"],
-        metric=tree["metric"],
+    return Classification(
+        **common,
         classes=prepared.classes,
         class_counts=class_counts(prepared),
         class_weights=class_weights(tree, prepared.classes),
         groups=prepared.examples.groups or {},
-        split=prepared.split.describe(),
         ids_test=prepared.examples.ids[test],
         labels_test=prepared.examples.labels[test],
         labels_val=prepared.examples.labels[prepared.validation.numpy()],
-        teacher_log_probs_test=spoken(said["test"], len(prepared.classes)),
-        teacher_log_probs_val=spoken(said["validation"], len(prepared.classes)),
+        teacher_log_probs_test=spoken(said["test"], prepared.outputs),
+        teacher_log_probs_val=spoken(said["validation"], prepared.outputs),
         teacher_tempered_test={
             t: said["test"].log_probs(t).numpy() for t in sorted({*TEMPERATURES, float(temperature)}) if said["test"].logits is not None
         },
         temperature=float(temperature),
-        control=tree["training"]["control"],
-        control_reason=tree["training"]["control_reason"],
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
-        shipped=shipped,
-        teacher=taught.size,
-        student=student,
-        curves=[*taught.rows, *(row for arm in arms.values() for row in arm.rows)],
-        selftest=list(lessons.table),
-        duplicates=duplicates,
-        gates=tree["gates"],
-        provenance=provenance,
-        exports=list(exports),
-        latency=latency,
+        duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
         thumbnail=pictures.thumbnails(prepared.examples, test),
-        self_taught=lessons.scheduled == "self",
-        notes=[*prepared.notes, *taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
+    )
+
+
+def _told(
+    lessons: Lessons, arms: Mapping[str, ArmResult], common: Mapping[str, Any], trained: Callable[[str, int], nn.Module]
+) -> Facts:
+    prepared = lessons.data
+    test = Documents(prepared, prepared.test)
+    alike = {
+        name: likeness(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], Numerics())
+        for name, arm in arms.items()
+    }
+    return Language(
+        **common,
+        documents=test.names,
+        sizes=test.sizes,
+        told={name: arm.logits_test for name, arm in arms.items()},
+        numbers={name: arm.seeds for name, arm in arms.items()},
+        teacher_told=test.heard(lessons.taught.fixed),
+        trivial_told=test.trivial(class_counts(prepared)),
+        agreement={name: np.array([one.same / one.positions for one in found]) for name, found in alike.items()},
+        kl_nats={name: np.array([one.kl / one.positions for one in found]) for name, found in alike.items()},
+        compared=alike["distilled"][0].positions,
     )
 
 
@@ -99,16 +140,22 @@ def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
     return int(np.argmax(values) if higher_is_better(tree["metric"]) else np.argmin(values))
 
 
+def trained_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, arm: str, seed: int) -> nn.Module:
+    """The student of an arm and a seed, in eval mode."""
+    module = fresh_student(tree, prepared, given, seed)
+    load_weights(module, folder.arm(arm, seed) / "student.safetensors")
+    return module.eval()
+
+
 def shipped_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, seed: int) -> nn.Module:
     """The student that ships, in eval mode."""
-    module = fresh_student(tree, prepared, given, seed)
-    module.load_state_dict(load_file(folder.arm("distilled", seed) / "student.safetensors"))
-    return module.eval()
+    return trained_module(tree, prepared, given, folder, "distilled", seed)
 
 
 def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str) -> Path:
     """Write `student/`: the shipped seed's weights, everything needed to use them, and its card."""
-    model = dict(tree["student"]["model"])
+    portable: Any = getattr(module, "portable", dict)
+    model = complete(tree["student"]["model"], prepared) | portable()
     if model.get("arch") == GIVEN:
         model = {"arch": None, "class": type(module).__name__}
     exits = folder.arm("distilled", seed) / EXITS
@@ -123,6 +170,7 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
         preprocess=prepared.preprocess.to_dict(),
         card=about,
         extra={"run": tree["name"], "seed": seed, "metric": tree["metric"]},
+        files=prepared.preprocess.files if isinstance(prepared.preprocess, Text | Passages) else {},
     )
 
 
@@ -135,7 +183,7 @@ def refuse_exports(tree: Mapping[str, Any]) -> None:
 def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
     """Every artefact of the recipe, each checked against the student on held-out rows before it is called done."""
     rows = []
-    probe = prepared.rows.stored[prepared.test[:512]].numpy()
+    probe = prepared.rows.stored[prepared.test[:PROBED_TEXTS if prepared.generative else PROBED]].numpy()
     for index, name in enumerate(tree["export"]):
         on_event(Event("export", "progress", name, index / len(tree["export"])))
         found = kinds.configure("export", name, {}).export(folder.path / "student", folder.path / "exports", probe, module)
@@ -157,7 +205,7 @@ def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int 
     if taught.header is not None or lessons.teacher is None:
         return None
     row = prepared.test[:1]
-    batch = Batch(row, 0, prepared.rows.inputs(row), prepared.rows.labels[row])
+    batch = prepared.rows.batch(row)
     times: dict[str, list[float]] = {"teacher": [], "student": []}
     with torch.inference_mode():
         for index in range(rounds + 3):
@@ -171,7 +219,7 @@ def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int 
 
 def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:
     """Parameters, bytes and multiply-accumulates of the student."""
-    return size_of(fresh_student(tree, prepared, given, 0), prepared.shape)
+    return size_of(fresh_student(tree, prepared, given, 0), prepared.example())
 
 
 def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:

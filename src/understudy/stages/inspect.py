@@ -18,7 +18,7 @@ from understudy import kinds, recipe
 from understudy.errors import RecipeError, four_parts
 from understudy.randomness import seeded
 from understudy.stages.common import fresh_student
-from understudy.stages.layers import VISIBLE, seen_teacher
+from understudy.stages.layers import VISIBLE, seen_teacher, teachers_reading
 from understudy.stages.prepare import Given, prepare
 from understudy.students import artefact, taps
 
@@ -87,14 +87,16 @@ def _of_recipe(source: str, overrides: Sequence[str], whose: Whose | None, given
             )
         )
     prepared = prepare(wanted, given)
-    inputs = prepared.rows.inputs((prepared.distilled if len(prepared.distilled) else prepared.test)[:1].repeat(2))
+    rows = (prepared.distilled if len(prepared.distilled) else prepared.test)[:1].repeat(2)
+    inputs = prepared.rows.inputs(rows)
     modules = {"student": fresh_student(tree, prepared, given, 0)}
     if seen:
         modules["teacher"] = seen_teacher(tree, prepared, given, "--model teacher")
-    listed = {name: taps.listing(module.eval(), inputs) for name, module in modules.items()}
+    read = {"student": inputs, "teacher": teachers_reading(tree, prepared, given).rows.inputs(rows)}
+    listed = {name: taps.listing(module.eval(), read[name]) for name, module in modules.items()}
     pairs = _auto(listed["student"], listed.get("teacher", listed["student"]))
     return [
-        _described(name, module, inputs, len(prepared.classes), listed[name], pairs)
+        _described(name, module, read[name], prepared.outputs, listed[name], pairs)
         for name, module in modules.items()
         if whose in (None, name)
     ]

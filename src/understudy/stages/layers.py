@@ -24,7 +24,7 @@ AUTO = "auto"
 
 def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Shapes:
     """Fill in the layers of a resolved recipe in place; the shapes of every tap. Raises RecipeError before any compute."""
-    plain = Shapes(classes=len(prepared.classes), examples=len(prepared.examples))
+    plain = Shapes(classes=prepared.outputs, examples=len(prepared.examples))
     asking = [entry for entry in tree["objective"] if "layers" in entry]
     if not asking:
         return plain
@@ -33,11 +33,12 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
     student = fresh_student(tree, prepared, given, 0)
     matching = [entry for entry in asking if issubclass(kinds.find("objectives", entry["kind"]), LayerObjective)]
     teacher = seen_teacher(tree, prepared, given, matching[0]["kind"]) if matching else None
+    theirs = teachers_reading(tree, prepared, given).rows.inputs(rows)
     seen: dict[int, list[taps.Seen]] = {}
 
     def of(module: nn.Module) -> list[taps.Seen]:
         if id(module) not in seen:
-            seen[id(module)] = taps.listing(module, inputs)
+            seen[id(module)] = taps.listing(module, theirs if module is teacher else inputs)
         return seen[id(module)]
 
     for entry in asking:
@@ -57,7 +58,7 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
         plain.classes,
         plain.examples,
         _shapes(student, [tap for one in objectives for tap in one.student_taps], inputs, "the student"),
-        {} if teacher is None else _shapes(teacher, [tap for one in objectives for tap in one.teacher_taps], inputs, "the teacher"),
+        {} if teacher is None else _shapes(teacher, [tap for one in objectives for tap in one.teacher_taps], theirs, "the teacher"),
     )
     for objective, entry in zip(objectives, asking, strict=True):
         try:
@@ -100,6 +101,12 @@ def _refuse_shared(objective: Objective, kind: str) -> None:
                 do="Write the pairs one by one",
             )
         )
+
+
+def teachers_reading(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Prepared:
+    """The data as the (first) teacher reads it."""
+    entry = tree["teacher"][0]
+    return prepared.read_by(entry.get("model") or {}) if given.teacher is None and entry["kind"] == "local" else prepared
 
 
 def seen_teacher(tree: Mapping[str, Any], prepared: Prepared, given: Given, asking: str) -> nn.Module:

@@ -120,6 +120,36 @@ def recorded(
     )
 
 
+def live(
+    tree: Mapping[str, Any],
+    data: Prepared,
+    taught: Taught,
+    objectives: Sequence[Objective],
+    shapes: Shapes,
+    given: Given,
+    stage: Stage,
+) -> Lessons:
+    """Nothing is recorded: a fixed teacher is asked in every step."""
+    taps = teacher_taps(objectives)
+    with taught.tapped(taps):
+        objectives, found = balanced(tree, objectives, data, given, shapes, taught.fixed)
+        table = stage("self-test", lambda: check.asked(tree, data, taught, given, objectives, shapes))
+    if isinstance(taught.teacher, local.Teacher):
+        taught.teacher.tap(taps)  # until `release`
+
+    def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
+        return {name: asked(taught.fixed, data, which) for name, which in (("test", data.test), ("validation", data.validation))}
+
+    identity = digest(["live", taught.fixed.fingerprint])
+    return Lessons(data, taught.fixed, identity, objectives, table, taught, said, notes=found, live=True)
+
+
+def asked(teacher: Teacher, data: Prepared, which: torch.Tensor) -> Knowledge:
+    """What a teacher answers to these rows, plain and in their order."""
+    parts = [teacher.teach(batch).row_logits() for batch in data.rows.batches(which, record.batch_of(data))]
+    return Knowledge(logits=torch.cat(parts) if parts else torch.zeros(0, data.outputs))
+
+
 def weights_of(tree: Mapping[str, Any], validation: Callable[[], Knowledge], data: Prepared) -> tuple[torch.Tensor | None, tuple[str, ...]]:
     """The members' weights that were learnt from the validation rows, where the recipe asks for it; and a sentence for the report."""
     if tree["teacher_weights"] != "learnt":

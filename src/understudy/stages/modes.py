@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,8 @@ MODULES = ("local", "assistants", "generations")
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """RecipeError, or DataError for a store, where a mode can't do what the recipe asks of it."""
+    if prepared.generative:
+        _running_text(tree, given)
     if tree["data"]["transfer"]["source"] != "examples":
         _without_data(tree, given)
     if given.teacher is not None:
@@ -53,6 +55,43 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
             _chain(tree, entry)
     for whose, make in _others(entries, prepared, given):
         refuse_answers(make(), whose, prepared)
+
+
+def refuse_running_text(prepared: Prepared, what: str) -> None:
+    """RecipeError where something is asked of running text that is not there for it."""
+    if prepared.generative:
+        raise RecipeError(
+            four_parts(
+                f"{what} is not there for running text",
+                got="data: corpus",
+                expected="examples with one answer each",
+                otherwise="Answers over a vocabulary would be taken for classes",
+                do="Use `understudy run`, or other data",
+            )
+        )
+
+
+def _running_text(tree: Mapping[str, Any], given: Given) -> None:
+    """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
+    teachers = [entry["kind"] for entry in tree["teacher"]]
+    layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers")]
+    _only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
+    _only("objective", layers, "the families sequence, logits and labels")
+    _only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
+    _only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
+
+
+def _only(where: str, wrong: Sequence[str], expected: str) -> None:
+    if wrong:
+        raise RecipeError(
+            four_parts(
+                f"running text can't be distilled with this {where}",
+                got=", ".join(wrong),
+                expected=expected,
+                otherwise="A token would be taken for an example, and a vocabulary for its classes",
+                do=f"Use {expected}",
+            )
+        )
 
 
 def _written(entry: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from understudy.errors import RecipeError, four_parts
 from understudy.recipe import Recipe, Sweep
 from understudy.stages import prepare, teach, variants
 from understudy.stages.common import steps_of
+from understudy.stages.modes import refuse_running_text
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.variants import Variant
 
@@ -74,6 +75,7 @@ def planned(recipe: Recipe, objectives: Sequence[str], share: float, seeds: int,
     variants.expand(recipe.model_copy(update={"sweep": named}))  # refuses what can't be read
     recipe = recipe.model_copy(update={"sweep": None})
     data = prepare.prepare(recipe, given)
+    refuse_running_text(data, "advice")
     transfer = recipe.data.transfer.model_copy(update={"examples": recipe.data.transfer.examples * share})
     rows = _rows(transfer, data, share)
     full_steps = steps_of(recipe.training.model_dump(), len(data.distilled))
@@ -140,7 +142,7 @@ def _rows(transfer: recipes.Transfer, data: Prepared, share: float) -> int:
     labels = data.rows.labels
     seen, hidden, _ = prepare.transfer_rows(transfer, data.examples, labels, torch.from_numpy(data.split.train))
     labelled = seen[(labels[seen] >= 0) & ~torch.isin(seen, hidden)]
-    classes = len(data.classes)
+    classes = data.outputs
     of_all = np.bincount(labels[data.control].numpy(), minlength=classes)
     left = np.bincount(labels[labelled].numpy(), minlength=classes)
     scarce = min((at for at in range(classes) if of_all[at]), key=lambda at: (left[at], of_all[at]))

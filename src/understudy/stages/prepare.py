@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,13 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from understudy import data as datasets
-from understudy import kinds, recipe
-from understudy.collate import Rows
+from understudy import kinds, recipe, tokens
+from understudy.collate import Rows, Windows
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.evaluation import metrics
 from understudy.preprocess import Preprocess
+from understudy.preprocess.passages import END_MARK, NOTHING, Passages, parts
+from understudy.preprocess.text import Text
 from understudy.randomness import generator
+from understudy.stages import reading
 from understudy.views import Views
+
+FEWEST = 5
+"""Documents of text that a student is judged on, at least."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,16 @@ class Prepared:
         """Class names in label order."""
         return self.examples.classes
 
+    @property
+    def generative(self) -> bool:
+        """Whether the data is running text, and the answer is what comes next."""
+        return self.examples.kind == "passages"
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers an answer has: one a class, or a token."""
+        return self.preprocess.vocabulary if isinstance(self.preprocess, Passages) else len(self.classes)
+
     @cached_property
     def names(self) -> list[str]:
         """The examples' ids as plain strings."""
@@ -71,7 +88,28 @@ class Prepared:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one model input."""
-        return tuple(self.rows.stored.shape[1:])
+        return self.preprocess.shape if self.generative else tuple(self.rows.stored.shape[1:])
+
+    def example(self) -> Tensor:
+        """(1, ...) one model input: the median text of the test rows, or an input like any other."""
+        if self.rows.pad is None:
+            return torch.zeros(1, *self.shape)
+        lengths = (self.rows.stored[self.test] != (NOTHING if self.generative else self.rows.pad)).sum(1)
+        return self.rows.inputs(self.test[lengths.argsort(stable=True)[len(lengths) // 2]][None])
+
+    def read_by(self, model: Mapping[str, Any]) -> Prepared:
+        """The same data as a model reads it that brings a tokenizer of its own."""
+        folder = reading.folder_of(model)
+        if folder is None or self.preprocess.kind not in ("text", "passages"):
+            return self
+        preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=tokens.read(folder))
+        assert isinstance(preprocess, Text | Passages)
+        preprocess = replace(preprocess, length=min(preprocess.length, reading.positions(model) or preprocess.length))
+        return self if preprocess == self.preprocess else self._encoded(preprocess)
+
+    def _encoded(self, preprocess: Preprocess) -> Prepared:
+        rows = encoded(self.examples, preprocess, self.rows.labels, self.rows.keys)
+        return replace(self, preprocess=preprocess, rows=rows, student_rows=replace(rows, labels=self.student_rows.labels))
 
     @property
     def transform(self) -> str:
@@ -104,23 +142,29 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     if wanted.data.groups:
         examples = replace(examples, groups=dict(wanted.data.groups))
     split = datasets.split(examples, wanted.data.split.validation, wanted.data.split.test, wanted.data.split.seed)
-    preprocess = examples.fit_preprocess(split.train)
-    scale, shift = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in (preprocess.scale, preprocess.shift))
-    stored = torch.from_numpy(preprocess.encode(examples.raw))
-    if stored.ndim == 4:
-        scale, shift = (part.reshape(-1, 1, 1) for part in (scale, shift))
+    preprocess, notes = read(wanted, examples, split)
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
-    rows = Rows(stored, labels, keys, scale, shift)
+    rows = encoded(examples, preprocess, labels, keys)
     train, validation, test = (torch.from_numpy(part) for part in (split.train, split.validation, split.test))
-    distilled, hidden, notes = transfer_rows(wanted.data.transfer, examples, labels, train)
+    distilled, hidden, said = transfer_rows(wanted.data.transfer, examples, labels, train)
     student_labels = labels.clone()
     student_labels[hidden] = -1
+    if rows.pad is not None and wanted.data.transfer.source != "examples":
+        raise RecipeError(
+            four_parts(
+                f"data.transfer.source: {wanted.data.transfer.source} makes numbers",
+                got="texts",
+                expected="images or numbers",
+                otherwise="Noise would be taken for the numbers of tokens",
+                do="Use source: examples; unlabelled texts serve as well (data.unlabelled_path)",
+            )
+        )
     augment = wanted.data.augment
-    if augment is not None and stored.ndim != 4:
+    if augment is not None and rows.stored.ndim != 4:
         raise RecipeError(
             four_parts(
                 "data.augment needs images",
-                got=f"inputs of shape {tuple(stored.shape[1:])}",
+                got=f"inputs of shape {tuple(rows.stored.shape[1:])}",
                 expected="images",
                 otherwise="The augmentation would do nothing",
                 do="Leave data.augment out",
@@ -136,7 +180,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         split,
         preprocess,
         rows,
-        Rows(stored, student_labels, keys, scale, shift),
+        replace(rows, labels=student_labels),
         views,
         augment.views if augment and wanted.training.augment else 0,
         teacher=train[labels[train] >= 0],
@@ -145,7 +189,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         validation=validation[labels[validation] >= 0],
         test=test[labels[test] >= 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=tuple(notes),
+        notes=(*notes, *said),
     )
     if not len(prepared.control):
         raise DataError(
@@ -178,7 +222,70 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
                 do="Set data.split.test, for example 0.2",
             )
         )
+    task = "language" if prepared.generative else "classification"
+    if wanted.metric != "auto" and wanted.metric not in metrics.of_task(task):
+        raise RecipeError(
+            four_parts(
+                "the metric is another task's",
+                got=f"metric: {wanted.metric}",
+                expected="auto, " + ", ".join(metrics.of_task(task)),
+                otherwise="There would be nothing to measure it on",
+                do="Use one of those",
+            )
+        )
+    if prepared.generative and (few := len({item for row in prepared.test.tolist() for item in examples.items[row]})) < FEWEST:
+        raise DataError(
+            four_parts(
+                "the test part holds too few documents",
+                got=few,
+                expected=f"{FEWEST} or more",
+                otherwise="A document is what intervals are made from, and nothing could be said of the student",
+                do="Use more or shorter documents (data.documents: paragraph), or a larger data.split.test",
+            )
+        )
     return prepared
+
+
+def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Preprocess, tuple[str, ...]]:
+    """The student's preprocess, and a sentence for the report where texts are cut."""
+    if examples.kind not in ("text", "passages"):
+        return examples.fit_preprocess(split.train), ()
+    running = examples.kind == "passages"
+    texts = examples.subset(split.train).raw
+    asked = wanted.student.tokenizer
+    model = wanted.student.model if isinstance(wanted.student.model, dict) else {}
+    pieces = [piece.removesuffix(END_MARK) for text in texts for piece in parts(text)] if running else list(texts)
+    tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running)
+    made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
+    assert isinstance(made, Text | Passages) and isinstance(examples.raw, np.ndarray)
+    most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)
+    if most is not None and made.length > most:
+        if asked.length is not None:
+            raise RecipeError(
+                four_parts(
+                    "student.tokenizer.length is more than the student has positions for",
+                    got=asked.length,
+                    expected=f"at most {most}",
+                    otherwise="Training would stop at the first long text",
+                    do=f"Set it to {most}, or leave it out",
+                )
+            )
+        made = replace(made, length=most)
+    cut = int(made.cut(examples.raw.tolist()).sum())
+    what = "row" if running else "text"
+    said = f"The student reads {made.vocabulary:,} different tokens, at most {made.length} of a {what}."
+    return made, (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)
+
+
+def encoded(examples: Examples, preprocess: Preprocess, labels: Tensor, keys: Tensor) -> Rows:
+    """The examples as tensors."""
+    scale, shift = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in (preprocess.scale, preprocess.shift))
+    stored = torch.from_numpy(preprocess.encode(examples.raw))
+    if isinstance(preprocess, Passages):
+        return Windows(stored, labels, keys, scale, shift, preprocess.pad, preprocess.start, preprocess.start != preprocess.end)
+    if stored.ndim == 4:
+        scale, shift = (part.reshape(-1, 1, 1) for part in (scale, shift))
+    return Rows(stored, labels, keys, scale, shift, preprocess.pad if isinstance(preprocess, Text) else None)
 
 
 def transfer_rows(wanted: recipe.Transfer, examples: Examples, labels: Tensor, train: Tensor) -> tuple[Tensor, Tensor, list[str]]:

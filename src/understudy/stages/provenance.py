@@ -17,7 +17,8 @@ from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
 from understudy.students import artefact
 
-PACKAGES = ("understudy", "torch", "numpy", "safetensors", "scikit-learn", "pyarrow", "pillow", "onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("understudy", "torch", "numpy", "safetensors", "scikit-learn", "pyarrow", "pillow", "onnx", "onnxruntime", "onnxscript",
+            "transformers", "tokenizers")
 
 
 def collect(tree: Mapping[str, Any], prepared: Prepared, rights: Mapping[str, Any], trials: Mapping[str, Any], run: Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def collect(tree: Mapping[str, Any], prepared: Prepared, rights: Mapping[str, An
         "fingerprints": {"data": prepared.examples.fingerprint, "transform": prepared.transform},
         "data": {
             "examples": len(prepared.examples),
-            "classes": len(prepared.classes),
+            "classes": prepared.outputs,
             **prepared.split.describe(),
             "columns": [str(column) for column in getattr(prepared.examples, "columns", ())],
         },

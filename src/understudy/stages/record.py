@@ -17,15 +17,17 @@ from torch import Tensor
 from understudy import cache as caches
 from understudy import kinds
 from understudy.cache import Cache
-from understudy.errors import DataError, Interrupted, four_parts
+from understudy.errors import DataError, Interrupted, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
+from understudy.preprocess.passages import Passages
+from understudy.recipe import LIVING
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
 from understudy.stages.common import digest
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
-from understudy.store import codec
+from understudy.store import codec, steps
 from understudy.store.reader import Reader
 from understudy.store.schema import Header, read_header, row_bytes
 from understudy.store.writer import Writer
@@ -33,6 +35,8 @@ from understudy.teachers import stored
 
 VERSION = 1
 BATCH = 256
+NUMBERS = 1 << 26
+"""Most numbers in the answers to one batch of text: a quarter of a gigabyte."""
 
 
 def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
@@ -45,16 +49,53 @@ def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
+def kept(tree: Mapping[str, Any], prepared: Prepared) -> str:
+    """What is kept of the teacher: as the recipe says, or what `auto` is for this data. RecipeError where its answers can't be kept so."""
+    wanted, fit = str(tree["store"]["keep"]), ("tokens", "live") if prepared.generative else ("dense", "topk", "live")
+    if wanted != "auto" and wanted not in fit:
+        raise RecipeError(
+            four_parts(
+                f"store.keep: {wanted} is for other data",
+                got="running text" if prepared.generative else "examples with one answer each",
+                expected=" or ".join(fit),
+                otherwise="The disk would fill up" if prepared.generative else "Nothing would be kept",
+                do=f"Use {fit[0]}, or leave it out",
+            )
+        )
+    return fit[0] if wanted == "auto" else wanted
+
+
 def planned_header(tree: Mapping[str, Any], prepared: Prepared) -> Header:
-    """The header of the store to be, as far as it is known before there is a teacher."""
-    keep = tree["store"]["keep"]
+    """The header of the store to be, as far as it is known before there is a teacher; of full rows where nothing is going to be stored."""
+    wanted = kept(tree, prepared)
+    unstored = wanted == "live" or any(teacher["kind"] in LIVING for teacher in tree["teacher"])
+    keep: Any = "dense" if unstored else wanted
+    if keep == "tokens":
+        return _header_of_tokens(tree, prepared)
     return Header(
         keep=keep,
         dtype=tree["store"]["dtype"],
-        k=min(tree["store"]["k"], len(prepared.classes)) if keep == "topk" else 0,
+        k=min(tree["store"]["k"], prepared.outputs) if keep == "topk" else 0,
         members=len(tree["teacher"]),
-        classes=len(prepared.classes),
+        classes=prepared.outputs,
         temperatures=temperatures_of(tree) if keep == "topk" else (),
+        teacher="not known yet",
+        data=prepared.examples.fingerprint,
+        transform=prepared.transform,
+    )
+
+
+def _header_of_tokens(tree: Mapping[str, Any], prepared: Prepared) -> Header:
+    assert isinstance(prepared.preprocess, Passages)
+    temperatures, classes = temperatures_of(tree), prepared.outputs
+    dtype: Any = "packed" if classes <= steps.largest_vocabulary("packed") else "uint8"
+    return Header(
+        keep="tokens",
+        dtype=dtype,
+        k=steps.kept_within(tree["store"]["token_bytes"], classes, dtype, len(temperatures)),
+        classes=classes,
+        temperatures=temperatures,
+        tokenizer=prepared.preprocess.tokenizer.fingerprint,
         teacher="not known yet",
         data=prepared.examples.fingerprint,
         transform=prepared.transform,
@@ -75,11 +116,17 @@ def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, right
     )
 
 
+def batch_of(prepared: Prepared) -> int:
+    """Rows that the teacher is asked about at once: of text fewer, as each has an answer over the vocabulary for every token."""
+    return max(1, min(BATCH, NUMBERS // (prepared.outputs * prepared.shape[0]))) if prepared.generative else BATCH
+
+
 def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_event: OnEvent, cancel: Cancel) -> Path:
     """Record what is missing; returns the store's folder. A second recipe with the same teacher and data records nothing."""
     folder = cache.folder("store", {"header": digest(header.identity())}, VERSION)
     wanted = [(view, prepared.distilled) for view in prepared.plan_views()]
-    wanted.append((0, torch.cat([prepared.validation, prepared.test])))
+    if header.keep != "tokens":  # on text the teacher itself is judged: what it said of a token that it held unlikely is not kept
+        wanted.append((0, torch.cat([prepared.validation, prepared.test])))
     names = np.array(prepared.names, dtype=object)
     asked = total = 0
     planned = sum(len(rows) for _, rows in wanted)
@@ -97,8 +144,10 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
                 total += len(left)
                 missing.append((view, left))
             for view, rows in missing:
-                for batch in prepared.rows.batches(rows, BATCH, prepared.views, view):
-                    writer.append(list(names[batch.ids.numpy()]), view, codec.encode(taught.fixed.teach(batch), header))
+                for batch in prepared.rows.batches(rows, batch_of(prepared), prepared.views, view):
+                    said = taught.fixed.teach(batch).dense()
+                    encoded = codec.encode(said, header, batch.labels if header.keep == "tokens" else None)
+                    writer.append(list(names[batch.ids.numpy()]), view, encoded)
                     asked += len(batch.ids)
                     on_event(Event("record", "progress", f"{asked:,} of {total:,} rows", asked / total))
                     if cancel():
@@ -138,7 +187,7 @@ def _planned(tree: Mapping[str, Any], prepared: Prepared, shapes: Mapping[str, t
             tap=tap,
             shape=shape,
             dtype=tree["store"]["features"],
-            classes=len(prepared.classes),
+            classes=prepared.outputs,
             teacher="not known yet",
             data=prepared.examples.fingerprint,
             transform=prepared.transform,
@@ -286,6 +335,8 @@ def learn_from(
     folder: Path, header: Header, prepared: Prepared, tree: Mapping[str, Any], features: Mapping[str, Path] | None = None
 ) -> stored.Teacher:
     """The stored teacher that the students learn from: the same answers and layers (`record_features`), looked up."""
+    if header.keep == "tokens":
+        return stored.Teacher(Reader(folder, header), prepared.names, views=(0,), temperatures=header.temperatures)
     enough = sufficient_temperatures(tree)
     return stored.Teacher(
         Reader(folder, header),

@@ -15,11 +15,11 @@ from torch import nn
 from understudy import threads
 from understudy.cache import Cache
 from understudy.collate import ShuffledSource
-from understudy.evaluation import metrics
 from understudy.objectives.labels import CrossEntropy
 from understudy.recipe import plain
 from understudy.records import Shapes
-from understudy.stages.common import class_counts, make_model, plan_of, refuse_batch_of_one, steps_of
+from understudy.stages import tasks
+from understudy.stages.common import make_model, plan_of, refuse_batch_of_one, steps_of
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
 from understudy.training.loop import Player
@@ -37,7 +37,7 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
     """Fill in the `auto`s of a resolved recipe in place; returns what was measured for it, for provenance."""
     measured: dict[str, Any] = {}
     if tree["metric"] == "auto":
-        tree["metric"] = metrics.default(class_counts(prepared))
+        tree["metric"] = tasks.of(prepared).metric(prepared)
     for index, teacher in enumerate(tree["teacher"]):
         if teacher["kind"] == "local" and teacher.get("train") and given.teacher is None:
             which = f"teacher {index}" if len(tree["teacher"]) > 1 else "teacher"
@@ -76,13 +76,14 @@ def _remembered(
 ) -> dict[str, Any]:
     """Settle a training section, or take what was settled for the same model, data shape and machine: members of an ensemble and runs
     that share a teacher must not end up with different numerics because a neighbour was busy during one of their trials."""
+    prepared = prepared.read_by(model)
     if given.student is not None and what == "student":
         return _settle_one(training, model, prepared, which, given, what, runs).as_dict()
     inputs = {
         "model": model,
         "training": training,
         "shape": prepared.shape,
-        "classes": len(prepared.classes),
+        "classes": prepared.outputs,
         "examples": len(which),
         "runs": runs,
         "threads": torch.get_num_threads(),
@@ -103,7 +104,7 @@ def _settle_one(
 ) -> Trial:
     """Measure and fill in precision, memory format and compile of one training section."""
     steps = steps_of(training, len(which))
-    shapes = Shapes(classes=len(prepared.classes), examples=len(prepared.examples))
+    shapes = Shapes(classes=prepared.outputs, examples=len(prepared.examples))
     views = prepared.views if training["augment"] else None
 
     def run(numerics: Numerics, seed: int) -> Callable[[], torch.Tensor]:

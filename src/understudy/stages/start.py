@@ -36,7 +36,8 @@ class Stages:
 
 
 def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
-    """All that can be refused before the first second of compute; settles the layers that are matched, and gives their shapes."""
+    """All that can be refused before the first second of compute; settles what is kept and the layers that are matched; their shapes."""
+    tree["store"]["keep"] = record.kept(tree, data)
     student.refuse_student(tree, data, given)
     teach.refuse_teachers(tree, data, given)
     shapes = layers.settle_layers(tree, data, given)

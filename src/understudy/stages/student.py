@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from understudy import kinds
 from understudy.errors import RecipeError, four_parts
-from understudy.stages.common import fresh_student, outputs
+from understudy.stages.common import fresh_student
 from understudy.stages.prepare import Given, Prepared
+from understudy.stages.tasks import classification
 from understudy.students.prior import match_prior
 from understudy.students.weights import load_weights
 from understudy.training.numerics import Numerics
@@ -46,11 +47,12 @@ def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) ->
 
 
 def refuse_answers(module: nn.Module, whose: str, prepared: Prepared) -> None:
-    """RecipeError where a model that is to be trained gives no row of logits an example, one for each of the data's classes."""
-    expected = (2, len(prepared.classes))
+    """RecipeError where a model that is to be trained gives no row of logits an example (of text: a token), one for each class."""
+    given = prepared.rows.inputs(prepared.distilled[:1].repeat(2))
+    expected = (2, *given.shape[1:], prepared.outputs) if prepared.generative else (2, prepared.outputs)
     try:
         with torch.inference_mode():
-            found = module.eval()(prepared.rows.inputs(prepared.distilled[:1].repeat(2)))
+            found = module.eval()(given)
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     except Exception as error:  # the user's own module may raise anything
         found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -74,7 +76,7 @@ def matched(student: nn.Module, prepared: Prepared, names: tuple[str, ...], nume
     classes = torch.tensor([prepared.classes.index(name) for name in names])
     labels = prepared.rows.labels[train]
     prior = torch.stack([(labels == label).float().sum() for label in classes]) / (labels >= 0).sum()
-    added = match_prior(head, outputs(student, prepared.rows, train, numerics), classes, prior)
+    added = match_prior(head, classification.Task().answers(student, prepared, train, numerics), classes, prior)
     moved = ", ".join(f"{name} {float(value):+.2f}" for name, value in zip(names, added, strict=True))
     return (
         f"After training, the output bias of class {moved} was set so that the mean probability over all {len(train):,} training inputs, "

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from understudy import atomic, kinds
@@ -22,19 +21,20 @@ from understudy.evaluation import cost, metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.objective import Objective
 from understudy.objectives.labels import CrossEntropy
-from understudy.preprocess import Vector
+from understudy.preprocess.vector import Vector
 from understudy.recipe import LIVING
 from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of, validator
+from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of
 from understudy.stages.prepare import Given, Prepared
+from understudy.stages.tasks import validator
 from understudy.stages.taught import NotTrained, Taught
 from understudy.store.reader import Reader
 from understudy.store.schema import read_header
 from understudy.students import artefact
-from understudy.students.weights import load_weights
+from understudy.students.weights import load_weights, serialise
 from understudy.teachers import ensemble, local, predictor, stored
 from understudy.training.fit import fit
 from understudy.training.numerics import Numerics
@@ -96,7 +96,7 @@ def _along(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:
     wanted = [entry["model"]] if entry["kind"] == "online" else entry["models"] if entry["kind"] == "peers" else []
     made = [make_model(spec, prepared, given, 0, "size") for spec in wanted]
     made = made or [own] * (entry["count"] - 1 if entry["kind"] == "peers" else 1)
-    sizes = [size_of(module, prepared.shape) for module in made]
+    sizes = [size_of(module, prepared.example()) for module in made]
     return Size(_sum(one.parameters for one in sizes), _sum(one.bytes for one in sizes), _sum(one.macs for one in sizes), len(sizes))
 
 
@@ -105,6 +105,10 @@ def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
     if given.teacher is not None:
         return
     for entry in tree["teacher"]:
+        if entry["kind"] == "predictor" and prepared.rows.pad is not None:
+            raise RecipeError(four_parts(
+                "a predictor reads numbers", got="texts", expected="a teacher of kind local",
+                otherwise="It would take the numbers of tokens for measurements", do="Use model: {arch: bag}, or another that reads texts"))
         if entry["kind"] == "stored":
             header, _ = read_header(entry["path"])
             header.refuse_other(_stored_for(prepared), f"the store {entry['path']}")
@@ -140,7 +144,7 @@ def _member(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
         options,
         prepared.rows.inputs(prepared.teacher).numpy(),
         prepared.rows.labels[prepared.teacher].numpy(),
-        len(prepared.classes),
+        prepared.outputs,
         digest([prepared.examples.fingerprint, prepared.seen_through(0), prepared.teacher.tolist()]),
     )
     return Taught(teacher, Size(None, None), [])
@@ -156,7 +160,7 @@ def _stored(path: str, prepared: Prepared) -> Taught:
 
 def _stored_for(prepared: Prepared) -> dict[str, Any]:
     """What a store must have been recorded for."""
-    return {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": len(prepared.classes)}
+    return {"data": prepared.examples.fingerprint, "transform": prepared.transform, "classes": prepared.outputs}
 
 
 def module_of(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.Module:
@@ -167,7 +171,7 @@ def module_of(entry: Mapping[str, Any], prepared: Prepared, given: Given) -> nn.
     module = make_model(entry["model"], prepared, given, entry["seed"], "teacher", "weights", classes=len(places) or None)
     if entry.get("weights"):
         load_weights(module, entry["weights"])
-    return local.Scattered(module, places, len(prepared.classes)) if places else module
+    return local.Scattered(module, places, prepared.outputs) if places else module
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> list[int]:
@@ -196,19 +200,24 @@ def _of_classes(rows: Tensor, names: Sequence[str], prepared: Prepared) -> Tenso
 
 def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
     """A model that is trained here, or whose weights are loaded."""
-    module = module_of(entry, making.prepared, making.given)
+    prepared = making.prepared.read_by(entry["model"] or {})
+    module = module_of(entry, prepared, making.given)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()
     if entry.get("train"):
         numerics = Numerics(entry["train"]["precision"], entry["train"]["memory_format"], entry["train"]["compile"])
-        prepared, what = making.prepared, f"member {index + 1}" if len(making.tree["teacher"]) > 1 else ""
+        what = f"member {index + 1}" if len(making.tree["teacher"]) > 1 else ""
         which, validation = (_of_classes(part, entry["classes"], prepared) for part in (prepared.teacher, prepared.validation))
         lesson = Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which, validation)
-        rows, notes = trained(making, lesson, entry, module, numerics)
+        rows, notes = trained(replace(making, prepared=prepared), lesson, entry, module, numerics)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
-    teacher = local.Teacher(place, local.fingerprint(module, entry["model"]), numerics.precision, numerics.memory_format)
-    return Taught(teacher, size_of(module, making.prepared.shape), rows, (module,), notes=notes)
+    mark = local.fingerprint(module, entry["model"])
+    own = None if prepared is making.prepared else prepared
+    if own is not None:
+        mark = digest([mark, own.preprocess.to_dict()])
+    teacher = local.Teacher(place, mark, numerics.precision, numerics.memory_format, reads=None if own is None else own.rows)
+    return Taught(teacher, size_of(module, prepared.example()), rows, (module,), notes=notes)
 
 
 def _student(folder: str, prepared: Prepared) -> nn.Module:
@@ -286,7 +295,7 @@ def trained(
                 lesson.objectives,
                 source,
                 plan=plan,
-                shapes=lesson.shapes or Shapes(len(prepared.classes), len(prepared.examples)),
+                shapes=lesson.shapes or Shapes(prepared.outputs, len(prepared.examples)),
                 teacher=lesson.teacher,
                 validate=validator(tree, prepared, numerics, lesson.validation),
                 watch=tree["metric"],
@@ -296,14 +305,12 @@ def trained(
                 cancel=making.cancel,
                 on_row=_progress(making.on_event, lesson.short, plan.steps),
             )
-            atomic.write_bytes(
-                folder / "model.safetensors", save({name: value.contiguous() for name, value in module.state_dict().items()})
-            )
+            atomic.write_bytes(folder / "model.safetensors", serialise(module))
             atomic.write_json(folder / "rows.json", fitted.rows)
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             notes = [f"Training of {lesson.name}: {note}." for note in fitted.notes]
             cache.finish(folder, {"seconds": round(fitted.seconds, 2), "best": fitted.best, "notes": notes})
-    module.load_state_dict(load_file(folder / "model.safetensors"))
+    load_weights(module, folder)
     rows = [{"arm": lesson.short if lesson.teacher is not None else "teacher", "seed": seed, **row} for row in _read(folder / "rows.json")]
     return rows, tuple(cache.meta(folder).get("notes", ()))
 
@@ -311,12 +318,11 @@ def trained(
 def _given(given: Any, prepared: Prepared) -> Taught:
     """A module or anything with predict_proba, as a Python caller has it."""
     if isinstance(given, nn.Module):
-        return Taught(
-            local.Teacher(given, local.fingerprint(given, {"class": type(given).__name__})), size_of(given, prepared.shape), [], (given,)
-        )
+        mark = local.fingerprint(given, {"class": type(given).__name__})
+        return Taught(local.Teacher(given, mark), size_of(given, prepared.example()), [], (given,))
     if hasattr(given, "teach"):
         return Taught(given, Size(None, None), [])
-    known = getattr(given, "classes_", range(len(prepared.classes)))
+    known = getattr(given, "classes_", range(prepared.outputs))
     scale, shift = prepared.rows.scale.double().numpy(), prepared.rows.shift.double().numpy()
     whole = prepared.rows.stored.dtype == torch.uint8
     mean = np.array(prepared.preprocess.mean) if isinstance(prepared.preprocess, Vector) else 0.0  # it was taken off while encoding
@@ -326,16 +332,16 @@ def _given(given: Any, prepared: Prepared) -> Taught:
         found = (inputs.reshape(len(inputs), *prepared.shape) - shift) / scale + mean
         return given.predict_proba((np.rint(found) if whole else found).reshape(len(found), -1))
 
-    predict = predictor.in_order(as_trained, known, len(prepared.classes), prepared.classes)
+    predict = predictor.in_order(as_trained, known, prepared.outputs, prepared.classes)
     probe = prepared.rows.inputs(prepared.teacher[:256]).flatten(1).numpy()
-    clip = predictor.smallest(given, len(prepared.classes))
+    clip = predictor.smallest(given, prepared.outputs)
     return Taught(predictor.Teacher(predict, predictor.fingerprint(predict, probe), clip), Size(None, None), [])
 
 
-def size_of(module: nn.Module, shape: tuple[int, ...]) -> Size:
+def size_of(module: nn.Module, example: Tensor) -> Size:
     """Parameters, bytes and multiply-accumulates of a module."""
     try:
-        found = cost.measure(module, shape)
+        found = cost.measure(module, example)
     except Exception:  # a user's own module may raise anything; the self-test gives it a name
         return Size(sum(parameter.numel() for parameter in module.parameters()), None)
     return Size(found.parameters, found.bytes, found.macs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from understudy.errors import DataError, four_parts
 from understudy.records import Knowledge, TopKRows
+from understudy.store import token_codec
 from understudy.store.schema import Header
 
 _FLOAT16_LOWEST = -65504.0
@@ -17,8 +18,8 @@ _STEPS = 127
 _SMALLEST_CHANNEL = 1e-30  # below it a step would be no normal float32 number
 
 
-def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
-    """The rows to append, in the layout of `schema.fields`.
+def encode(knowledge: Knowledge, header: Header, labels: Tensor | None = None) -> dict[str, np.ndarray]:
+    """The rows to append, in the layout of `schema.fields`, and of tokens `schema.per_sequence`.
 
     A row that holds NaN or an infinity comes out with one in `schema.telltale`, so that the writer quarantines it. Finite float32 rows
     are kept exactly; float16 keeps the distance to the row's maximum, because fp16 of a logit such as 1000.3 would lose the differences
@@ -28,13 +29,21 @@ def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
 
     Args:
         knowledge: logits (B, C), or (B, M, C) where the header has several members; for a header that keeps a feature,
-            features[header.tap] (B, *header.shape).
+            features[header.tap] (B, *header.shape); for one that keeps tokens, logits (N, C) of the positions that count.
+        labels: (B, L) of the batch, for a header that keeps tokens (see `token_codec.encode`); otherwise not looked at.
 
     Raises:
         DataError: no logits, or another number of classes or members than the header's; no such feature, or another shape.
     """
     if header.keep == "feature":
         return _encode_feature(knowledge.features.get(header.tap), header)
+    if header.keep == "tokens":
+        if labels is None or labels.ndim != 2:
+            raise DataError(four_parts(
+                "positions can't be told apart", got="no labels" if labels is None else f"labels {tuple(labels.shape)}",
+                expected="labels (B, L) of the batch", otherwise="Rows would be kept under the wrong sequence",
+                do="Give the batch's labels"))
+        return token_codec.encode(knowledge, header, labels)
     shape = (header.members, header.classes) if header.members > 1 else (header.classes,)
     if knowledge.logits is None or tuple(knowledge.logits.shape[1:]) != shape:
         raise DataError(four_parts(
@@ -52,8 +61,13 @@ def encode(knowledge: Knowledge, header: Header) -> dict[str, np.ndarray]:
     return {"logits": relative.to(torch.float16).numpy(), "reference": maximum.numpy()}
 
 
-def decode(rows: Mapping[str, Tensor], header: Header) -> Knowledge:
-    """What the teacher said, within `header.stated_error`, as float32; nothing is copied where it is stored so."""
+def decode(rows: Mapping[str, Tensor], header: Header, temperatures: Sequence[float] = ()) -> Knowledge:
+    """What the teacher said, within `header.stated_error`, as float32; nothing is copied where it is stored so.
+
+    temperatures: of tokens, further ones that are wanted (see `token_codec.decode`); otherwise not looked at.
+    """
+    if header.keep == "tokens":
+        return Knowledge(topk=token_codec.decode(rows, header, temperatures))
     if header.keep == "feature":
         values = rows["feature"]
         if header.dtype == "int8":

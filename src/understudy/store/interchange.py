@@ -2,6 +2,7 @@
 
 Columns: `id` string, `view` int32, and one list column of fixed size a tensor of the schema (an ensemble's rows are flattened
 member by member). A quarantined (id, view) is a row of nulls. The store's header is in the file's metadata under "understudy".
+Of tokens, a row is a sequence: what is kept once for it is a column of numbers, and the lists hold all its positions one after the other.
 """
 
 from __future__ import annotations
@@ -13,36 +14,49 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from understudy import atomic
 from understudy.errors import DataError, four_parts
 from understudy.store.reader import Reader
-from understudy.store.schema import Header, fields
+from understudy.store.schema import Header, choose, fields, per_sequence
 from understudy.store.writer import Writer
 
 _METADATA = b"understudy"
 _CHUNK = 8192
+_SEQUENCES = 64
 
 
 def export_parquet(folder: str | Path, path: str | Path) -> int:
-    """Write the whole store as one Parquet file (zstd), whole or not at all; returns the number of rows, quarantined ones included.
+    """Write the whole store as one Parquet file (zstd), whole or not at all; returns how many ids, in all views, quarantined ones included.
 
     Raises DataError for a store that Reader refuses, or an id that is not valid UTF-8.
     """
     reader = Reader(folder)
     layout = fields(reader.header)
-    columns = {name: pa.list_(pa.from_numpy_dtype(np.dtype(item.dtype)), math.prod(item.shape)) for name, item in layout.items()}
+    once = per_sequence(reader.header)
+    columns: dict[str, pa.DataType] = {name: pa.from_numpy_dtype(np.dtype(item.dtype)) for name, item in once.items()}
+    for name, item in layout.items():
+        columns[name] = pa.list_(pa.from_numpy_dtype(np.dtype(item.dtype)), -1 if once else math.prod(item.shape))
+    chunk_size = _SEQUENCES if once else _CHUNK
     schema = pa.schema([("id", pa.string()), ("view", pa.int32()), *columns.items()], metadata={_METADATA: reader.header.to_bytes()})
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as file:
             for view in reader.views:
                 ids = reader.ids(view)
-                for start in range(0, len(ids), _CHUNK):
-                    chunk = ids[start : start + _CHUNK]
-                    rows = reader.table(chunk, view)
-                    arrays = [pa.FixedSizeListArray.from_arrays(pa.array(rows[name].flatten().numpy()), type=columns[name])
-                              for name in columns]
+                for start in range(0, len(ids), chunk_size):
+                    chunk = ids[start : start + chunk_size]
+                    ordinals = reader.ordinals(chunk, view)
+                    runs, rows = reader.runs(ordinals), reader.take(ordinals)
+                    arrays = [pa.array(runs[name].numpy()) for name in once]
+                    for name, item in layout.items():
+                        values = pa.array(rows[name].flatten().numpy())
+                        if once:
+                            ends = runs["count"].cumsum(0, dtype=torch.int32) * math.prod(item.shape)
+                            arrays.append(pa.ListArray.from_arrays(pa.array([0, *ends.tolist()], pa.int32()), values, type=columns[name]))
+                        else:
+                            arrays.append(pa.FixedSizeListArray.from_arrays(values, type=columns[name]))
                     keys = [pa.array(chunk), pa.array([view] * len(chunk), pa.int32())]
                     file.write_table(pa.Table.from_arrays([*keys, *arrays], schema=schema))
             lost = sorted(reader.quarantined)
@@ -81,7 +95,8 @@ def import_parquet(path: str | Path, folder: str | Path, header: Header | None =
     with file:
         header = header or _header_of(file, path)
         layout = fields(header)
-        wanted = ["id", "view", *layout]
+        once = per_sequence(header)
+        wanted = ["id", "view", *once, *layout]
         lacking = [name for name in wanted if name not in file.schema_arrow.names]
         if lacking:
             raise DataError(four_parts(
@@ -89,17 +104,16 @@ def import_parquet(path: str | Path, folder: str | Path, header: Header | None =
                 otherwise="Rows would be incomplete", do=f"Add {', '.join(lacking)}"))
         added = 0
         with Writer(folder, header, planned=file.metadata.num_rows) as writer:
-            for batch in file.iter_batches(_CHUNK, columns=wanted):
-                arrays = {name: _column(batch.column(name), item.dtype, item.shape, f"{path}: column {name}")
-                          for name, item in layout.items()}
+            for batch in file.iter_batches(_SEQUENCES if once else _CHUNK, columns=wanted):
+                arrays = _runs(batch, header, path) if once else {
+                    name: _column(batch.column(name), item.dtype, item.shape, f"{path}: column {name}") for name, item in layout.items()}
                 ids, views = np.array(batch.column("id").to_pylist(), dtype=object), batch.column("view").to_numpy(zero_copy_only=False)
                 for view in np.unique(views).tolist():
-                    rows = np.flatnonzero(views == view)
-                    missing = set(writer.missing(ids[rows], view))
-                    rows = np.array([row for row in rows if ids[row] in missing], dtype=np.int64)
-                    if len(rows):
-                        writer.append(ids[rows].tolist(), view, {name: array[rows] for name, array in arrays.items()})
-                        added += len(rows)
+                    missing = set(writer.missing(ids[views == view], view))
+                    rows = np.array([here == view and name in missing for name, here in zip(ids, views, strict=True)], dtype=bool)
+                    if rows.any():
+                        writer.append(ids[rows].tolist(), view, choose(arrays, header, rows))
+                        added += int(rows.sum())
     return added
 
 
@@ -111,6 +125,28 @@ def _header_of(file: pq.ParquetFile, path: str | Path) -> Header:
             otherwise="Rows of an unknown teacher would be trusted",
             do="Give the header from Python: understudy.store.interchange.import_parquet(path, folder, header)"))
     return Header.from_bytes(found, str(path))
+
+
+def _runs(batch: pa.RecordBatch, header: Header, path: str | Path) -> dict[str, np.ndarray]:
+    """The rows of a batch of sequences; one of nulls becomes a single position that is not finite, which the writer quarantines."""
+    counts = batch.column("count")
+    valid = np.asarray(counts.is_valid())
+    count = np.asarray(counts.fill_null(1)).astype(np.int64)
+    where = np.repeat(valid, np.maximum(count, 0))
+    arrays = {}
+    for name, item in per_sequence(header).items():
+        arrays[name] = np.asarray(batch.column(name).fill_null(1 if name == "count" else 0)).astype(item.dtype)
+    for name, item in fields(header).items():
+        column, width, text = batch.column(name), math.prod(item.shape), f"{path}: column {name}"
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            raise _unfit(text, column.type, item.dtype, item.shape)
+        lengths = np.asarray(pc.list_value_length(column).fill_null(-1))
+        if (lengths != np.where(valid, count * width, -1)).any():
+            raise _unfit(text, "lists of other lengths than count says", item.dtype, item.shape)
+        filled = np.full((len(where), *item.shape), np.nan if item.dtype.startswith("float") else 0, dtype=item.dtype)
+        filled[where] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, *item.shape)
+        arrays[name] = filled
+    return arrays
 
 
 def _column(column: pa.Array, dtype: str, shape: tuple[int, ...], where: str) -> np.ndarray:

@@ -63,7 +63,7 @@ class Part:
     def add(self, content: Content, quarantine: Collection[tuple[str, int]] = (), replaces: Sequence[Shard] = ()) -> None:
         """Write one shard of these rows and acknowledge it, in place of the shards that it `replaces`."""
         # If the manifest refuses, the file stays without a row: garbage that the next opening removes.
-        new = [shards.publish(self.folder, self._header_digest, *content, checkpoint=self._checkpoint)] if content.ids else []
+        new = [shards.publish(self.folder, self._header_digest, content, checkpoint=self._checkpoint)] if content.ids else []
         self._manifest.change(add=new, drop=replaces, quarantine=quarantine, checkpoint=self._checkpoint)
         for shard in replaces:
             shards.file_of(self.folder, shard.sha256).unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def _whole_shards(folder: Path, header_digest: str) -> list[Shard]:
         keys = set(zip(ids, views.tolist(), strict=True))
         if not keys & seen:
             seen |= keys
-            whole.append(Shard(path.stem, len(ids), path.stat().st_size))
+            whole.append(Shard(path.stem, shards.rows_of(path, len(ids)), path.stat().st_size))
     return whole
 
 

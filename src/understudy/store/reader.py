@@ -14,7 +14,7 @@ from torch import Tensor
 from understudy.errors import DataError, four_parts
 from understudy.store import shards
 from understudy.store.manifest import Manifest
-from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names, read_header, row_bytes
+from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names, per_sequence, read_header, row_bytes
 from understudy.store.shards import Shard
 
 
@@ -32,7 +32,7 @@ RESIDENT_BYTES = 2 * 2**30
 
 
 class Reader:
-    """The union of a store's parts, as it stood when it was opened. Rows are numbered by ordinals that hold for this object only.
+    """The union of a store's parts, as it stood when it was opened. Ids are numbered by ordinals that hold for this object only.
 
     Every shard's sha256 is compared when the store is opened (about a second a gigabyte), so that a flipped bit is refused before
     the first step and not found in a student; a program that opens the same store twice may skip it the second time.
@@ -55,6 +55,7 @@ class Reader:
         self._places: list[tuple[str, Shard]] = []
         self._tensors: list[dict[str, Tensor]] = []
         self._ordinals: dict[int, dict[str, int]] = {}
+        runs: list[dict[str, Tensor]] = []
         manifests = {part: Manifest(self.folder / PARTS_FOLDER / part) for part in part_names(self.folder)}
         for part, manifest in manifests.items():
             manifest.close()
@@ -67,23 +68,27 @@ class Reader:
             self.header.refuse_other(expect, f"the store {self.folder}")
         self.quarantined = frozenset(key for manifest in manifests.values() for key in manifest.quarantined)
         """The (id, view) whose answers were not finite: there are no rows for them."""
-        begin = 0
+        begin = ordinals = 0
         starts = []
         for part, manifest in manifests.items():
             for shard in manifest.shards:
-                ids, views = self._open(part, shard, check_hashes)
-                for ordinal, (name, view) in enumerate(zip(ids, views, strict=True), begin):
+                ids, views, run = self._open(part, shard, check_hashes)
+                for ordinal, (name, view) in enumerate(zip(ids, views, strict=True), ordinals):
                     # Two parts may hold the same answer; the first one is read.
                     self._ordinals.setdefault(view, {}).setdefault(name, ordinal)
+                runs.append(run)
                 starts.append(begin)
                 begin += shard.rows
+                ordinals += len(ids)
         self._starts = torch.tensor(starts, dtype=torch.int64)
+        self._runs = {name: torch.cat([run[name] for run in runs]) for name in (per_sequence(self.header) if runs else ())}
+        self._ends = self._runs["count"].cumsum(0, dtype=torch.int64) if self._runs else None
         if len(self._tensors) > 1 and begin * row_bytes(self.header) <= resident_bytes:
             self._tensors = [{name: torch.cat([tensors[name] for tensors in self._tensors]) for name in fields(self.header)}]
         self._only = self._tensors[0] if len(self._tensors) == 1 else None
 
     def __len__(self) -> int:
-        """How many (id, view) have a row."""
+        """How many (id, view) have rows."""
         return sum(len(found) for found in self._ordinals.values())
 
     @property
@@ -94,7 +99,14 @@ class Reader:
     @property
     def nbytes(self) -> int:
         """Bytes of all rows as they are stored."""
-        return len(self) * row_bytes(self.header)
+        return self.rows * row_bytes(self.header)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are: one for an (id, view), or of tokens one for each of its positions."""
+        if not self._runs:
+            return len(self)
+        return int(sum(self._runs["count"][list(found.values())].sum() for found in self._ordinals.values()))
 
     def ids(self, view: int = 0) -> list[str]:
         """The ids that have a row for this view, in the order of recording."""
@@ -121,18 +133,29 @@ class Reader:
             do="Leave them out" if state.startswith("quarantined") else "Record the missing ones: the recording goes on where it stopped"))
 
     def locate(self, name: str, view: int) -> Location:
-        """Where the row of this (id, view) lies. Raises DataError where there is none."""
-        ordinal = int(self.ordinals([name], view))
-        number = int(torch.searchsorted(self._starts, ordinal, right=True)) - 1
+        """Where the rows of this (id, view) lie. Raises DataError where there are none."""
+        ordinal = self.ordinals([name], view)
+        row, count = int(ordinal), 1
+        if self._ends is not None:
+            count = int(self._runs["count"][ordinal])
+            row = int(self._ends[ordinal]) - count
+        number = int(torch.searchsorted(self._starts, row, right=True)) - 1
         part, shard = self._places[number]
-        return Location(part, shard.sha256, ordinal - int(self._starts[number]), 1)
+        return Location(part, shard.sha256, row - int(self._starts[number]), count)
+
+    def runs(self, ordinals: Tensor) -> dict[str, Tensor]:
+        """What is kept once for each of these (n,) int64 ordinals, (n,): `schema.per_sequence`; empty but for tokens."""
+        return {name: tensor.index_select(0, ordinals) for name, tensor in self._runs.items()}
 
     def take(self, ordinals: Tensor) -> dict[str, Tensor]:
         """The rows (n, ...) with these (n,) int64 ordinals, in their order, in any order and with repetitions.
 
+        Of tokens, the runs of these sequences one after the other: (N, ...), where N is the sum of their counts.
         One index_select a tensor where the store is one shard (as a finished recording of up to 128 MiB is) or was joined in memory.
         Raises IndexError for an ordinal that `ordinals` did not give.
         """
+        if self._ends is not None:
+            ordinals = self._positions(ordinals, self._ends)
         if self._only is not None:
             return {name: tensor.index_select(0, ordinals) for name, tensor in self._only.items()}
         number = (torch.searchsorted(self._starts, ordinals, right=True) - 1).clamp(min=0)
@@ -154,7 +177,13 @@ class Reader:
         """The rows of these ids, in their order, in memory. Raises DataError that names the first id without a row."""
         return self.take(self.ordinals(ids, view))
 
-    def _open(self, part: str, shard: Shard, check_hashes: bool) -> tuple[list[str], list[int]]:
+    def _positions(self, ordinals: Tensor, ends: Tensor) -> Tensor:
+        """(N,) numbers of the rows of these sequences."""
+        counts = self._runs["count"].index_select(0, ordinals).long()
+        before = ends.index_select(0, ordinals) - counts.cumsum(0)
+        return before.repeat_interleave(counts) + torch.arange(int(counts.sum()))
+
+    def _open(self, part: str, shard: Shard, check_hashes: bool) -> tuple[list[str], list[int], dict[str, Tensor]]:
         folder = self.folder / PARTS_FOLDER / part
         path = shards.file_of(folder, shard.sha256)
         fault = shards.fault(folder, shard) if check_hashes else None
@@ -164,15 +193,21 @@ class Reader:
             ids, views = shards.read_index(path)
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in fields(self.header)}
+                run = {name: file.get_tensor(name) for name in per_sequence(self.header)}
         except (SafetensorError, OSError, KeyError) as error:
             raise self._broken(path, part, shard, str(error)) from None
         for name, item in fields(self.header).items():
             shape, dtype = (shard.rows, *item.shape), getattr(torch, item.dtype)
-            if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtype or len(ids) != shard.rows:
+            if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtype or (not run and len(ids) != shard.rows):
                 raise self._broken(path, part, shard, f"{name} is {tuple(tensors[name].shape)} {tensors[name].dtype}")
+        for name, item in per_sequence(self.header).items():
+            if tuple(run[name].shape) != (len(ids),) or run[name].dtype != getattr(torch, item.dtype):
+                raise self._broken(path, part, shard, f"{name} is {tuple(run[name].shape)} {run[name].dtype}")
+        if run and (bool((run["count"] < 0).any()) or int(run["count"].sum()) != shard.rows):
+            raise self._broken(path, part, shard, f"runs of {int(run['count'].sum())} positions")
         self._places.append((part, shard))
         self._tensors.append(tensors)
-        return ids, views.tolist()
+        return ids, views.tolist(), run
 
     def _broken(self, path: Path, part: str, shard: Shard, got: str) -> DataError:
         return DataError(four_parts(

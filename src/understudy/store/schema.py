@@ -4,8 +4,8 @@
     <store>/parts/<part>/manifest.sqlite     one row a shard: the acknowledgement
     <store>/parts/<part>/<sha256>.safetensors    fixed-size rows and the (id, view) of each
 
-A part has one writer; a reader sees the union of the parts. A later format may keep several rows for one (id, view)
-(an `index.count` tensor in the shard) or acknowledge single rows in the manifest's journal; both raise FORMAT_VERSION.
+A part has one writer; a reader sees the union of the parts. A store of tokens keeps several rows for one (id, view), a run of
+positions; `per_sequence` names what it keeps once for the run. A later format may acknowledge single rows in the manifest's journal.
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from understudy.errors import DataError, four_parts
+from understudy.store import steps
 
 FORMAT_VERSION = 1
 FEATURE_FORMAT = 2
 """Of stores that hold a layer: a reader that does not know them then says so, instead of calling the header damaged."""
+TOKEN_FORMAT = 3
+"""Of stores of token sequences, whose shards hold several rows for one id."""
 HEADER_FILE = "header.json"
 PARTS_FOLDER = "parts"
+_DTYPES = {
+    "dense": ("float32", "float16"),
+    "topk": ("float32", "float16"),
+    "feature": ("float32", "float16", "int8"),
+    "tokens": steps.DTYPES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +46,13 @@ class Header:
     classes: C. members: M of an ensemble (rows are then (M, C)); member_weights: their weights, empty is equal.
     keep: "dense" keeps all C logits; "topk" the k largest, the log-sum-exp of the full row and the mass of the rest at `temperatures`;
         "feature" one layer of the teacher: the output of `tap`, of `shape` (without the axis of rows). Runs that match other layers then
-        share the stores of those that they have in common, and the store of logits is the same for all.
+        share the stores of those that they have in common, and the store of logits is the same for all;
+        "tokens" a run of positions for each id, each like a row of "topk" in few bytes, `classes` being the size of the vocabulary.
     dtype: of what is kept. float16 keeps logits relative to the row's maximum, which is kept in float32 beside them, and a feature as it
         is. int8 is for features: a float32 scale for each channel (the first axis of `shape`) of each row, one for a row of a vector.
+        Of tokens: "packed" keeps an id and its log-probability in 3 bytes, "uint8" in 3 and 1, "float16" in 3 and 2 (`store.steps`; ids
+        take 2 where the vocabulary has at most 65,536 tokens and they are not packed).
+    tokenizer, template: of tokens, the hashes of the tokenizer and of the chat template; "" where there is no template.
     teacher, data, transform: fingerprints; a store is only read for the same three.
     rights: the terms under which it was recorded, for the record of every student that learns from it.
 
@@ -50,8 +63,8 @@ class Header:
     teacher: str
     data: str
     transform: str
-    keep: Literal["dense", "topk", "feature"] = "dense"
-    dtype: Literal["float32", "float16", "int8"] = "float32"
+    keep: Literal["dense", "topk", "feature", "tokens"] = "dense"
+    dtype: Literal["float32", "float16", "int8", "uint8", "packed"] = "float32"
     k: int = 0
     members: int = 1
     member_weights: tuple[float, ...] = ()
@@ -59,17 +72,18 @@ class Header:
     rights: Mapping[str, Any] = field(default_factory=dict)
     tap: str = ""
     shape: tuple[int, ...] = ()
+    tokenizer: str = ""
+    template: str = ""
     format_version: int = 0  # 0: the one of what is kept
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "member_weights", tuple(float(weight) for weight in self.member_weights))
         object.__setattr__(self, "temperatures", tuple(float(temperature) for temperature in self.temperatures))
         object.__setattr__(self, "shape", tuple(self.shape))
-        _need(self.keep in ("dense", "topk", "feature"), "keep", self.keep, '"dense", "topk" or "feature"')
+        _need(self.keep in _DTYPES, "keep", self.keep, '"dense", "topk", "feature" or "tokens"')
         object.__setattr__(self, "format_version", self.format_version or format_of(self.keep))
         _need(self.format_version == format_of(self.keep), "store format", self.format_version, format_of(self.keep))
-        dtypes = ("float32", "float16", "int8") if self.keep == "feature" else ("float32", "float16")
-        _need(self.dtype in dtypes, "dtype", self.dtype, " or ".join(dtypes))
+        _need(self.dtype in _DTYPES[self.keep], "dtype", self.dtype, " or ".join(_DTYPES[self.keep]))
         _need(self.classes >= 1, "classes", self.classes, "at least 1")
         _need(self.members >= 1, "members", self.members, "at least 1")
         _need(len(self.member_weights) in (0, self.members), "member_weights", len(self.member_weights), f"none or {self.members}")
@@ -84,15 +98,32 @@ class Header:
             _need(self.members == 1, "members", self.members, "1 for features, which are one network's own")
         else:
             _need(self.tap == "" and self.shape == (), "tap", (self.tap, self.shape), "none for rows of logits")
-        if self.keep != "topk":
+        if self.keep == "tokens":
+            self._check_tokens()
+        else:
+            _need(self.tokenizer == "" and self.template == "", "tokenizer", (self.tokenizer, self.template), "none for rows of classes")
+        if self.keep not in ("topk", "tokens"):
             _need(self.k == 0, "k", self.k, f"0 for {self.keep} rows")
             _need(not self.temperatures, "temperatures", self.temperatures, f"none for {self.keep} rows, which serve any temperature")
         else:
             _need(1 <= self.k <= self.classes, "k", self.k, f"1 to {self.classes}")
-            _need(self.members == 1, "members", self.members, "1 for top-k rows (the mean of an ensemble depends on the temperature)")
+            _need(
+                self.members == 1,
+                "members",
+                self.members,
+                f"1 for {self.keep} rows (the mean of an ensemble depends on the temperature)",
+            )
             _need(bool(self.temperatures) and all(0 < t < math.inf for t in self.temperatures)
                   and len(set(self.temperatures)) == len(self.temperatures),
-                  "temperatures", self.temperatures, "at least one, each positive, finite and once, for top-k rows")
+                  "temperatures", self.temperatures, f"at least one, each positive, finite and once, for {self.keep} rows")
+
+    def _check_tokens(self) -> None:
+        most = steps.largest_vocabulary(self.dtype)
+        remedy = ' for dtype "packed"; "uint8" and "float16" take 16,777,216' if self.dtype == "packed" else ", which 3 bytes can name"
+        _need(self.classes <= most, "vocabulary", f"{self.classes:,} tokens", f"at most {most:,}{remedy}")
+        _need(1.0 in self.temperatures, "temperatures", self.temperatures, "1 among them, at which log-probabilities are kept")
+        _need(self.tokenizer != "" and self.tokenizer.isprintable(), "tokenizer", repr(self.tokenizer), "the hash of the tokenizer")
+        _need(self.template.isprintable(), "template", repr(self.template), "the hash of the template, or nothing")
 
     @property
     def stated_error(self) -> dict[str, float]:
@@ -103,8 +134,20 @@ class Header:
         probability and for the mass of the tail (what the tail consists of is not kept at all). An entry v of a float16 feature is off
         by at most |v| / 2048 or 2**-25, whichever is larger; of an int8 feature by half a step of its channel, whose largest
         magnitude m is 127 steps: m / 254, and the rounding of float32 (channels below 1e-30 count as 1e-30).
+
+        Tokens: a kept probability and the mass of the tail at every temperature kept; `total_mass`, how far kept mass and tail are from 1
+        together (the log-sum-exp is the one of the rounded row); a log-probability relative to the depth of the row's last kept one.
+        These are the worst of all rows; `describe` gives the mean KL of the rows that were recorded.
         """
         ulp = 2.0**-11
+        if self.keep == "tokens":
+            tail = 2 * ulp / math.e
+            if self.dtype == "float16":
+                kept, depth = 4 * ulp / (math.e * min(self.temperatures)), 2 * ulp
+            else:
+                n = steps.steps(self.classes, self.dtype)
+                kept, depth = steps.probability_error(n, self.k, self.temperatures), steps.depth_error(n)
+            return {"kept_probability": kept + tail + 1e-6, "tail_mass": tail, "total_mass": 1e-5, "log_probability_of_range": depth}
         if self.keep == "feature":
             return {
                 "float32": {"value": 0.0},
@@ -123,10 +166,38 @@ class Header:
         if self.keep == "feature":
             scales = f", a scale for each of {self.shape[0]} channels" if len(self.shape) > 1 else ", one scale"
             return f"layer {self.tap}, {' x '.join(map(str, self.shape))} {self.dtype}{scales if self.dtype == 'int8' else ''}"
+        if self.keep == "tokens":
+            temperatures = ", ".join(map(str, self.temperatures))
+            how = self.dtype if self.dtype == "float16" else f"{self.dtype} ({steps.steps(self.classes, self.dtype)} steps)"
+            return f"tokens, top-{self.k} {how} of {self.classes:,}, log-sum-exp and tail mass at T = {temperatures}"
         if self.keep == "topk":
             temperatures = ", ".join(map(str, self.temperatures))
             return f"top-{self.k} {self.dtype} of {self.classes} classes, log-sum-exp and tail mass at T = {temperatures}"
         return f"dense {self.dtype}, {f'{self.members} members x ' if self.members > 1 else ''}{self.classes} classes"
+
+    def lacks(self, temperature: float) -> str:
+        """A warning where training at this temperature uses a log-sum-exp that was not kept; "" where it was, or all classes were.
+
+        Top-k rows can't tell what their tail weighs at another temperature. Of tokens, `codec.decode` estimates it above the smallest one
+        kept.
+
+        Raises:
+            DataError: it can't be computed: a temperature below the smallest of a store of tokens, or any other of a store of classes.
+        """
+        if self.keep not in ("topk", "tokens") or temperature in self.temperatures or self.k == self.classes:
+            return ""
+        kept = ", ".join(map(str, self.temperatures))
+        if self.keep == "topk" or not min(self.temperatures) < temperature < math.inf:
+            raise DataError(four_parts(
+                "the store can't answer at this temperature", got=temperature,
+                expected=f"one of {kept}" + (f", or one above {min(self.temperatures)}" if self.keep == "tokens" else ""),
+                otherwise="Nothing that was kept says what the rest of the classes weighs there",
+                do=f"Record again with {temperature} among the temperatures, or train at one of {kept}"))
+        return (
+            f"temperature {temperature}: the store kept log-sum-exp and tail mass at T = {kept} only. Elsewhere the tail is estimated, too "
+            "heavy rather than too light, so the student learns a flatter teacher. Record again with "
+            f"{temperature} among the temperatures for exact rows."
+        )
 
     def identity(self) -> dict[str, Any]:
         """All fields that must be equal for two recordings to be the same one: everything but the rights."""
@@ -161,7 +232,7 @@ class Header:
             four_parts(
                 f"{where} has another format",
                 got=f"format_version {version}",
-                expected=f"{FORMAT_VERSION}, or {FEATURE_FORMAT} for a layer",
+                expected=f"{FORMAT_VERSION}, {FEATURE_FORMAT} for a layer, or {TOKEN_FORMAT} for tokens",
                 otherwise="Rows would be read at the wrong places",
                 do="Use the program that wrote it, or record again",
             )
@@ -184,8 +255,9 @@ class Header:
             )
 
     def _stated(self) -> dict[str, Any]:
-        """The fields that say something: a store of logits has the header that it had before features could be kept."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if self.keep == "feature" or key not in ("tap", "shape")}
+        """The fields that say something: a store of logits has the header that it had before features, and tokens, could be kept."""
+        silent = {"tap": "feature", "shape": "feature", "tokenizer": "tokens", "template": "tokens"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if silent.get(key, self.keep) == self.keep}
 
 
 class Field(NamedTuple):
@@ -201,7 +273,18 @@ def fields(header: Header) -> dict[str, Field]:
     dense: logits; for float16 `reference`, the row's maximum. top-k: ids (largest first), logits relative to the maximum,
     `lse` and `tail` with one column a temperature: log-sum-exp of the full row, log of the probability outside the kept set.
     feature: feature; for int8 `scale`, one step of each channel.
+    tokens: `low` and `high`, the lower 16 and the upper 8 bits of each id (packed: of id * n + step), largest probability first; unless
+    packed `steps` or `depth`, how far below the largest each lies; `range`, the depth of the last (see `store.steps`); lse and tail.
     """
+    if header.keep == "tokens":
+        found = {"low": Field("uint16", (header.k,))}
+        if steps.id_bytes(header.classes, header.dtype) == 3:
+            found["high"] = Field("uint8", (header.k,))
+        if header.dtype == "float16":
+            found["depth"] = Field("float16", (header.k,))
+        else:
+            found |= ({"steps": Field("uint8", (header.k,))} if header.dtype == "uint8" else {}) | {"range": Field("float16", ())}
+        return found | {"lse": Field("float32", (len(header.temperatures),)), "tail": Field("float16", (len(header.temperatures),))}
     if header.keep == "feature":
         layer = {"feature": Field(header.dtype, header.shape)}
         return layer | {"scale": Field("float32", header.shape[:-1][:1])} if header.dtype == "int8" else layer
@@ -214,11 +297,23 @@ def fields(header: Header) -> dict[str, Field]:
     return found | {"reference": Field("float32", lead)} if header.dtype == "float16" else found
 
 
+def per_sequence(header: Header) -> dict[str, Field]:
+    """The tensors of a shard that have one entry for each (id, view) instead of one a row; none but for tokens.
+
+    count: how many positions, which follow each other in the shard. labels: a hash of the tokens that they are followed by, by which a
+    shifted or another text is known. kl: mean KL(teacher || what is read back) at T = 1 over the positions, nats, the tail spread evenly.
+    loss: mean negative log-likelihood of the labels under the teacher, nats.
+    """
+    if header.keep != "tokens":
+        return {}
+    return {"count": Field("int32", ()), "labels": Field("int64", ()), "kl": Field("float32", ()), "loss": Field("float32", ())}
+
+
 def telltale(header: Header) -> str:
     """The tensor in which exactly the rows that have to be quarantined hold NaN or an infinity."""
     if header.keep == "feature":
         return "scale" if header.dtype == "int8" else "feature"
-    return "logits"
+    return "lse" if header.keep == "tokens" else "logits"
 
 
 def row_bytes(header: Header) -> int:
@@ -227,13 +322,34 @@ def row_bytes(header: Header) -> int:
 
 
 def check_rows(rows: Mapping[str, np.ndarray], header: Header, count: int, where: str) -> None:
-    """Raise DataError unless the arrays are `count` rows of this header's layout."""
-    wanted = {name: (item.dtype, (count, *item.shape)) for name, item in fields(header).items()}
+    """Raise DataError unless the arrays are the rows of `count` ids in this header's layout: one each, or of tokens a run each."""
+    once = per_sequence(header)
+    counts = rows.get("count") if once else None
+    length = count if counts is None else int(counts.sum()) if counts.size == count and (counts >= 0).all() else -1
+    wanted = {name: (item.dtype, (length, *item.shape)) for name, item in fields(header).items()}
+    wanted |= {name: (item.dtype, (count, *item.shape)) for name, item in once.items()}
     got = {name: (str(array.dtype), tuple(array.shape)) for name, array in rows.items()}
     if got != wanted:
         raise DataError(four_parts(
             f"{where}: these are not rows of this store", got=got, expected=wanted,
-            otherwise="Classes or members would be mixed up", do="Encode the teacher's answer with this store's header"))
+            otherwise="Classes, members or positions would be mixed up", do="Encode the teacher's answer with this store's header"))
+
+
+def choose(rows: Mapping[str, np.ndarray], header: Header, wanted: np.ndarray) -> dict[str, np.ndarray]:
+    """Copies of the rows of the ids that `wanted`, (n,) bool, names."""
+    once = per_sequence(header)
+    each = np.repeat(wanted, rows["count"]) if once else wanted
+    return {name: array[wanted if name in once else each] for name, array in rows.items()}
+
+
+def finite(rows: Mapping[str, np.ndarray], header: Header, count: int) -> np.ndarray:
+    """(n,) bool of ids: False where a row of it holds NaN or an infinity in its telltale; of tokens, where any position does."""
+    found = rows[telltale(header)]
+    good = np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
+    if header.keep != "tokens":
+        return good
+    owner = np.repeat(np.arange(count), rows["count"])
+    return np.bincount(owner[~good], minlength=count) == 0
 
 
 def read_header(folder: str | Path) -> tuple[Header, str]:
@@ -256,7 +372,7 @@ def part_names(folder: str | Path) -> list[str]:
 
 def format_of(keep: object) -> int:
     """The format of the stores that keep this."""
-    return FEATURE_FORMAT if keep == "feature" else FORMAT_VERSION
+    return {"feature": FEATURE_FORMAT, "tokens": TOKEN_FORMAT}.get(str(keep), FORMAT_VERSION)
 
 
 def _need(met: bool, name: str, got: object, expected: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from understudy import atomic
 
 SUFFIX = ".safetensors"
 TEMPORARY = ".tmp"
+COUNT = "count"
+"""The tensor of a shard with several rows for one id that says how many; they follow each other in the order of the ids."""
 INDEX = ("index.text", "index.end", "index.view")
 
 Checkpoint = Callable[[str], None]
@@ -27,7 +29,7 @@ Checkpoint = Callable[[str], None]
 
 
 class Shard(NamedTuple):
-    """A shard as the manifest knows it."""
+    """A shard as the manifest knows it. rows: one an id, or of tokens one a position."""
 
     sha256: str
     rows: int
@@ -35,11 +37,16 @@ class Shard(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a shard holds: n ids, (n,) int32 views, and the row arrays of the schema."""
+    """What a shard holds: n ids, (n,) int32 views, and the arrays of the schema: (n, ...), or of tokens also one row a position."""
 
     ids: list[str]
     views: np.ndarray
     rows: dict[str, np.ndarray]
+
+    @property
+    def length(self) -> int:
+        """How many rows it is."""
+        return int(self.rows[COUNT].sum()) if COUNT in self.rows else len(self.ids)
 
 
 def file_of(folder: Path, sha256: str) -> Path:
@@ -47,18 +54,17 @@ def file_of(folder: Path, sha256: str) -> Path:
     return folder / f"{sha256}{SUFFIX}"
 
 
-def publish(folder: Path, header_digest: str, ids: Sequence[str], views: np.ndarray, rows: Mapping[str, np.ndarray],
-            checkpoint: Checkpoint) -> Shard:
+def publish(folder: Path, header_digest: str, content: Content, checkpoint: Checkpoint) -> Shard:
     """Write a shard so that it is whole or not there; it counts only once the manifest has its row.
 
     Raises OSError where the disk refuses; nothing is left then.
     """
-    text = [encode_id(item) for item in ids]
+    text = [encode_id(item) for item in content.ids]
     index = {"index.text": np.frombuffer(b"".join(text), dtype=np.uint8),
              "index.end": np.cumsum([len(item) for item in text], dtype=np.int64),
-             "index.view": views.astype(np.int32)}
+             "index.view": content.views.astype(np.int32)}
     # One metadata key only: safetensors writes several in a random order, and equal rows should give equal bytes.
-    data = save({name: np.ascontiguousarray(array) for name, array in (index | dict(rows)).items()}, {"understudy_header": header_digest})
+    data = save({name: np.ascontiguousarray(array) for name, array in (index | content.rows).items()}, {"understudy_header": header_digest})
     sha256 = hashlib.sha256(data).hexdigest()
     temporary, final = folder / f".{sha256}{TEMPORARY}", file_of(folder, sha256)
     checkpoint("shard.begin")
@@ -78,7 +84,7 @@ def publish(folder: Path, header_digest: str, ids: Sequence[str], views: np.ndar
     checkpoint("shard.renamed")
     atomic.sync(folder)
     checkpoint("shard.published")
-    return Shard(sha256, len(ids), len(data))
+    return Shard(sha256, content.length, len(data))
 
 
 def fault(folder: Path, shard: Shard) -> str | None:
@@ -96,6 +102,18 @@ def read_index(path: Path) -> tuple[list[str], np.ndarray]:
     """The ids and (n,) int32 views of a shard's rows; the rows themselves are not read."""
     with safe_open(path, framework="np") as file:
         return _index(file.get_tensor(INDEX[0]), file.get_tensor(INDEX[1]), file.get_tensor(INDEX[2]))
+
+
+def read_tensors(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some of a shard's tensors, of which others are not read. Raises SafetensorError for one that it lacks."""
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+def rows_of(path: Path, ids: int) -> int:
+    """How many rows a shard of so many ids holds."""
+    with safe_open(path, framework="np") as file:
+        return int(file.get_tensor(COUNT).sum()) if COUNT in file.keys() else ids  # noqa: SIM118 - not a mapping
 
 
 def read(path: Path) -> Content:

@@ -17,7 +17,7 @@ from understudy import atomic
 from understudy.errors import DataError, four_parts
 from understudy.store.manifest import Manifest
 from understudy.store.part import Locked, Part
-from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, check_rows, part_names, row_bytes, telltale
+from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, check_rows, choose, finite, part_names, row_bytes
 from understudy.store.shards import Checkpoint, Content, file_of, read_index
 
 _log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class Writer:
         folder: the store, made if it does not exist.
         header: what is recorded. It must be the header of the store that stands there (rights apart).
         part: one writer each; workers and hosts use a part of their own, readers see the union.
-        rows_per_shard: None is 128 MiB of rows, at most 65,536.
-        planned: how many rows the whole recording will have, from which the tolerated number of quarantined rows follows;
-            0 counts the rows seen so far.
+        rows_per_shard: None is 128 MiB of rows, at most 65,536 but for tokens, whose rows are positions.
+        planned: how many ids, in all views, the whole recording will have, from which the tolerated number of quarantined ones follows;
+            0 counts those seen so far.
         checkpoint: called with the name of every point that a write passes (tests kill the process there).
 
     Raises:
@@ -56,11 +56,13 @@ class Writer:
                  commit_seconds: float = 5.0, checkpoint: Checkpoint = lambda point: None) -> None:
         self.folder = Path(folder)
         self.header = header
-        self._rows_per_shard = rows_per_shard or max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes(header)))
+        most = _SHARD_BYTES if header.keep == "tokens" else _SHARD_ROWS
+        self._rows_per_shard = rows_per_shard or max(1, min(most, _SHARD_BYTES // row_bytes(header)))
         self._planned = planned
         self._commit_seconds = commit_seconds
         self._pending: list[Content] = []
         self._pending_keys: set[tuple[str, int]] = set()
+        self._pending_rows = 0
         self._pending_quarantine: list[tuple[str, int]] = []
         self._last_commit = time.monotonic()
         self._acknowledged: set[tuple[str, int]] = set()
@@ -88,7 +90,8 @@ class Writer:
     def append(self, ids: Sequence[str], view: int, rows: Mapping[str, np.ndarray]) -> None:
         """Take n encoded rows (see codec.encode); they are acknowledged by the next commit.
 
-        Rows whose answer is not finite (see `schema.telltale`) are quarantined by their ids instead of being stored.
+        Of tokens, `rows` holds the runs of all n sequences. Rows whose answer is not finite (see `schema.telltale`) are quarantined by
+        their ids instead of being stored; a sequence with one such position is quarantined whole.
 
         Raises:
             DataError: not rows of this header; an id that is stored or pending already; more than 0.1 % of the rows are not
@@ -107,15 +110,16 @@ class Writer:
                     do="Ask `missing` first",
                 )
             )
-        finite = np.isfinite(rows[telltale(self.header)].reshape(len(ids), -1)).all(axis=1)
-        if not finite.all():
-            self._quarantine([key for key, good in zip(keys, finite, strict=True) if not good], len(keys))
-            keys = [key for key, good in zip(keys, finite, strict=True) if good]
+        sound = finite(rows, self.header, len(ids))
+        if not sound.all():
+            self._quarantine([key for key, good in zip(keys, sound, strict=True) if not good], len(keys))
+            keys = [key for key, good in zip(keys, sound, strict=True) if good]
         # Copied, because the caller may use its buffers again before the commit.
-        self._pending.append(Content([name for name, _ in keys], np.full(len(keys), view, dtype=np.int32),
-                                     {name: array[finite] for name, array in rows.items()}))
+        content = Content([name for name, _ in keys], np.full(len(keys), view, dtype=np.int32), choose(rows, self.header, sound))
+        self._pending.append(content)
         self._pending_keys.update(keys)
-        if len(self._pending_keys) >= self._rows_per_shard or time.monotonic() - self._last_commit >= self._commit_seconds:
+        self._pending_rows += content.length
+        if self._pending_rows >= self._rows_per_shard or time.monotonic() - self._last_commit >= self._commit_seconds:
             self.commit()
 
     def commit(self) -> None:
@@ -128,7 +132,7 @@ class Writer:
                 self._part.add(_joined(self._pending), quarantine=self._pending_quarantine)
             self._acknowledged |= self._pending_keys
             self._quarantined.update(self._pending_quarantine)
-            self._pending, self._pending_keys, self._pending_quarantine = [], set(), []
+            self._pending, self._pending_keys, self._pending_rows, self._pending_quarantine = [], set(), 0, []
         self._last_commit = time.monotonic()
 
     def close(self) -> None:

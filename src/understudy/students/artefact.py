@@ -22,7 +22,9 @@ from torch import nn
 from understudy import atomic, kinds
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
+from understudy.preprocess.passages import Passages
 from understudy.students import weights
+from understudy.students.generate import generate
 
 SCHEMA = 1
 CONFIG = "config.json"
@@ -46,8 +48,38 @@ class Student:
 
     def predict(self, raw: Any) -> np.ndarray:
         """(N, C) float32 probabilities of raw inputs, as they were given in training: pixels, numbers, or columns of a table."""
+        if isinstance(self.preprocess, Passages):
+            raise RecipeError(four_parts(
+                "this student writes", got="a student that says what comes next", expected="one that tells classes apart",
+                otherwise="Tokens would be taken for classes", do="Use generate, or `understudy generate`"))
         logits = torch.from_numpy(self.logits(self.preprocess.encode(raw)))
-        return torch.softmax(logits, dim=1).numpy()
+        return torch.softmax(logits, dim=-1).numpy()
+
+    def generate(
+        self, prompts: Sequence[str], *, most: int = 64, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
+        seed: int = 0,
+    ) -> list[str]:
+        """What the student writes behind each prompt, up to `most` tokens or the end of a document; at temperature 0 what is likeliest.
+
+        The same prompts, settings and seed give the same texts. RecipeError for a student that does not write, DataError for a prompt that
+        leaves no room.
+        """
+        read = self.preprocess
+        if not isinstance(read, Passages):
+            raise RecipeError(four_parts(
+                "this student does not write", got=f"a student for inputs of kind {read.kind}", expected="one that says what comes next",
+                otherwise="Its classes would be taken for words", do="Use predict"))
+        given = [torch.from_numpy(np.array([read.start, *ids])) for ids in (one.ids for one in read.tokenizer.literal.encode_batch_fast(
+            list(prompts), add_special_tokens=False))]
+        long = next((at for at, ids in enumerate(given) if len(ids) >= read.length), None)
+        if long is not None:
+            raise DataError(four_parts(
+                f"prompt {long + 1} leaves no room for an answer", got=f"{len(given[long])} tokens", expected=f"fewer than {read.length}",
+                otherwise="The student would read further than it ever has in training", do="Shorten it"))
+        made = generate(
+            self.module, given, most=most, temperature=temperature, top_k=top_k, top_p=top_p, stop=[read.end], seed=seed,
+            cached=hasattr(self.module, "step"))
+        return [read.tokenizer.inner.decode(one.tokens.tolist()) for one in made]
 
     def predict_file(self, path: str | os.PathLike[str]) -> np.ndarray:
         """(N, C) float32 probabilities of what a file holds: an image, rows of a table, an array."""
@@ -70,13 +102,15 @@ def module_logits(module: nn.Module, preprocess: Preprocess, encoded: np.ndarray
 
 
 def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[str, Any], shape: tuple[int, ...], classes: Sequence[str],
-         preprocess: Mapping[str, Any], card: str, extra: Mapping[str, Any] | None = None) -> Path:
+         preprocess: Mapping[str, Any], card: str, extra: Mapping[str, Any] | None = None,
+         files: Mapping[str, bytes] | None = None) -> Path:
     """Write the folder; it is whole or, where it is new, not there at all.
 
     Args:
         model: `{"arch": ..., options}`, complete; `{"arch": None, "class": "package.Class"}` for a module of one's own, which `load` needs.
         shape: of one model input. classes: names in the order of the logits, kept verbatim. preprocess: `Preprocess.to_dict()`.
-        card: Markdown; whoever writes it escapes the names in it. extra: anything that is JSON, kept under "extra".
+        card: Markdown; whoever writes it escapes the names in it. extra: anything that is JSON, kept under "extra". files: further ones,
+            which other programs look for (tokenizer.json).
 
     An existing folder keeps its other files; its three are replaced, config.json last, whose sha256 of the weights shows a replacement
     that was cut off. Raises DataError for values that are not JSON, and for module state that is no tensor.
@@ -84,8 +118,10 @@ def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[st
     folder = Path(os.path.abspath(folder))
     data = weights.serialise(module)
     try:
+        publish: Any = getattr(module, "published", None)
+        published = publish(classes) if publish else {"model_type": "understudy", "architectures": [type(module).__name__]}
         config = json.dumps({
-            "schema": SCHEMA, "model_type": "understudy", "architectures": [type(module).__name__], "model": dict(model),
+            **published, "schema": SCHEMA, "model": dict(model),
             "shape": list(shape), "classes": list(classes), "preprocess": dict(preprocess),
             "weights": {"file": weights.FILE, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
                         "parameters": sum(parameter.numel() for parameter in module.parameters())},
@@ -96,6 +132,8 @@ def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[st
             otherwise="It could not be read back", do="Leave out what is no text, number, list or mapping")) from None
     with whole(folder) as made:
         atomic.write_bytes(made / weights.FILE, data)
+        for name, content in (files or {}).items():
+            atomic.write_bytes(made / name, content)
         atomic.write_bytes(made / CARD, card.encode("utf-8", "backslashreplace"))
         atomic.write_bytes(made / CONFIG, config.encode("ascii") + b"\n")
     return folder
@@ -137,8 +175,9 @@ def load(folder: str | os.PathLike[str], module: nn.Module | None = None) -> Stu
         shape, classes = tuple(int(side) for side in config["shape"]), tuple(str(name) for name in config["classes"])
         arch, options = config["model"].get("arch"), {key: value for key, value in config["model"].items() if key != "arch"}
         stated, preprocess = config["weights"]["sha256"], Preprocess.from_dict(config["preprocess"])
-        if preprocess.shape != shape or len(classes) < 2:
-            raise ValueError(f"shape {shape} with inputs of shape {preprocess.shape} and {len(classes)} classes")
+        outputs = preprocess.vocabulary if isinstance(preprocess, Passages) else len(classes)
+        if preprocess.shape != shape or outputs < 2:
+            raise ValueError(f"shape {shape} with inputs of shape {preprocess.shape} and {outputs} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -149,9 +188,13 @@ def load(folder: str | os.PathLike[str], module: nn.Module | None = None) -> Stu
             otherwise="The card and the report would describe another model", do="Copy the folder again, or take it from the run"))
     tensors = weights.read(file)
     if module is None:
-        module = _build(folder, arch, options, shape, len(classes))
+        module = _build(folder, arch, options, shape, outputs)
         weights.check_fit(module, tensors, file)
-        module.to_empty(device="cpu")
+        # Some buffers are in no file, and `to_empty` would give each name of a tied weight a tensor of its own.
+        if weights.tied(module) or any(part._non_persistent_buffers_set for part in module.modules()):
+            module = _build(folder, arch, options, shape, outputs, "cpu")
+        else:
+            module.to_empty(device="cpu")
     weights.check_fit(module, tensors, file)
     weights.fill(module, tensors)
     return Student(module.eval(), classes, preprocess, config)
@@ -178,15 +221,17 @@ def broken(folder: Path, got: str) -> DataError:
         otherwise="The model or its preprocessing would be guessed", do="Take the folder `student/` of a run"))
 
 
-def _build(folder: Path, arch: object, options: Mapping[str, Any], shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The architecture without memory behind its tensors, so that a config that lies about sizes allocates nothing."""
+def _build(
+    folder: Path, arch: object, options: Mapping[str, Any], shape: tuple[int, ...], classes: int, device: str = "meta"
+) -> nn.Module:
+    """The architecture; on "meta" without memory behind its tensors, so that a config that lies about sizes allocates nothing."""
     if arch is None:
         raise RecipeError(four_parts(
             f'"{folder}" holds a student of another program\'s class', got="no module",
             expected=f"an instance of {options.get('class', 'it')}", otherwise="Its code would have to be found and run",
             do="Build the module yourself and pass it: load(folder, module=...)"))
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             return kinds.configure("models", str(arch), options, f"{folder / CONFIG}").build(shape, classes)
     except RecipeError as error:
         raise DataError(str(error)) from None

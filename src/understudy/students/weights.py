@@ -33,7 +33,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """DataError unless the tensors have the module's names and shapes (which may lie on the meta device)."""
     own = module.state_dict()
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    again = tied(module)
+    missing = [name for name in own if again.get(name, name) not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in own]
     if missing or unexpected:
         raise DataError(four_parts(
@@ -89,15 +90,29 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def serialise(module: nn.Module) -> bytes:
-    """The module's parameters and buffers as a safetensors file; the same tensors give the same bytes. Tied weights are written twice."""
+    """The module's parameters and buffers as a safetensors file; the same tensors give the same bytes. Tied weights are written once."""
     tensors = {}
-    for name, value in module.state_dict().items():
+    state = module.state_dict()
+    for name in tied(module):
+        del state[name]
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise DataError(four_parts(
                 f"{type(module).__name__} keeps state that is no tensor", got=f"{name}: {type(value).__name__}", expected="tensors",
                 otherwise="It would have to be pickled", do="Keep it in a buffer, or give it in the model's configuration"))
         tensors[name] = value.detach().cpu().contiguous().clone()
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+def tied(module: nn.Module) -> dict[str, str]:
+    """{name: the name before it under which the same parameter stands} of a module's state."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) in first:
+            found[name] = first[id(value)]
+        first.setdefault(id(value), name)
+    return found
 
 
 def few(names: list[str]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from understudy.answer import answer
+from understudy.collate import Rows
 from understudy.errors import RecipeError, four_parts
-from understudy.records import UNKNOWN, Batch, Knowledge, StudentOutput
+from understudy.records import UNKNOWN, Batch, Hidden, Knowledge, StudentOutput
 from understudy.students.taps import Taps
 
 
@@ -54,7 +56,8 @@ class Teacher:
     The module is the caller's own object; it is put in eval mode and frozen here, once. That it stays so is for the self-test to see.
     precision: "bfloat16" computes under autocast (the answers are float32 all the same, with about three correct digits) and is another
     fingerprint; memory_format: "channels_last" suits convolutions on a CPU and changes answers by rounding only.
-    taps: layers whose outputs are given as well (`students.taps`); RecipeError for one that is not there.
+    taps: layers whose outputs are given as well (`students.taps`); RecipeError for one that is not there. reads: the examples as this
+    teacher reads them, where its tokenizer is not the student's: a batch's ids are looked up there.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Teacher:
         precision: Literal["float32", "bfloat16"] = "float32",
         memory_format: Literal["contiguous", "channels_last"] | None = None,
         taps: Sequence[str] = (),
+        reads: Rows | None = None,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.fingerprint = fingerprint if precision == "float32" else digest([fingerprint, precision])
@@ -71,6 +75,7 @@ class Teacher:
         self.channels_last = memory_format == "channels_last"
         if self.channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.reads = reads
         self._taps: Taps | None = None
         self.tap(taps)
 
@@ -83,17 +88,26 @@ class Teacher:
 
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
         """(B, C) float32 logits for the batch, and the tapped layers' outputs."""
-        inputs = batch.inputs
-        if self.channels_last and inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = self.module(inputs)
+        if self.reads is not None:
+            batch = replace(batch, inputs=self.reads.inputs(batch.ids))
+        if self.channels_last and batch.inputs.ndim == 4:
+            batch = replace(batch, inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
+        with torch.inference_mode():
+            said = self._said(batch)
         # Autograd refuses to save inference tensors, and an objective may multiply by the logits: the copy is an ordinary tensor.
         features = {} if self._taps is None else self._taps.take()
-        return Knowledge(
-            logits=logits.to(torch.float32, copy=True),
-            features={tap: value.to(torch.float32, copy=True) for tap, value in features.items()},
-        )
+        features = {tap: value.to(torch.float32, copy=True) for tap, value in features.items()}
+        if isinstance(said, Hidden):
+            return Knowledge(hidden=Hidden(said.states.to(torch.float32, copy=True), said.head), features=features)
+        return Knowledge(logits=said.to(torch.float32, copy=True), features=features)
+
+
+    def _said(self, batch: Batch) -> Tensor | Hidden:
+        if batch.positions is not None:
+            return answer(self.module, batch, self.autocast)
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.autocast):
+            rows: Tensor = self.module(batch.inputs)
+        return rows
 
 
 class Scattered(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.records import Batch, Knowledge, StudentOutput, TopKRows
 from understudy.store.codec import decode
 from understudy.store.reader import RESIDENT_BYTES, Reader
+from understudy.store.token_codec import runs
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,17 @@ class Teacher:
 
     Where the decoded rows fit in `resident_bytes`, they lie in memory as tables, and log-probabilities at the fixed
     `temperatures` are computed once: a batch then costs one index_select. Otherwise rows are taken from the mapped shards and
-    decoded for each batch.
+    decoded for each batch. Rows of tokens always are: they would be four times as large, and decode faster than a model reads them.
+
+    Of tokens, a batch's labels (B, L) say which positions count; the knowledge is of these N, in row-major order. A sequence whose labels
+    are not those that it was recorded with (shortened, shifted, another text) is refused.
 
     Args:
         reader: the store, opened with the fingerprints that it must have.
         ids: (N,) the data set's table of ids, which `batch.ids` are row numbers of.
         views: the views that will be asked. An example may lack a row as long as it is not asked for.
-        temperatures: at which `Knowledge.ready` is filled (dense stores).
+        temperatures: at which `Knowledge.ready` is filled (dense stores); of tokens, those that will be asked for: one that was not kept is
+            estimated, with a warning (`Header.lacks`).
         logits: whether `Knowledge.logits` is filled too; False where every objective asks for `temperatures` only.
         features: {teacher tap: the store of that layer}, recorded from the same teacher, data and transform; each fills
             `Knowledge.features[tap]`. Layers stay as they are stored, float16 or int8, until a batch is decoded: as float32 they would
@@ -57,7 +65,8 @@ class Teacher:
         device: where the tables lie and the knowledge is wanted.
 
     Raises:
-        DataError: the store has no row at all for a view; it holds a layer instead of answers; `features` are another teacher's.
+        DataError: the store has no row at all for a view; it holds a layer instead of answers; `features` are another teacher's; a
+            temperature that rows of tokens can't answer.
     """
 
     def __init__(
@@ -89,14 +98,20 @@ class Teacher:
         self._reader = reader
         self._ids = ids
         self._device = torch.device(device)
+        self._temperatures = tuple(temperatures) if header.keep == "tokens" else ()
+        for temperature in self._temperatures:
+            warning = header.lacks(temperature)
+            if warning:
+                _log.warning("%s", warning)
         found = _found(reader, ids, views)
         self._layers = {
             tap: _Layer(tap, opened, reader, ids, views, resident_bytes, self._device) for tap, opened in (features or {}).items()
         }
         wanted = tuple(temperatures) if dense else ()
         values = header.classes * (header.members * logits + len(wanted)) if dense else 3 * header.k + 2 * len(header.temperatures)
-        self.resident = 4 * values * sum(int((ordinals >= 0).sum()) for ordinals in found.values()) <= resident_bytes
-        """Whether the rows lie in memory."""
+        recorded = sum(int((ordinals >= 0).sum()) for ordinals in found.values())
+        self.resident = header.keep != "tokens" and 4 * values * recorded <= resident_bytes
+        """Whether the decoded rows lie in memory as tables."""
         self._place = self._device if self.resident else torch.device("cpu")
         self._tables = {view: self._table(ordinals, wanted, logits or not dense) for view, ordinals in found.items()}
 
@@ -113,9 +128,33 @@ class Teacher:
         rows = ids if table.rows is None else table.rows.index_select(0, ids)
         if table.partial and bool((rows < 0).any()):
             raise self._reader.absent([self._ids[int(row)] for row in ids[rows < 0]], batch.view)
+        if self._reader.header.keep == "tokens":
+            self._refuse_other_positions(batch, rows)
+            encoded = {name: tensor.to(self._device) for name, tensor in self._reader.take(rows).items()}
+            return decode(encoded, self._reader.header, self._temperatures)
         if table.knowledge is None:
             return _each(decode(self._reader.take(rows), self._reader.header), lambda tensor: tensor.to(self._device))
         return _each(table.knowledge, lambda tensor: tensor.index_select(0, rows))
+
+    def _refuse_other_positions(self, batch: Batch, ordinals: Tensor) -> None:
+        """Raise DataError naming a sequence whose labels are not the ones that the store's positions were recorded for."""
+        expected = self._reader.runs(ordinals)
+        labels = batch.labels.cpu()
+        if labels.ndim != 2 or len(labels) != len(ordinals):
+            raise DataError(four_parts(
+                "positions can't be told apart", got=f"labels {tuple(labels.shape)} of {len(ordinals)} sequences", expected="labels (B, L)",
+                otherwise="Answers would be given to the wrong positions", do="Give the batch as the sequences were read"))
+        found = runs(labels)
+        wrong = (found.counts != expected["count"]) | (found.prints != expected["labels"])
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            got, recorded = int(found.counts[row]), int(expected["count"][row])
+            raise DataError(four_parts(
+                f'sequence "{self._ids[int(batch.ids[row])]}" is not the one that was recorded in {self._reader.folder}',
+                got=f"{got} positions" if got != recorded else f"{got} positions with other labels, such as shifted ones",
+                expected=f"the {recorded} positions that the teacher was asked about",
+                otherwise="Each position would learn the answer of another",
+                do="Read the texts with the settings of the recording (tokenizer, length, packing), or record again"))
 
     def _table(self, ordinals: Tensor, temperatures: tuple[float, ...], logits: bool) -> _Table:
         partial = bool((ordinals < 0).any())

@@ -37,7 +37,11 @@ class Checkpoint:
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
     head = {"version": VERSION, "step": checkpoint.step, "rows": checkpoint.rows, "best": checkpoint.best, "meta": checkpoint.meta}
-    tensors = {name: value.detach().contiguous() for name, value in checkpoint.tensors.items()}
+    tensors, seen = {}, set()
+    for name, value in checkpoint.tensors.items():
+        value = value.detach().contiguous()
+        tensors[name] = value.clone() if value.data_ptr() in seen else value  # a tied weight, which safetensors refuses to write twice
+        seen.add(value.data_ptr())
     atomic.write_bytes(path, save(tensors, metadata={"checkpoint": json.dumps(head)}))
 
 

@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from understudy.answer import answer
+from understudy.fused import Output, Teacher, fused
 from understudy.objective import Objective, value_at
-from understudy.records import Batch, Knowledge, LossTerms, Shapes, StudentOutput, Term
+from understudy.records import Batch, Hidden, Knowledge, LossTerms, Shapes, StudentOutput, Term
 from understudy.students.taps import Taps
+
+FUSED = 1 << 22
+"""Numbers in the logits of a batch from which on they are computed in pieces: below, one matrix product is faster."""
 
 
 class Learner(nn.Module, ABC):
@@ -45,13 +50,40 @@ class Step(Learner):
 
     def forward(self, batch: Batch, knowledge: Knowledge | None, progress: float = 0.0) -> LossTerms:
         """{name: (sum, count, weight)} of every term; `progress` 0..1 is where schedules stand."""
-        rows = logits(self.student, batch.inputs, self.autocast)
-        output = StudentOutput(rows, self.taps.take() if self.taps is not None else {})
+        said = answer(self.student, batch, self.autocast)
+        output = StudentOutput(said, self.taps.take() if self.taps is not None else {})
+        batch = batch.rows()
         terms: LossTerms = {}
+        if isinstance(said, Hidden):
+            terms = self._fused(said, knowledge, batch, progress)
+            if len(terms) == len(self.objectives):
+                return terms
+            output = StudentOutput(said.logits(), output.features)  # once for all terms that ask for them
+        knowledge = knowledge.dense() if knowledge is not None else None
         for objective, (name, term) in zip(self.objectives, self.terms.items(), strict=True):
+            if name in terms:
+                continue
             value, count = term(output, knowledge, batch, progress)
             terms[name] = Term(value, count, value_at(objective.weight, progress))
         return terms
+
+    def _fused(self, said: Hidden, knowledge: Knowledge | None, batch: Batch, progress: float) -> LossTerms:
+        """The terms that are computed together, without a row of logits for every position; none where the rows are small."""
+        numbers = len(said.states) * said.head.out_features
+        served = {name: one for name, objective in zip(self.terms, self.objectives, strict=True) if (one := objective.pointwise(progress))}
+        if numbers < FUSED or not served:
+            return {}
+        weights = {name: value_at(objective.weight, progress) for name, objective in zip(self.terms, self.objectives, strict=True)}
+        count = float(len(said.states))
+        sums = fused(
+            Output(said.states, said.head.weight, said.head.bias),
+            None if knowledge is None else rows_of(knowledge),
+            batch.labels,
+            list(served.values()),
+            [weights[name] / max(count, 1.0) for name in served],
+            matmul=torch.bfloat16 if self.autocast else torch.float32,
+        )
+        return {name: Term(value, count, weights[name]) for name, value in zip(served, sums, strict=True)}
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -84,6 +116,15 @@ class Step(Learner):
             self.taps.remove()
 
 
+def rows_of(knowledge: Knowledge) -> Teacher:
+    """What a teacher said as the fused loss takes it."""
+    if knowledge.hidden is not None:
+        return Output(knowledge.hidden.states, knowledge.hidden.head.weight, knowledge.hidden.head.bias)
+    if knowledge.topk is not None and knowledge.logits is None:
+        return knowledge.topk
+    return knowledge.row_logits()
+
+
 def student_taps(objectives: Sequence[Objective]) -> list[str]:
     """Every student layer that an objective reads, once."""
     return list(dict.fromkeys(tap for one in objectives for tap in one.student_taps))
@@ -92,17 +133,6 @@ def student_taps(objectives: Sequence[Objective]) -> list[str]:
 def teacher_taps(objectives: Sequence[Objective]) -> list[str]:
     """Every teacher layer that an objective reads, once."""
     return list(dict.fromkeys(tap for one in objectives for tap in one.teacher_taps))
-
-
-def logits(model: nn.Module, inputs: Tensor, autocast: bool = False) -> Tensor:
-    """(B, C) float32 logits; see `Step` for what `autocast` leaves in float32."""
-    if not autocast:
-        return model(inputs).float()
-    body, head = getattr(model, "features", None), getattr(model, "head", None)
-    split = callable(body) and isinstance(head, nn.Module)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        hidden: Tensor = body(inputs) if callable(body) and split else model(inputs)
-    return head(hidden.float()) if isinstance(head, nn.Module) and split else hidden.float()
 
 
 def term_names(objectives: Sequence[Objective]) -> list[str]:

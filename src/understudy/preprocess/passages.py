@@ -1,0 +1,159 @@
+"""Passages of documents -> rows of tokens for models that say what comes next.
+
+A raw row is text: pieces of documents, each behind START_MARK, and behind the end of a document END_MARK. How documents are cut into rows
+knows no tokenizer (`datasets/corpus.py`), so models with different ones read the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from understudy import readers
+from understudy.errors import DataError, RecipeError, four_parts
+from understudy.preprocess import Preprocess
+from understudy.tokens import Tokenizer
+
+OPTIONS = ("tokenizer", "length")
+START_MARK, END_MARK = "\x1e", "\x1f"
+LONGEST = 1024
+"""Tokens of a row where nothing else is said."""
+NOTHING = -1
+"""What fills a row up: no token at all, because some tokenizers pad with the token that ends a document."""
+
+
+@dataclass(frozen=True)
+class Passages(Preprocess):
+    """Rows -> (N, length + 1) int32 tokens, filled up with -1: column t is read, column t + 1 is what comes next.
+
+    A piece becomes `start`, its tokens, and `end` where its document ends. length: most tokens that are read of a row; what is longer
+    loses its end (`cut` counts those).
+    """
+
+    kind: ClassVar[str] = "passages"
+    tokenizer: Tokenizer
+    length: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.length, int) and self.length >= 2):
+            raise DataError(four_parts(
+                "the length of passages is not usable", got=repr(self.length), expected="2 tokens or more",
+                otherwise="There would be nothing to go by", do="Use 64 to 1024"))
+        self.tokenizer.ends  # noqa: B018  refuses a tokenizer without marks
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Passages:
+        """Of `to_dict`."""
+        return cls(Tokenizer(json.dumps(values.pop("tokenizer"), ensure_ascii=False), int(values.pop("pad"))), **values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(L,)."""
+        return (self.length,)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of an embedding, and classes of the answer."""
+        return self.tokenizer.size
+
+    @property
+    def pad(self) -> int:
+        """The id that a model reads where there is nothing; nobody learns or is judged there."""
+        return self.tokenizer.pad
+
+    @property
+    def start(self) -> int:
+        """The token before every piece."""
+        return self.tokenizer.ends[0]
+
+    @property
+    def end(self) -> int:
+        """The token behind every document; may be the same."""
+        return self.tokenizer.ends[1]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What transformers looks for beside a model that writes."""
+        files = self.tokenizer.files
+        names = {name: self.tokenizer.inner.id_to_token(number) for name, number in (("bos_token", self.start), ("eos_token", self.end))}
+        files["tokenizer_config.json"] = json.dumps(json.loads(files["tokenizer_config.json"]) | names).encode()
+        ends = {"bos_token_id": self.start, "eos_token_id": self.end, "pad_token_id": self.pad}
+        return files | {"generation_config.json": json.dumps(ends).encode()}
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(1,), one: tokens are taken as they are."""
+        return np.ones(1, np.float32)
+
+    @property
+    def shift(self) -> np.ndarray:
+        """(1,), zero."""
+        return np.zeros(1, np.float32)
+
+    def tokens(self, raw: Sequence[str]) -> list[list[int]]:
+        """The tokens of each row, not cut."""
+        pieces = [(row, piece) for row, text in enumerate(raw) for piece in parts(text)]
+        found: list[list[int]] = [[] for _ in raw]
+        spoken = self.tokenizer.literal.encode_batch_fast([piece.removesuffix(END_MARK) for _, piece in pieces], add_special_tokens=False)
+        for (row, piece), one in zip(pieces, spoken, strict=True):
+            # Where one token is both marks, the end of a document is the start of the next.
+            begun = [] if found[row] and found[row][-1] == self.start == self.end else [self.start]
+            found[row] += [*begun, *one.ids, *([self.end] if piece.endswith(END_MARK) else [])]
+        return found
+
+    def encode(self, raw: Any) -> np.ndarray:
+        """(N, L + 1) int32 of rows of text."""
+        if isinstance(raw, str) or not all(isinstance(text, str) for text in raw):
+            raise DataError(four_parts(
+                "inputs are no texts", got=type(raw).__name__ if isinstance(raw, str) else "something that is no str",
+                expected="a list of str", otherwise="Something else than the text would be read", do='Pass ["a text", "another"]'))
+        rows = np.full((len(raw), self.length + 1), NOTHING, dtype=np.int32)
+        for row, ids in zip(rows, self.tokens(raw), strict=True):
+            row[: min(len(ids), self.length + 1)] = ids[: self.length + 1]
+        return rows
+
+    def cut(self, raw: Sequence[str]) -> np.ndarray:
+        """(N,) bool: which rows are longer than `length`, so that their end is not read."""
+        return np.array([len(ids) > self.length + 1 for ids in self.tokens(raw)])
+
+    def normalise(self, encoded: np.ndarray) -> np.ndarray:
+        """(N, L') int64: what is read, less the columns that hold nothing."""
+        used = np.flatnonzero((encoded != NOTHING).any(axis=0))
+        width = max(1, int(used[-1]) if len(used) else 1)
+        read = encoded[:, :width].astype(np.int64)
+        return np.where(read == NOTHING, self.pad, read)
+
+    def read_input(self, path: str | os.PathLike[str]) -> list[str]:
+        """One text a line of a text file; blank lines are left out."""
+        return readers.text_lines(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"kind": "passages", "tokenizer": json.loads(self.tokenizer.text), "pad": self.pad, "length": self.length}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What decides which tokens a row becomes."""
+        return f"passages {self.tokenizer.fingerprint} {self.length}"
+
+
+def parts(text: str) -> list[str]:
+    """The pieces of a row, each with the mark of its document's end where it has one."""
+    pieces = text.split(START_MARK)
+    return pieces[1:] if len(pieces) > 1 and not pieces[0] else pieces
+
+
+def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None) -> Passages:
+    """The tokenizer is settled before; length: None takes the longest training row and an eighth more, up to 1,024 tokens."""
+    if tokenizer is None:
+        raise RecipeError(four_parts(
+            "text needs a tokenizer", got="none", expected="student.tokenizer", otherwise="There would be no tokens",
+            do="Set student.tokenizer: {kind: bpe}"))
+    longest = max(len(ids) for ids in Passages(tokenizer, 2).tokens(list(raw)))
+    return Passages(tokenizer, length or max(2, min(LONGEST, longest + longest // 8)))

@@ -1,0 +1,117 @@
+"""Checks of models that say what comes next: answers that stand one position off, a teacher that knows no more than frequencies, and models
+that see what they have to tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy.answer import answer
+from understudy.records import Batch, Hidden
+from understudy.selftest.subject import Check, Heard, Named, Subject
+
+SHIFTS = (-2, -1, 1, 2)
+CLEARLY = 5.0
+"""Standard errors by which another place, or the teacher, must be better; many, as positions of a text are not independent."""
+FEWEST = 50
+SLACK = 1e-3
+"""An earlier answer may move by this share of its row's range when a later token is another: sums are rounded in another order."""
+
+
+def shifted(subject: Subject) -> Check:
+    """The teacher's rows explain the tokens at their own positions better than those up to two positions before or behind.
+
+    A row one position off is the classic mistake with sequences: models give at position t what comes at t + 1, and a loss that pairs it
+    with the token at t teaches the student to repeat what it has just read.
+    """
+    check = Named("shifted-positions")
+    some = subject.answers.judged
+    here = _chosen(some, some.labels)
+    figure = []
+    for shift in SHIFTS:
+        inner = slice(max(0, -shift), len(here) - max(0, shift))
+        moved = slice(max(0, shift), len(here) - max(0, -shift))
+        together = (some.rows[inner] == some.rows[moved]).numpy()
+        there = some.log_probs[inner][np.arange(len(together)), some.labels[moved]][together]
+        gain = there - here[inner][together]
+        if len(gain) < FEWEST:
+            continue
+        error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
+        figure.append(f"{shift:+d}: {gain.mean():+.2f}")
+        if gain.mean() > CLEARLY * max(error, 1e-9):
+            return check.fault(
+                f"{gain.mean():+.2f} nats a position when moved by {shift:+d}",
+                "the teacher's rows stand at other positions than the tokens that they tell",
+                got=f"rows that tell the token {abs(shift)} {'behind' if shift > 0 else 'before'} better by {gain.mean():.2f} nats",
+                expected="rows that tell the token at their own position best",
+                otherwise="The student would learn to repeat what it has read, or to skip a word, at a plausible loss",
+                do="Pair the answer at position t with the token at t + 1, in the store and in the teacher",
+            )
+    return check.ok(f"nats a position when moved by {', '.join(figure)}") if figure else check.skipped("too few positions in a row")
+
+
+def below_trivial(subject: Subject) -> Check:
+    """The teacher tells tokens better than their frequencies in the training rows do."""
+    check = Named("teacher-below-trivial")
+    some = subject.answers.judged
+    if len(some.labels) < FEWEST:
+        return check.skipped(f"{len(some.labels)} positions are too few")
+    trivial = np.log((subject.class_counts + 1.0) / (subject.class_counts.sum() + len(subject.class_counts)))[some.labels]
+    gain = _chosen(some, some.labels) - trivial
+    error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    figure = f"{gain.mean():+.2f} nats a position over frequencies, on {len(gain):,} positions"
+    if not gain.mean() > CLEARLY * error:
+        return check.fault(
+            figure,
+            "the teacher is not above the trivial predictor",
+            got=f"{gain.mean():+.2f} nats a position",
+            expected=f"at least {CLEARLY * error:+.2f}; frequencies give 0",
+            otherwise="The student would learn noise with great care",
+            do="Load the teacher's weights; check that its tokenizer is the one that it was trained with",
+        )
+    return check.ok(figure)
+
+
+def looks_ahead(subject: Subject) -> Check:
+    """No model sees what it has to tell: answers before a token stay when the token is another one."""
+    check = Named("looks-ahead")
+    batch = subject.batch(subject.learnt_rows[:1], 0)
+    at = batch.inputs.shape[1] // 2
+    other = batch.inputs.clone()
+    other[:, at] = (other[:, at] + 1) % subject.outputs
+    before = batch.labels.clone()
+    before[:, at:] = -1
+    if not (before >= 0).any():
+        return check.skipped("the row is too short")
+    batch = replace(batch, labels=before)
+    changed = replace(batch, inputs=other)
+    figure = []
+    for whose, module in [("the student", subject.student().eval()), *(("the teacher", one) for one in subject.modules)]:
+        one, two = _rows(module, batch), _rows(module, changed)
+        size = float((one.amax(1) - one.amin(1)).max().clamp(min=1e-6))
+        moved = float((one - two).abs().max()) / size
+        figure.append(f"{whose} {moved:.1e}")
+        if not moved <= SLACK:
+            return check.fault(
+                f"{whose}: {moved:.1%} of a row's range",
+                f"{whose} sees tokens that it has to tell",
+                got=f"answers that change by {moved:.1%} when a later token is another",
+                expected="the same answers",
+                otherwise="Its loss would fall to nothing in training, and it would write nonsense",
+                do="Use a model with causal attention: a decoder, not an encoder",
+            )
+    return check.ok("earlier answers move by " + ", ".join(figure))
+
+
+def _chosen(some: Heard, labels: np.ndarray) -> np.ndarray:
+    return np.asarray(some.log_probs[np.arange(len(labels)), labels])
+
+
+@torch.inference_mode()
+def _rows(module: nn.Module, batch: Batch) -> Tensor:
+    said = answer(module, batch)
+    return said.logits() if isinstance(said, Hidden) else said

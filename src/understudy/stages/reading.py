@@ -1,0 +1,83 @@
+"""Which tokenizer reads the texts for which model: each model its own, so that teacher and student need not share one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from understudy import kinds, tokens
+from understudy.errors import RecipeError, four_parts
+from understudy.models import pretrained
+from understudy.recipe import Reader
+from understudy.tokens import Tokenizer
+
+AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "mpnet")
+"""Architectures that count positions from behind the padding's number."""
+
+
+def tokenizer_of(
+    wanted: Reader, student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]], texts: Sequence[str], running: bool = False
+) -> Tokenizer:
+    """The student's tokenizer. texts: the training rows'. running: they are told token by token, so that nothing of them may be lost.
+
+    `auto` is that of the student's own folder; else that of the teacher's folder (where texts are classified: with the tokens of the
+    training texts alone); else byte pairs of the training texts.
+    """
+    kind, path = wanted.kind, wanted.path
+    lowercase = not running if wanted.lowercase is None else wanted.lowercase
+    if running and (lowercase or kind in ("words", "pruned")):
+        raise RecipeError(
+            four_parts(
+                "running text is told as it was written",
+                got=f"student.tokenizer: {{kind: {kind}, lowercase: {lowercase}}}",
+                expected="byte pairs that keep capitals, or the tokenizer of a generative model",
+                otherwise="Words that are lost would cost no bits, and bits per byte would flatter the student",
+                do="Use kind: bpe and leave lowercase out",
+            )
+        )
+    if kind == "auto":
+        own, theirs = folder_of(student), next((found for one in teachers if (found := folder_of(one.get("model") or {}))), None)
+        if own:
+            return tokens.read(own)
+        kind, path = ("folder" if running else "pruned", theirs) if theirs else ("bpe", None)
+    if kind in ("bpe", "words"):
+        return tokens.train(kind, texts, wanted.size, lowercase=lowercase, closed=not running)
+    path = path or next((found for one in teachers if (found := folder_of(one.get("model") or {}))), None)
+    if path is None:
+        raise RecipeError(
+            four_parts(
+                f"student.tokenizer: {kind} needs a folder",
+                got="no path, and no teacher with a folder of its own",
+                expected="path: FOLDER",
+                otherwise="There would be no tokens",
+                do="Name a folder that holds tokenizer.json, or use kind: bpe",
+            )
+        )
+    read = tokens.read(path)
+    return tokens.pruned(read, texts) if kind == "pruned" else read
+
+
+def folder_of(model: Mapping[str, Any]) -> str | None:
+    """The folder of a pretrained model, which says how its texts are read; None for any other."""
+    path = model.get("path") if model.get("arch") in ("pretrained", "causal") else None
+    return str(Path(path).expanduser()) if path else None
+
+
+def positions(model: Mapping[str, Any]) -> int | None:
+    """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
+    folder = folder_of(model)
+    config = model.get("config") or (pretrained.config_of(folder) if folder else {})
+    found = config.get("max_position_embeddings")
+    if not isinstance(found, int) or found < 1:
+        return None
+    return found - int(config.get("pad_token_id") or 0) - 1 if config.get("model_type") in AFTER_PADDING else found
+
+
+def filled(spec: Mapping[str, Any], vocabulary: int, pad: int, start: int | None = None) -> dict[str, Any]:
+    """An architecture's mapping with what the tokenizer says, where it has fields for it and does not say it itself."""
+    if "arch" not in spec or spec.get("vocabulary"):
+        return dict(spec)
+    said = {"vocabulary": vocabulary, "pad": pad, "start": start}
+    wanted = kinds.fields("models", spec["arch"])
+    return {**spec, **{name: value for name, value in said.items() if name in wanted and value is not None}}

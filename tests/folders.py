@@ -1,0 +1,45 @@
+"""Small folders in the Hugging Face layout, made by the tests that read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = (
+    "play", "music", "stop", "the", "weather", "rain", "##ing", "##ed", "light", "on", "off", "turn", "bank", "money", "send", "un",
+    "##known",
+)  # fmt: skip
+
+
+def wordpiece(pad: str = "[PAD]") -> object:
+    """A WordPiece tokenizer as BERT has it: special tokens, letters, a few words and endings."""
+    import tokenizers
+
+    special = [pad, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    names = [*special, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece({name: at for at, name in enumerate(names)}, unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(special)
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.enable_padding(pad_token=pad, length=12)  # as sentence-transformers save theirs
+    made.enable_truncation(12)
+    return made
+
+
+def encoder(folder: Path, *, layers: int = 2, width: int = 16, seed: int = 0) -> Path:
+    """A BERT without a head, its tokenizer, and its weights as safetensors."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    made = wordpiece()
+    config = transformers.BertConfig(
+        vocab_size=made.get_vocab_size(), hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2 * width,
+        max_position_embeddings=64, pad_token_id=0)
+    transformers.BertModel(config).save_pretrained(folder)
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", "tokenizer_class": "BertTokenizer"}))
+    return folder
