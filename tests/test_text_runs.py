@@ -178,3 +178,28 @@ def test_a_file_that_can_t_be_learnt_from(tmp_path, content, words):
     with pytest.raises(DataError) as caught:
         Dataset(str(tmp_path / "a.csv")).load()
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.slow
+def test_texts_out_of_scope_are_asked_of_everybody_and_learnt_by_nobody(toy, small, tmp_path):
+    """The report's figures against what the shipped student's folder says of the same texts."""
+    dice = random.Random(1)
+
+    def rows(count, part):
+        return [(f"{dice.choice(SAID[kind])} {part} {at}", kind) for at in range(count) for kind in SAID]
+
+    strange = [(f"why is the sky so {dice.choice(('blue', 'high'))} {at}", "strange") for at in range(30)]
+    parts = {"train": rows(120, "") + strange[:10], "val": rows(12, "please"), "test": rows(15, "now") + strange[10:]}
+    (tmp_path / "a.json").write_text(json.dumps(parts))
+    data = f"data={{kind: text, path: {tmp_path / 'a.json'}, outside: [strange]}}"
+    run = toy.run(*small(STUDENTS["bag"]), data, "teacher.train.lr=1e-2")
+    details = json.loads((run.path / "details.json").read_text())
+    figures = {one["name"]: one for one in details["measures"]}
+    assert set(figures) == {"outside_told_apart", "outside_noticed", "inside_passed"}
+    assert details["examples"]["outside"] == 20 and details["examples"]["test"] == 45 and "strange" not in run.summary.get("classes", ())
+    sure = {part: artefact.load(run.path / "student").predict([text for text, _ in rows]).max(1)
+            for part, rows in (("in", parts["test"][:45]), ("out", strange[10:]), ("val", parts["val"]))}
+    pairs = [(one > other) + 0.5 * (one == other) for one in sure["in"] for other in sure["out"]]
+    assert figures["outside_told_apart"]["distilled"]["value"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    least = np.sort(sure["val"])[int(0.05 * (len(sure["val"]) - 1))]
+    assert figures["outside_noticed"]["distilled"]["value"] == pytest.approx(np.mean(sure["out"] < least), abs=0.051)

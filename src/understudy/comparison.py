@@ -213,7 +213,8 @@ def _judged(
 
     def entry(found: arms.ArmResult, name: str, objective: str, parameters: Mapping[str, Any]) -> board.Entry:
         known = [value for value in found.best if value is not None]
-        return board.Entry(name, score(found.logits_test), sum(known) / len(known) if known else None, objective, parameters)
+        scores = score(found.logits_test[:, : len(labels)])  # those outside all classes come last
+        return board.Entry(name, scores, sum(known) / len(known) if known else None, objective, parameters)
 
     controls = []
     for own in rounds.control_tasks(final, bench):

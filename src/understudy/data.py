@@ -39,6 +39,8 @@ class Examples:
     groups: class -> group of classes, may be empty. columns: how a table's columns were understood, also those that are not used.
     clusters: (N,) int64, rows of the same number are of one document or speaker: a split never parts them; None: every row is its own.
     items: of passages, for each row the numbers of the documents that its pieces are of: what is judged is a document.
+    outside: (N,) bool, rows that belong to none of the classes, label -1: nobody learns from them, and how models tell them apart from the
+        others is measured; None: no such rows.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -54,6 +56,7 @@ class Examples:
     columns: tuple[Column, ...] = ()
     clusters: np.ndarray | None = None
     items: tuple[tuple[int, ...], ...] = ()
+    outside: np.ndarray | None = None
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -84,7 +87,7 @@ class Examples:
                 digest.update(f"{part.dtype.str}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).data if part.size else b"")
 
-        for part in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters):
+        for part in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters, self.outside):
             if part is not None:
                 add(part)
         if isinstance(self.raw, Mapping):
@@ -98,7 +101,8 @@ class Examples:
         return replace(self, ids=self.ids[rows], raw=_rows(self.raw, rows), labels=self.labels[rows],
                        split=None if self.split is None else self.split[rows],
                        clusters=None if self.clusters is None else self.clusters[rows],
-                       items=tuple(self.items[row] for row in rows) if self.items else ())
+                       items=tuple(self.items[row] for row in rows) if self.items else (),
+                       outside=None if self.outside is None else self.outside[rows])
 
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
@@ -108,7 +112,8 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers (int64, ascending, disjoint). Unlabelled rows are in train. `made` says in words how it came about."""
+    """Row numbers (int64, ascending, disjoint). Unlabelled rows are in train, those outside all classes in test or nowhere. `made` says in
+    words how it came about."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -178,7 +183,8 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
     """Keep validation and test rows apart.
 
     Parts that the source gives are used as they are. Others are drawn by a hash of (seed, id), stratified by label: shares of all labelled
-    rows, at least one row of every class staying in train. Unlabelled rows are for training. `validation` = 0 draws none.
+    rows, at least one row of every class staying in train. Unlabelled rows are for training. `validation` = 0 draws none. Rows outside all
+    classes are for the test, all of them or, where the source says which rows are test rows, those of its test part.
 
     Raises:
         RecipeError: shares out of range; a share of test rows where the source has its own; none at all.
@@ -196,8 +202,10 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
             "the data has fewer than two classes" if len(examples) else "the data set is empty",
             got=f"{len(examples)} rows, labelled as {', '.join(repr(examples.classes[label]) for label in present) or 'nothing'}",
             expected="labelled rows of two classes or more", otherwise="A constant would score 100 %", do="Check the label column"))
+    outside = np.zeros(len(examples), dtype=bool) if examples.outside is None else examples.outside
     given = np.full(len(examples), "", dtype="<U10") if examples.split is None else examples.split
-    parts = {name: np.flatnonzero(given == name) for name in ("validation", "test")}
+    parts = {name: np.flatnonzero((given == name) & ~outside) for name in ("validation", "test")}
+    beside = np.flatnonzero(outside & ((given == "test") | (len(parts["test"]) == 0)))
     for name, rows in parts.items():
         if not labelled[rows].all():
             lost = rows[~labelled[rows]]
@@ -224,9 +232,9 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
             made.append(f"{name} {share:g} of {total} labelled rows, {how}, seed {seed}")
         else:
             made.append(f"no {name}")
-    train = np.setdiff1d(np.arange(len(examples)), np.concatenate([parts["validation"], parts["test"]]))
+    train = np.setdiff1d(np.flatnonzero(~outside), np.concatenate([parts["validation"], parts["test"]]))
     _refuse_unknown_classes(examples, train, parts)
-    return Split(train, parts["validation"], parts["test"], int((~labelled).sum()), "; ".join(made))
+    return Split(train, parts["validation"], np.union1d(parts["test"], beside), int((~labelled & ~outside).sum()), "; ".join(made))
 
 
 def duplicates(examples: Examples, split: Split) -> np.ndarray:
@@ -251,6 +259,10 @@ def _check(examples: Examples) -> None:
         double = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise DataError(four_parts("ids are not unique", got=f"{double!r} twice", expected="another id for every example",
                                    otherwise="Two examples would share one teacher's answer", do="Correct the ids, or leave them out"))
+    if examples.outside is not None and (len(examples.outside) != count or (examples.labels[examples.outside] >= 0).any()):
+        raise DataError(four_parts("outside does not fit the labels", got="a row with a class, or another number of rows",
+                                   expected="one entry a row, and label -1 where it is true",
+                                   otherwise="A row would be of a class and of none", do="Set the labels of such rows to -1"))
     bad = np.flatnonzero((examples.labels < -1) | (examples.labels >= len(examples.classes)))
     if len(bad):
         raise DataError(four_parts(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import DataError, four_parts
-from understudy.evaluation import calibration, fidelity, metrics, slices
+from understudy.evaluation import calibration, fidelity, metrics, outside, slices
 from understudy.evaluation.compare import mean_interval, verdict
 from understudy.report.facts import Classification
 from understudy.report.measured import Measured
@@ -131,8 +131,11 @@ class Classified(Measured):
             found.append("No validation rows: the worst class was chosen on the test rows that it is reported on, which exaggerates it.")
         if len(facts.duplicates):
             found.append(f"{len(facts.duplicates)} test rows are also training rows; the figures without them are given beside.")
-        if len(self.rows) < len(facts.labels_test):
-            found.append(f"{len(facts.labels_test) - len(self.rows)} test rows have no label and are left out.")
+        beside = int(facts.outside.sum())
+        if len(self.rows) + beside < len(facts.labels_test):
+            found.append(f"{len(facts.labels_test) - len(self.rows) - beside} test rows have no label and are left out.")
+        if beside:
+            found.append(outside.note(beside, len(self.rows), len(facts.labels_val)))
         return found
 
     def sections(self) -> dict[str, Any]:
@@ -141,12 +144,13 @@ class Classified(Measured):
         positive = facts.classes[self.positive] if facts.metric in ("auroc", "average_precision") and self.positive is not None else None
         return {
             "examples": {"test": len(self.rows), "validation": int((facts.labels_val >= 0).sum()),
-                         "unlabelled_test": len(facts.labels_test) - len(self.rows), "seeds": len(facts.seeds["distilled"])},
+                         "unlabelled_test": len(facts.labels_test) - len(self.rows), "outside": int(facts.outside.sum()),
+                         "seeds": len(facts.seeds["distilled"])},
             "metric": {"name": facts.metric, "label": metrics.LABELS[facts.metric], "higher_is_better": self.higher, "positive": positive,
                        "trivial": self.value("trivial"), "per_item": facts.metric in metrics.PER_ITEM, "unit": metrics.unit(facts.metric)},
             "classes": _slices(self, slices.members(self.labels, facts.classes), facts.groups),
             "groups": _slices(self, slices.groups(self.labels, facts.classes, facts.groups), {}),
-            "worst_slice": _worst(self),
+            "worst_slice": _worst(self), "measures": _outside(self),
             "calibration": {model: _calibration(log_probs, self.labels) for model, log_probs in self.said.items()},
             "fidelity": {arm: _fidelity(self, arm) for arm in self.arms},
             "inherited": _inherited(self), "severity": _severity(self), "dark_knowledge": _dark_knowledge(self),
@@ -166,6 +170,25 @@ def _worst(measured: Classified) -> dict[str, Any] | None:
         return None
     (found,) = slices.table(measured.right, {measured.worst[0]: measured.worst_rows})
     return {"name": f"class={found.name}", "examples": found.examples, **found.values, "chosen_on": measured.worst[1]}
+
+
+def _outside(measured: Classified) -> list[dict[str, Any]]:
+    """How each model's confidence tells test rows outside all classes from the others; none where there are no such rows."""
+    facts = measured.facts
+    if not facts.outside.any():
+        return []
+    answers = {"teacher": (measured.teacher, facts.teacher_log_probs_test[facts.outside], facts.teacher_log_probs_val)}
+    for name, arm in facts.arms.items():
+        beside, validation = (metrics.log_softmax(one) if one.size else one for one in (arm.logits_test[:, facts.outside], arm.logits_val))
+        answers[name] = (measured.students[name], beside, validation)
+    sure = {name: tuple(outside.confidence(one) for one in parts) for name, parts in answers.items()}
+    found = []
+    for name, (label, scores) in outside.FIGURES.items():
+        values = {model: scores(*parts) for model, parts in sure.items()}
+        if all(one.size for one in values.values()):
+            found.append({"name": name, "label": label, "unit": "fraction",
+                          **{model: {"value": one.mean(), "ci95": mean_interval(one, 0.0, 1.0)} for model, one in values.items()}})
+    return found
 
 
 def _calibration(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

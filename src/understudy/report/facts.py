@@ -130,6 +130,7 @@ class Classification(Facts):
         class_counts: (C,) labelled training rows of each class (the trivial predictor and the positive class come from it).
         class_weights: (C,) how much a class counts in the metric; None is equal.
         ids_test: (n,) str. labels_test: (n,) int, -1 is unlabelled (left out of every figure). labels_val: (m,).
+        outside: (n,) bool, unlabelled test rows that belong to no class: how confidence tells them apart is measured; empty: none.
         teacher_log_probs_test, teacher_log_probs_val: (n, C), (m, C) natural logarithms at T = 1 (`Knowledge.log_probs(1.0)`).
         teacher_tempered_test: {T: (n, C) log-probabilities}; empty: made from the rows at T = 1, which is exact for one member.
         temperature: the objective's temperature, 1.0 where it has none.
@@ -149,6 +150,7 @@ class Classification(Facts):
     teacher_log_probs_test: np.ndarray
     teacher_log_probs_val: np.ndarray
     arms: Mapping[str, Arm]
+    outside: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     groups: Mapping[str, str] = field(default_factory=dict)
     class_weights: Sequence[float] | None = None
     teacher_tempered_test: Mapping[float, np.ndarray] = field(default_factory=dict)

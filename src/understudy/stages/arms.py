@@ -77,8 +77,8 @@ class Job:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: its answers on test (S, n, C) and validation rows (S, m, C), as the task keeps them (logits, or tallies of documents), rows
-    of metrics, and each seed's best validation value.
+    """One arm: its answers on test (S, n, C; `Prepared.judged`) and validation rows (S, m, C), as the task keeps them (logits, or tallies
+    of documents), rows of metrics, and each seed's best validation value.
 
     companions: {"test": (S, n, C), "validation": (S, m, C)} what taught it, at the end, where that learnt along; else empty.
     """
@@ -223,7 +223,7 @@ def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
         "rows": digest(arm.rows.tolist()),
         "labels": digest(prepared.student_rows.labels[arm.rows].tolist()),
         "validation": digest(prepared.validation.tolist()),
-        "test": digest(prepared.test.tolist()),
+        "test": digest(prepared.judged.tolist()),
         "student": {**tree["student"], "model": model, "weights": weights and hash_of(weights_file(weights))},
         "objective": [repr(objective) for objective in arm.objectives],
         "teacher": arm.identity,
@@ -288,7 +288,7 @@ def _train_one(
     numerics = Numerics(plan.numerics.precision, plan.numerics.memory_format)
     if tree["student"]["match_prior"] and arm.learns != "nothing":
         notes.append(matched(student, prepared, tuple(tree["student"]["match_prior"]), numerics))
-    rows = {"test": prepared.test, "validation": prepared.validation}
+    rows = {"test": prepared.judged, "validation": prepared.validation}
     found = {name: _said(student, prepared, which, numerics) for name, which in rows.items()}
     if voice is not None:
         found |= {f"companion_{name}": _said(voice(student), prepared, which, numerics) for name, which in rows.items()}

@@ -80,7 +80,7 @@ def _classified(
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
-    test = prepared.test.numpy()
+    test = prepared.judged.numpy()
     return Classification(
         **common,
         classes=prepared.classes,
@@ -89,6 +89,7 @@ def _classified(
         groups=prepared.examples.groups or {},
         ids_test=prepared.examples.ids[test],
         labels_test=prepared.examples.labels[test],
+        outside=np.isin(test, prepared.outside.numpy()),
         labels_val=prepared.examples.labels[prepared.validation.numpy()],
         teacher_log_probs_test=spoken(said["test"], prepared.outputs),
         teacher_log_probs_val=spoken(said["validation"], prepared.outputs),

@@ -48,8 +48,8 @@ class Lessons:
     """data: without the examples whose answer was not finite. teacher: the fixed one that students ask, None where it learns along.
 
     identity: what its answers depend on. table: the self-test's, for the report. taught: what the teacher weighs, and its training.
-    objectives: with the weights that students train with. said: what the teacher says about "test" and "validation" rows, once the students
-    are trained. scheduled: "offline", "online" or "self".
+    objectives: with the weights that students train with. said: what the teacher says about "test" (`Prepared.judged`) and "validation"
+    rows, once the students are trained. scheduled: "offline", "online" or "self".
     store, features: the folders of its recorded answers (None: it learns along) and, by teacher tap, of its recorded layers.
     live: the teacher itself is asked in every step.
     """
@@ -108,7 +108,7 @@ def recorded(
         taught.teacher.tap(taps)  # until `release`
 
     def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
-        rows = {"test": data.test, "validation": data.validation}
+        rows = {"test": data.judged, "validation": data.validation}
         answers = {name: record.said(store, header, data, which) for name, which in rows.items()}
         return {name: replace(one, member_weights=weights) if weights is not None else one for name, one in answers.items()}
 
@@ -138,7 +138,7 @@ def live(
         taught.teacher.tap(taps)  # until `release`
 
     def said(arm: ArmResult, shipped: int) -> dict[str, Knowledge]:
-        return {name: asked(taught.fixed, data, which) for name, which in (("test", data.test), ("validation", data.validation))}
+        return {name: asked(taught.fixed, data, which) for name, which in (("test", data.judged), ("validation", data.validation))}
 
     identity = digest(["live", taught.fixed.fingerprint])
     return Lessons(data, taught.fixed, identity, objectives, table, taught, said, notes=found, live=True)

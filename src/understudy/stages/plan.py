@@ -42,7 +42,7 @@ def plan(
     rows.append(
         _row("time", f"about {seconds:.0f} s", "steps alone, by a step measured here; beside a busy neighbour several times longer")
     )
-    stored = len(prepared.distilled) * len(prepared.plan_views()) + len(prepared.validation) + len(prepared.test)
+    stored = len(prepared.distilled) * len(prepared.plan_views()) + len(prepared.validation) + len(prepared.judged)
     if taught is not None and taught.teacher is None:
         rows.append(_row("store", "none", "the teacher learns along with the students: nothing of it can be kept"))
     elif taught is not None:

@@ -46,6 +46,7 @@ class Prepared:
 
     teacher: labelled training rows, for a teacher that is trained here. distilled: what the students with a teacher see (may hold
     unlabelled rows). control: the labelled ones of those. validation, test: labelled rows kept apart; training never sees them.
+    outside: test rows that belong to no class.
     view_count: how many views of an example students train on (0: the plain example); a teacher trained here sees ever fresh ones.
     rows: the examples as tensors with all labels; `student_rows`: the same with the labels that the recipe hides set to -1.
     """
@@ -62,6 +63,7 @@ class Prepared:
     control: Tensor
     validation: Tensor
     test: Tensor
+    outside: Tensor
     duplicates: np.ndarray
     notes: tuple[str, ...]
 
@@ -79,6 +81,11 @@ class Prepared:
     def outputs(self) -> int:
         """How many numbers an answer has: one a class, or a token."""
         return self.preprocess.vocabulary if isinstance(self.preprocess, Passages) else len(self.classes)
+
+    @property
+    def judged(self) -> Tensor:
+        """Rows that models answer about when they are trained: `test`, then `outside`."""
+        return torch.cat([self.test, self.outside])
 
     @cached_property
     def names(self) -> list[str]:
@@ -188,6 +195,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         control=distilled[student_labels[distilled] >= 0],
         validation=validation[labels[validation] >= 0],
         test=test[labels[test] >= 0],
+        outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
         notes=(*notes, *said),
     )

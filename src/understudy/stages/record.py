@@ -126,7 +126,7 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
     folder = cache.folder("store", {"header": digest(header.identity())}, VERSION)
     wanted = [(view, prepared.distilled) for view in prepared.plan_views()]
     if header.keep != "tokens":  # on text the teacher itself is judged: what it said of a token that it held unlikely is not kept
-        wanted.append((0, torch.cat([prepared.validation, prepared.test])))
+        wanted.append((0, torch.cat([prepared.validation, prepared.judged])))
     names = np.array(prepared.names, dtype=object)
     asked = total = 0
     planned = sum(len(rows) for _, rows in wanted)
@@ -319,7 +319,8 @@ def without_quarantined(folder: Path, header: Header, prepared: Prepared, featur
     if not bad:
         return prepared
     kept = torch.tensor([name not in bad for name in prepared.names])
-    parts = {part: getattr(prepared, part)[kept[getattr(prepared, part)]] for part in ("distilled", "control", "validation", "test")}
+    sets = ("distilled", "control", "validation", "test", "outside")
+    parts = {part: getattr(prepared, part)[kept[getattr(prepared, part)]] for part in sets}
     shown = ", ".join(sorted(bad)[:5]) + (", ..." if len(bad) > 5 else "")
     note = f"The teacher's answer was not finite for {len(bad)} examples ({shown}): nobody learns or is judged on them."
     return replace(prepared, **parts, notes=(*prepared.notes, note))

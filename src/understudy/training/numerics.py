@@ -74,11 +74,13 @@ def settle(
     memory_format: str,
     compile: str | bool,
     convolves: bool,
+    ragged: bool,
     steps: int,
 ) -> Trial:
     """Choose the fastest numerics for `steps` steps out of what the three settings leave open.
 
     run(numerics, seed) gives a function that takes one training step from the same start and returns its loss terms' total.
+    ragged: batches differ in shape, and every new shape would be compiled anew: torch.compile is used only where it is asked for.
     """
     formats: list[Any] = (
         ["channels_last", "contiguous"]
@@ -109,6 +111,8 @@ def settle(
         notes.append(f"no trial: the run is predicted to take {predicted:.1f} s")
     if compile is True:
         chosen = replace(chosen, compile=True)
+    elif compile == "auto" and predicted > WORTH_COMPILING and ragged:
+        notes.append("torch.compile not tried: texts differ in length")
     elif compile == "auto" and predicted > WORTH_COMPILING:
         chosen, predicted = _try_compile(run, chosen, predicted, steps, seconds, notes)
     return Trial(chosen, seconds, predicted, tuple(notes))
