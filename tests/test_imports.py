@@ -11,8 +11,8 @@ LEVELS = [
     {"errors", "atomic", "randomness", "events"},
     {"divergence", "records", "columns", "readers", "threads", "tokens"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
-    {"alignment", "fused"},
-    {"objective", "data", "answer"},
+    {"alignment", "_fused_job"},
+    {"objective", "data", "answer", "fused"},
     {"kinds", "pictures", "projections"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},
     {"teachers"},

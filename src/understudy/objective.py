@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from understudy._fused_math import Pointwise
 from understudy.divergence import widened
 from understudy.errors import DataError, RecipeError, four_parts
-from understudy.fused import Pointwise
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
 
 
