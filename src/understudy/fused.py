@@ -43,6 +43,7 @@ SLICE = 4096
 """Classes at a time in a low-precision product for the weight's gradient, so that its result is added up in float32 from the cache."""
 
 
+@torch.compiler.disable  # it looks at values, and makes its gradients itself: there is nothing to compile
 def fused(
     student: Output, teacher: Teacher, labels: Tensor | None, terms: Sequence[Pointwise], coefficients: Sequence[float], *,
     classes: int | None = None, chunk_bytes: int = CHUNK_BYTES, matmul: torch.dtype = torch.float32,

@@ -133,7 +133,7 @@ def _settle_one(
         memory_format=training["memory_format"],
         compile=training["compile"],
         convolves=any(isinstance(part, nn.Conv2d) for part in fresh(0).modules()),
-        ragged=prepared.rows.pad is not None and not prepared.generative,
+        ragged=prepared.rows.pad is not None,
         steps=steps * runs,
     )
     training |= {"precision": trial.chosen.precision, "memory_format": trial.chosen.memory_format, "compile": trial.chosen.compile}

@@ -112,7 +112,7 @@ def settle(
     if compile is True:
         chosen = replace(chosen, compile=True)
     elif compile == "auto" and predicted > WORTH_COMPILING and ragged:
-        notes.append("torch.compile not tried: texts differ in length")
+        notes.append("torch.compile not tried: batches of text differ in shape")
     elif compile == "auto" and predicted > WORTH_COMPILING:
         chosen, predicted = _try_compile(run, chosen, predicted, steps, seconds, notes)
     return Trial(chosen, seconds, predicted, tuple(notes))
