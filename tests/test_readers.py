@@ -163,3 +163,24 @@ def test_an_array_with_a_pickle_is_not_opened(tmp_path):
         with pytest.raises(DataError, match="not a plain"):
             readers.array(tmp_path / name)
     assert not marker.exists()
+
+
+def test_lines_one_at_a_time_are_the_text(tmp_path):
+    text = "\ufeffone\r\n\ntwo \N{SNOWMAN}\nlast"
+    plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
+    plain.write_bytes(text.encode())
+    packed.write_bytes(gzip.compress(text.encode()))
+    for path in (plain, packed):
+        assert list(readers.lines(path)) == ["one\r\n", "\n", "two \N{SNOWMAN}\n", "last"]
+        assert "".join(readers.lines(path)) == readers.whole_text(path)
+
+
+def test_lines_that_are_no_text_or_end_too_early(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"fine\nstill\nbad \xff\n")
+    with pytest.raises(DataError, match=r"line 3: not UTF-8"):
+        list(readers.lines(tmp_path / "a.txt"))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"line\n" * 9999)[:-20])
+    with pytest.raises(DataError, match="read to its end"):
+        list(readers.lines(tmp_path / "a.gz"))
+    with pytest.raises(DataError, match="read to its end"):
+        list(readers.lines(tmp_path / "nothing"))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from understudy import columns as columns_
+from understudy.disk import Texts
 from understudy.errors import DataError, four_parts
 
-Raw = np.ndarray | Mapping[str, np.ndarray]
+Raw = np.ndarray | Texts | Mapping[str, np.ndarray]
 _MOST_CLASSES = 10_000  # without names, a label above this and above the number of rows is no class number
 
 
@@ -169,7 +170,10 @@ def content_ids(raw: Raw, prefix: str = "") -> list[str]:
 
 def row_digests(raw: Raw) -> list[bytes]:
     """16 bytes of BLAKE2b of each row's input; -0.0 counts as 0.0 and all NaNs as one."""
-    if isinstance(raw, Mapping):
+    parts: Iterable[bytes]
+    if isinstance(raw, Texts):
+        parts = (raw.encoded(row) for row in range(len(raw)))
+    elif isinstance(raw, Mapping):
         numeric = [values for values in raw.values() if values.dtype != object]
         words = [values.tolist() for values in raw.values() if values.dtype == object]
         parts = _row_bytes(np.stack(numeric, axis=1)) if numeric else [b""] * count(raw)

@@ -18,6 +18,7 @@ import numpy as np
 from understudy import arrays
 from understudy.arrays import Raw
 from understudy.columns import Column
+from understudy.disk import Texts
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import KINDS, Preprocess
 from understudy.randomness import key
@@ -32,8 +33,8 @@ class Examples:
     """A whole data set in memory.
 
     ids: (N,) str, unique, the same on every load: the key under which a store keeps what the teacher said of a row.
-    raw: images (N, H, W) or (N, H, W, C) uint8 (or float32); vectors (N, D) float; texts (N,) object of str; table: column -> (N,) float64
-        (NaN missing) or object of str ("" missing).
+    raw: images (N, H, W) or (N, H, W, C) uint8 (or float32); vectors (N, D) float; texts (N,) object of str, or on disk (`disk.Texts`);
+        table: column -> (N,) float64 (NaN missing) or object of str ("" missing).
     labels: (N,) int64, -1 is unlabelled. classes: names in label order, as they were written.
     split: (N,) "train", "validation", "test" or "" (not said); None where the source says nothing.
     groups: class -> group of classes, may be empty. columns: how a table's columns were understood, also those that are not used.
@@ -78,8 +79,12 @@ class Examples:
         """sha256 over ids, raw inputs, labels, classes and the given split: two data sets with one fingerprint are the same."""
         digest = hashlib.sha256()
 
-        def add(part: np.ndarray) -> None:
-            if part.dtype == object or part.dtype.kind == "U":
+        def add(part: np.ndarray | Texts) -> None:
+            if isinstance(part, Texts):  # as those in memory
+                digest.update(repr(part.sizes.tolist()).encode())
+                for row in range(len(part)):
+                    digest.update(part.encoded(row))
+            elif part.dtype == object or part.dtype.kind == "U":
                 data = [text.encode("utf-8", "surrogatepass") for text in part.tolist()]
                 digest.update(repr([len(item) for item in data]).encode())
                 digest.update(b"".join(data))
@@ -87,9 +92,9 @@ class Examples:
                 digest.update(f"{part.dtype.str}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).data if part.size else b"")
 
-        for part in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters, self.outside):
-            if part is not None:
-                add(part)
+        for given in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters, self.outside):
+            if given is not None:
+                add(given)
         if isinstance(self.raw, Mapping):
             add(np.array(list(self.raw), dtype=object))
         for part in self.raw.values() if isinstance(self.raw, Mapping) else [self.raw]:
@@ -275,7 +280,7 @@ def _check(examples: Examples) -> None:
             expected="different class names, and groups of those",
             otherwise="Two classes would be one in the report", do="Correct the names"))
     for name, values in examples.raw.items() if isinstance(examples.raw, Mapping) else [("inputs", examples.raw)]:
-        if values.dtype.kind == "f":
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
             wrong = np.isinf(values) if examples.kind == "table" else ~np.isfinite(values)
             if wrong.any():
                 row = int(np.argmax(wrong.reshape(len(values), -1).any(axis=1)))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
+from understudy.arrays import Raw
 from understudy.data import Examples
+from understudy.disk import Texts
 
 LONGEST = 120
 
@@ -36,11 +38,11 @@ def picture(raw: np.ndarray, maximum: float = 255.0) -> bytes:
     return buffer.getvalue()
 
 
-def line(raw: np.ndarray | Mapping[str, np.ndarray], row: int) -> str:
+def line(raw: Raw, row: int) -> str:
     """The first values of a row, as text."""
     if isinstance(raw, Mapping):
         text = ", ".join(f"{name} = {values[row]}" for name, values in raw.items())
-    elif raw.dtype == object:
+    elif isinstance(raw, Texts) or raw.dtype == object:
         text = str(raw[row])
     else:
         text = ", ".join(f"{value:.4g}" for value in np.asarray(raw)[row].ravel()[:12])

@@ -173,9 +173,29 @@ def text_lines(path: str | os.PathLike[str]) -> list[str]:
     return [line for line in whole_text(path).splitlines() if line.strip()]
 
 
+def lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The lines of a text file, gz or not, with their ends, one at a time: the file may be larger than memory. Raises DataError for a file
+    that can't be read, or for text that is not UTF-8, with the line."""
+    number = 0
+    try:
+        with open(path, "rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            with gzip.open(plain) if packed else plain as file:
+                for number, line in enumerate(file, 1):
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, number, error) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(four_parts(
+            f'"{path}" can\'t be read to its end', got=f"{str(error) or type(error).__name__} behind line {number}",
+            expected="a whole file", otherwise="The lines behind the break would be missing",
+            do="Check the path, or copy the file again")) from None
+
+
 def json_texts(path: str | os.PathLike[str], field: str) -> Iterator[str]:
     """The text of a field of every record of a file of JSON lines. Raises DataError, with the line, where there is none."""
-    for number, line in enumerate(whole_text(path).splitlines(), 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -196,10 +216,14 @@ def whole_text(path: str | os.PathLike[str]) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b"\n") + 1
-        raise DataError(four_parts(
-            f'"{path}", line {line}: not UTF-8 text', got=f"byte 0x{data[error.start]:02x} at {error.start}", expected="UTF-8",
-            otherwise="Names and categories would be garbled", do="Convert it: iconv -f latin1 -t utf-8")) from None
+        raise not_utf8(path, data[:error.start].count(b"\n") + 1, error) from None
+
+
+def not_utf8(path: str | os.PathLike[str], line: int, error: UnicodeDecodeError) -> DataError:
+    """The error for bytes that are no text."""
+    return DataError(four_parts(
+        f'"{path}", line {line}: not UTF-8 text', got=f"byte 0x{error.object[error.start]:02x} at {error.start}", expected="UTF-8",
+        otherwise="Names and categories would be garbled", do="Convert it: iconv -f latin1 -t utf-8"))
 
 
 def _rows(path: str | os.PathLike[str], text: str, delimiter: str, quotes: bool) -> tuple[list[list[str]], list[int]]:

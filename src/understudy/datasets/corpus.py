@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from understudy import readers
+from understudy import disk, readers
 from understudy.data import Examples
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess.passages import END_MARK, START_MARK
@@ -29,6 +29,8 @@ class Dataset:
     passage: bytes of a row: about four times the tokens that a model reads at once. limit: most bytes of the training part, which is
         cut there.
 
+    What does not fit into some hundred megabytes is kept on disk, texts and tokens alike, so that a corpus may be larger than memory (a
+    document has to fit into it).
     A row ends at white space where there is some. A document that is longer than a row goes on in the next, its beginning out of sight.
     Works best where documents are what users will write; hurts where every document is longer than a row and needs its beginning.
     """
@@ -56,7 +58,7 @@ class Dataset:
     def load(self) -> Examples:
         """The rows. Raises DataError for what can't be read, is not UTF-8 (with the line), or holds no text."""
         ids: list[str] = []
-        raw: list[str] = []
+        raw = disk.Rows()
         clusters: list[int] = []
         items: list[tuple[int, ...]] = []
         parts: list[str] = []
@@ -70,13 +72,13 @@ class Dataset:
                     items.append(owners)
                     parts.append(part)
                     number = max(number, owners[-1] + 1)
-        if not raw:
+        if not len(raw):
             raise DataError(four_parts(
                 f'"{self.path}" holds no text', got="no document", expected=f"files of text ({', '.join(SUFFIXES)})",
                 otherwise="There would be nothing to learn", do="Check data.path and data.pattern"))
         split = np.array(parts, dtype="<U10") if any(parts) else None
         return Examples(
-            np.array(ids), np.array(raw, dtype=object), np.zeros(len(raw), dtype=np.int64), ("text",), "passages", split,
+            np.array(ids), raw.done(), np.zeros(len(raw), dtype=np.int64), ("text",), "passages", split,
             clusters=np.array(clusters, dtype=np.int64), items=tuple(items),
         )  # fmt: skip
 
@@ -99,13 +101,12 @@ class Dataset:
         if readers.suffix(file) == ".jsonl":
             yield from readers.json_texts(file, self.field)
             return
-        text = readers.whole_text(file)
         if self.documents == "line":
-            yield from text.splitlines()
+            yield from (line.rstrip("\r\n") for line in readers.lines(file))
         elif self.documents == "paragraph":
-            yield from text.split("\n\n")
+            yield from paragraphs(readers.lines(file))
         else:
-            yield text
+            yield readers.whole_text(file)
 
 
 def _files(path: str | None, pattern: str) -> list[Path]:
@@ -124,6 +125,18 @@ def _files(path: str | None, pattern: str) -> list[Path]:
     raise DataError(four_parts(
         f'"{path}" holds no files of text', got="a folder without any" if root.is_dir() else "no such file or folder",
         expected=f"files that end in {', '.join(SUFFIXES)}", otherwise="There would be nothing to learn", do="Check data.path"))
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """What stands between empty lines."""
+    held: list[str] = []
+    for line in lines:
+        if line in ("\n", "\r\n"):
+            yield "".join(held).removesuffix("\n").removesuffix("\r")
+            held = []
+        else:
+            held.append(line)
+    yield "".join(held)
 
 
 def limited(documents: Iterable[str], most: int | None) -> Iterator[str]:

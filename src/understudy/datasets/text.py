@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Dataset:
             id_column=self.id_column, split_column=self.split_column, classes=self.classes, limit=self.limit,
         )  # fmt: skip
         found = inner.load_only(text)
-        assert not isinstance(found.raw, np.ndarray)
+        assert isinstance(found.raw, Mapping)
         return replace(found, raw=found.raw[text], kind="text", columns=())
 
     def _parts(self, path: Path) -> Examples:
