@@ -134,6 +134,16 @@ def optimizer_of(training: Mapping[str, Any]) -> OptimizerRecipe:
     return OptimizerRecipe(**chosen)
 
 
+def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
+    """The fixed temperatures that the objective uses, and 1."""
+    found = {1.0}
+    for entry in tree["objective"]:
+        value = entry.get("temperature")
+        if isinstance(value, int | float):
+            found.add(float(value))
+    return tuple(sorted(found))
+
+
 def refuse_batch_of_one(model: nn.Module, batch_size: int, what: str) -> None:
     """Batch norm can't train on one example; say so before the first step."""
     if batch_size == 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
