@@ -206,7 +206,7 @@ def test_declarations_are_known_words(name):
     """A misspelt property is a property that nobody tests."""
     cls = CLASSES[name]
     assert cls.properties <= PROPERTIES
-    assert cls.needs <= ({"features"} if issubclass(cls, LayerObjective) else {"logits", "topk"})
+    assert cls.needs <= ({"features"} if issubclass(cls, LayerObjective) else {"logits", "topk", "own"})
     assert cls.granularity in ("example", "batch") and isinstance(cls.of_examples, bool)
     assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
     if issubclass(cls, LayerObjective):

@@ -316,8 +316,8 @@ class ULD(PlainObjective):
 
     Formula: sum_i |p_s(i-th largest) - p_t(i-th largest)|, the shorter row filled up with zeros.
 
-    Needs: the teacher's rows over its own tokens, of one with another tokenizer that is asked in every step; else its rows, or top-k rows at
-        T = 1, whose rest is taken to be spread evenly.
+    Needs: the teacher's rows over its own tokens, of one with another tokenizer that is asked in every step; else its rows, or top-k rows
+        at T = 1, whose rest is taken to be spread evenly.
 
     Inputs:
         | data    | record                    | shape                                                     |

@@ -142,7 +142,8 @@ def tokenizers(subject: Subject) -> Check:
         )
     padding = "" if reading.padding is None else f"; {reading.padding:.1e} of its probability lay in padding, which is left out"
     if loss is None:
-        return check.ok(f"{student.size:,} tokens for all, start {student.ends[0]}, end {student.ends[1]} ({student.fingerprint[:12]}){padding}")
+        marks = f"start {student.ends[0]}, end {student.ends[1]}"
+        return check.ok(f"{student.size:,} tokens for all, {marks} ({student.fingerprint[:12]}){padding}")
     figure = (
         f"teacher {teacher.size:,} tokens ({teacher.fingerprint[:12]}), student {student.size:,} ({student.fingerprint[:12]}): "
         f"{loss.aligned:.1%} of characters aligned, {loss.dropped:.2%} of probability dropped, on {loss.rows:,} rows{padding}"

@@ -144,6 +144,12 @@ def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
+def needs_of(kind: str) -> frozenset[str]:
+    """What an objective needs of the teacher."""
+    objective: Any = kinds.find("objectives", kind)
+    return objective.needs
+
+
 def refuse_batch_of_one(model: nn.Module, batch_size: int, what: str) -> None:
     """Batch norm can't train on one example; say so before the first step."""
     if batch_size == 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):

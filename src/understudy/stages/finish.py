@@ -29,8 +29,8 @@ from understudy.stages.common import class_counts, complete, fresh_student
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
-from understudy.stages.taught import Own
 from understudy.stages.tasks.language import Documents, likeness
+from understudy.stages.taught import Own
 from understudy.stages.teach import size_of
 from understudy.students import artefact
 from understudy.students.weights import load_weights

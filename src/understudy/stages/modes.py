@@ -11,7 +11,7 @@ from understudy import kinds
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.recipe import LIVING
 from understudy.stages import chain
-from understudy.stages.common import make_model
+from understudy.stages.common import make_model, needs_of
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import refuse_answers
 from understudy.store.reader import Reader
@@ -87,7 +87,7 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
 def _translated(tree: Mapping[str, Any]) -> None:
     """What is asked of a teacher with a tokenizer of its own can be computed from top-k rows."""
     for entry in tree["objective"]:
-        needs = kinds.find("objectives", entry["kind"]).needs
+        needs = needs_of(entry["kind"])
         if needs and "topk" not in needs:
             raise RecipeError(
                 four_parts(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from understudy import cache as caches
-from understudy import kinds
 from understudy.cache import Cache
 from understudy.errors import DataError, Interrupted, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
@@ -24,7 +23,7 @@ from understudy.recipe import LIVING
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, temperatures_of
+from understudy.stages.common import digest, needs_of, temperatures_of
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
 from understudy.store import codec, steps
@@ -351,15 +350,10 @@ def sufficient_temperatures(tree: Mapping[str, Any]) -> tuple[float, ...] | None
     """
     if isinstance(tree["teacher_weights"], str):
         return None
-    asking = [entry for entry in tree["objective"] if {"logits", "topk"} & _needs(entry["kind"])]
+    asking = [entry for entry in tree["objective"] if {"logits", "topk"} & needs_of(entry["kind"])]
     if not asking or any(entry["kind"] != "logits.SoftTargets" or not isinstance(entry["temperature"], int | float) for entry in asking):
         return None
     return tuple(sorted({float(entry["temperature"]) for entry in asking}))
-
-
-def _needs(kind: str) -> frozenset[str]:
-    objective: Any = kinds.find("objectives", kind)
-    return objective.needs
 
 
 def said(folder: Path, header: Header, prepared: Prepared, rows: Tensor) -> Knowledge:

@@ -41,9 +41,8 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
     for index, teacher in enumerate(tree["teacher"]):
         if teacher["kind"] == "local" and teacher.get("train") and given.teacher is None:
             which = f"teacher {index}" if len(tree["teacher"]) > 1 else "teacher"
-            measured[which] = _remembered(
-                cache, teacher["train"], teacher["model"], prepared.read_by(teacher["model"] or {}, teacher.get("tokenizer")), prepared.teacher,
-                given, which, 1)  # fmt: skip
+            read = prepared.read_by(teacher["model"] or {}, teacher.get("tokenizer"))
+            measured[which] = _remembered(cache, teacher["train"], teacher["model"], read, prepared.teacher, given, which, 1)
         for which, entry in _stages(teacher, tree) if given.teacher is None else ():
             read = prepared.read_by(entry["model"])
             measured[which] = _remembered(cache, entry["train"], entry["model"], read, prepared.distilled, given, which, 1)

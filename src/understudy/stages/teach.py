@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from understudy import atomic, kinds
-from understudy.cache import Cache
 from understudy.alignment import align
+from understudy.cache import Cache
 from understudy.collate import ShuffledSource, Windows
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import cost, metrics
@@ -29,7 +29,7 @@ from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of, temperatures_of
+from understudy.stages.common import digest, fresh_student, make_model, metric_identity, needs_of, plan_of, steps_of, temperatures_of
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks import validator
 from understudy.stages.taught import NotTrained, Own, Taught
@@ -232,20 +232,21 @@ def translated(tree: Mapping[str, Any], prepared: Prepared, own: Prepared, taugh
     """The same teacher, answering in the student's tokens. own: the data as it reads it."""
     assert isinstance(prepared.preprocess, Passages) and isinstance(own.preprocess, Passages)
     assert isinstance(prepared.rows, Windows) and isinstance(own.rows, Windows)
+    raw = np.asarray(prepared.examples.raw, dtype=object).tolist()
     translation = align(own.preprocess.tokenizer, prepared.preprocess.tokenizer, _some(prepared.texts, CHARACTERS))
     teacher = _translated.Teacher(
-        taught.fixed, own.rows, prepared.rows, prepared.examples.raw, translation, temperatures_of(tree),
-        own=any("own" in kinds.find("objectives", entry["kind"]).needs for entry in tree["objective"]),
+        taught.fixed, own.rows, prepared.rows, raw, translation, temperatures_of(tree),
+        own=any("own" in needs_of(entry["kind"]) for entry in tree["objective"]),
     )  # fmt: skip
     sample = prepared.distilled[torch.linspace(0, len(prepared.distilled) - 1, min(SAMPLE, len(prepared.distilled))).long()]
     loss = teacher.loss(sample, ASKED)
-    notes = (
-        f"The teacher reads with a tokenizer of its own ({translation.teacher.tokenizer.size:,} tokens, the student's "
-        f"{translation.student.tokenizer.size:,}), and what it says is translated: {loss.aligned:.1%} of the characters are aligned, it speaks "
-        f"at {loss.spoken / max(loss.positions, 1):.1%} of the positions, and {loss.dropped:.2%} of its probability there has no token of the "
-        f"student's ({loss.rows:,} training rows). Its own figures are measured in its own tokens.",
+    note = (
+        f"The teacher reads with a tokenizer of its own ({own.outputs:,} tokens, the student's {prepared.outputs:,}), and what it says is "
+        f"translated: {loss.aligned:.1%} of the characters are aligned, it speaks at {loss.spoken / max(loss.positions, 1):.1%} of the "
+        f"positions, and {loss.dropped:.2%} of its probability there has no token of the student's ({loss.rows:,} training rows). Its own "
+        "figures are measured in its own tokens."
     )
-    return replace(taught, teacher=teacher, notes=(*taught.notes, *notes), own=Own(own, taught.fixed, loss))
+    return replace(taught, teacher=teacher, notes=(*taught.notes, note), own=Own(own, taught.fixed, loss))
 
 
 def _some(texts: Sequence[str], most: int) -> Iterator[str]:

@@ -65,9 +65,9 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor) -> dict[str, np
     or where a label is beyond the vocabulary.
     """
     found = runs(labels)
-    said, topk = knowledge.logits, knowledge.topk
-    shape = None if said is None and topk is None else tuple(said.shape) if said is not None else (len(topk.ids), header.classes)
-    if shape != (len(found.labels), header.classes):
+    said = knowledge.topk if knowledge.logits is None else knowledge.logits
+    shape = None if said is None else (len(said.ids), header.classes) if isinstance(said, TopKRows) else tuple(said.shape)
+    if said is None or shape != (len(found.labels), header.classes):
         raise DataError(four_parts(
             "the teacher's answer does not fit the store", got="no logits" if shape is None else shape,
             expected=(len(found.labels), header.classes), otherwise="The student would learn another position's or vocabulary's answer",
@@ -77,21 +77,16 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor) -> dict[str, np
             "a label is not in the teacher's vocabulary", got=int(found.labels.max()), expected=f"below {header.classes}",
             otherwise="The text was cut by another tokenizer than the teacher's", do="Read the text with the teacher's tokenizer"))
     size, count = max(1, _CHUNK // header.classes), len(found.labels)
-    device = topk.ids.device if said is None else said.device
+    device = said.ids.device if isinstance(said, TopKRows) else said.device
     next_tokens = found.labels.to(device)
     buffers = torch.empty(2, min(size, count), header.classes, dtype=torch.float32, device=device).unbind()
 
-    def dense(some: slice) -> Tensor:
-        if said is not None:
-            return said[some].detach().float()
-        return topk.select(torch.arange(count, device=device)[some]).spread(header.classes)
-
-    pieces = [_piece(dense(slice(start, start + size)), next_tokens[start : start + size], header, buffers)
+    pieces = [_piece(_dense(said, slice(start, start + size), header), next_tokens[start : start + size], header, buffers)
               for start in range(0, max(1, count), size)]
     rows = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     counts = found.counts.cpu().numpy().astype(np.int32)
     owner = np.repeat(np.arange(len(counts)), counts)
-    heard = np.ones(count) if said is not None else (~topk.silent).cpu().numpy().astype(np.float64)
+    heard = (~said.silent).cpu().numpy().astype(np.float64) if isinstance(said, TopKRows) else np.ones(count)
     rows["tail"][heard == 0] = 0.0
     of = np.maximum(np.bincount(owner, weights=heard, minlength=len(counts)), 1)
     for name in ("kl", "loss"):
@@ -187,6 +182,13 @@ def _piece(logits: Tensor, labels: Tensor, header: Header, buffers: Sequence[Ten
     rows |= {"lse": torch.stack(lse, dim=1).float(), "tail": torch.stack(tail, dim=1).half()}
     return {name: tensor.cpu().numpy() for name, tensor in rows.items()} | {
         "kl": kl.clamp(min=0.0).cpu().numpy(), "loss": loss.cpu().numpy()}
+
+
+def _dense(said: Tensor | TopKRows, some: slice, header: Header) -> Tensor:
+    """(n, V) float32 logits of some rows."""
+    if isinstance(said, Tensor):
+        return said[some].detach().float()
+    return said.select(torch.arange(len(said.ids), device=said.ids.device)[some]).spread(header.classes)
 
 
 def _quantised(ids: Tensor, depth: Tensor, header: Header) -> tuple[dict[str, Tensor], Tensor]:
