@@ -16,7 +16,7 @@ from torch import Tensor
 
 from understudy import divergence
 from understudy.alignment import uld
-from understudy.divergence import widened
+from understudy.divergence import check_same_shape, widened
 from understudy.fused import Pointwise
 from understudy.objective import PlainObjective, value_at
 from understudy.objectives._divergences import Divergence, Formula, TopKFormula, check_share
@@ -332,6 +332,7 @@ class ULD(PlainObjective):
 
     Raises:
         RecipeError: the teacher gave no rows.
+        DataError: its rows, where they are no rows of its own tokens, have another number of classes.
 
     Works best when: beside labels.CrossEntropy, for tokenizers that can't be aligned. Hurts alone: which token is meant is not compared.
     Relations: where tokens can be aligned, ForwardKL on translated rows says more; ULD is the yardstick for it.
@@ -353,4 +354,6 @@ class ULD(PlainObjective):
             return uld(student, knowledge.own), None
         if knowledge is not None and knowledge.topk is not None and knowledge.logits is None:
             return uld(student, knowledge.topk.spread(student.shape[-1])), None
-        return uld(student, dense(knowledge, "sequence.ULD").log_probs(1.0)), None
+        teacher = dense(knowledge, "sequence.ULD").log_probs(1.0)
+        check_same_shape(student, teacher)
+        return uld(student, teacher), None

@@ -14,6 +14,7 @@ from torch import nn
 
 from understudy import kinds, randomness
 from understudy.errors import RecipeError, four_parts
+from understudy.models.causal import Causal
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.stages import reading
@@ -56,7 +57,10 @@ def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, see
     if given.student is not None:
         with randomness.seeded(seed, "student", "weights"):
             return given.student()
-    return make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
+    made = make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
+    if isinstance(made, Causal) and made.classes > prepared.outputs:  # a vocabulary that was rounded up
+        made.trim(prepared.outputs)
+    return made
 
 
 def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given, classes: int) -> nn.Module:

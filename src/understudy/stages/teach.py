@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,40 +14,35 @@ import torch
 from torch import Tensor, nn
 
 from understudy import atomic, kinds
-from understudy.alignment import align
 from understudy.cache import Cache
-from understudy.collate import ShuffledSource, Windows
+from understudy.collate import ShuffledSource
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import cost, metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.objective import Objective
 from understudy.objectives.labels import CrossEntropy
-from understudy.preprocess.passages import Passages
 from understudy.preprocess.vector import Vector
 from understudy.recipe import LIVING
 from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, fresh_student, make_model, metric_identity, needs_of, plan_of, steps_of, temperatures_of
+from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of
+from understudy.stages.own_tokens import translated, trimmed
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks import validator
-from understudy.stages.taught import NotTrained, Own, Taught
+from understudy.stages.taught import NotTrained, Taught
 from understudy.store.reader import Reader
 from understudy.store.schema import read_header
 from understudy.students import artefact
 from understudy.students.weights import load_weights, serialise
-from understudy.teachers import _translated, ensemble, local, predictor, stored
+from understudy.teachers import ensemble, local, predictor, stored
 from understudy.training.fit import fit
 from understudy.training.numerics import Numerics
 
 VERSION = 1
 FRESH_VIEWS = 1 << 30
 """A teacher that trains here sees another view every epoch; students see the few that the store keeps."""
-CHARACTERS = 2_000_000
-"""Of the training texts, from which it is counted what becomes of a teacher's token where spelling alone does not decide."""
-SAMPLE, ASKED = 64, 8
-"""Training rows on which it is measured what translating a teacher costs, and how many of them are asked at once."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +203,7 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
     """A model that is trained here, or whose weights are loaded."""
     prepared = making.prepared.read_by(entry["model"] or {}, entry.get("tokenizer"))
     module = module_of(entry, prepared, making.given)
+    padding = trimmed(module, prepared)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()
@@ -224,38 +220,9 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
         mark = digest([mark, own.preprocess.to_dict()])
     reads = None if own is None or own.generative else own.rows
     teacher = local.Teacher(place, mark, numerics.precision, numerics.memory_format, reads=reads)
-    taught = Taught(teacher, size_of(module, prepared.example()), rows, (module,), notes=notes)
+    padding = None if entry.get("train") else padding  # it was trained without
+    taught = Taught(teacher, size_of(module, prepared.example()), rows, (module,), notes=notes, padding=padding)
     return taught if own is None or not own.generative else translated(making.tree, making.prepared, own, taught)
-
-
-def translated(tree: Mapping[str, Any], prepared: Prepared, own: Prepared, taught: Taught) -> Taught:
-    """The same teacher, answering in the student's tokens. own: the data as it reads it."""
-    assert isinstance(prepared.preprocess, Passages) and isinstance(own.preprocess, Passages)
-    assert isinstance(prepared.rows, Windows) and isinstance(own.rows, Windows)
-    raw = np.asarray(prepared.examples.raw, dtype=object).tolist()
-    translation = align(own.preprocess.tokenizer, prepared.preprocess.tokenizer, _some(prepared.texts, CHARACTERS))
-    teacher = _translated.Teacher(
-        taught.fixed, own.rows, prepared.rows, raw, translation, temperatures_of(tree),
-        own=any("own" in needs_of(entry["kind"]) for entry in tree["objective"]),
-    )  # fmt: skip
-    sample = prepared.distilled[torch.linspace(0, len(prepared.distilled) - 1, min(SAMPLE, len(prepared.distilled))).long()]
-    loss = teacher.loss(sample, ASKED)
-    note = (
-        f"The teacher reads with a tokenizer of its own ({own.outputs:,} tokens, the student's {prepared.outputs:,}), and what it says is "
-        f"translated: {loss.aligned:.1%} of the characters are aligned, it speaks at {loss.spoken / max(loss.positions, 1):.1%} of the "
-        f"positions, and {loss.dropped:.2%} of its probability there has no token of the student's ({loss.rows:,} training rows). Its own "
-        "figures are measured in its own tokens."
-    )
-    return replace(taught, teacher=teacher, notes=(*taught.notes, note), own=Own(own, taught.fixed, loss))
-
-
-def _some(texts: Sequence[str], most: int) -> Iterator[str]:
-    """The first of the texts, up to so many characters."""
-    for text in texts:
-        if most <= 0:
-            return
-        most -= len(text)
-        yield text
 
 
 def _student(folder: str, prepared: Prepared) -> nn.Module:
