@@ -109,7 +109,7 @@ def check_weight(value: Scheduled) -> None:
 class Objective(ABC):
     """What the student is asked to match. Subclasses are final; their fields are their configuration.
 
-    needs: what the teacher must give: a set out of {"logits", "topk", "features"}; any one of them is enough. Empty: no teacher.
+    needs: what the teacher must give: a set out of {"logits", "topk", "own", "features"}; any one of them is enough. Empty: no teacher.
     granularity: "example" (values add up over any split of the batch) or "batch" (they don't: no gradient accumulation).
     properties: what the contract battery tests: a set out of {"zero_at_equality", "non_negative", "shift_invariant",
         "class_permutation", "scale_invariant"} (each with respect to the student's logits and the teacher's, or, for an objective that

@@ -168,12 +168,13 @@ class Teacher(BaseModel):
 
 
 class Reader(_Part):
-    """How the student turns texts into tokens. Each model reads with its own tokenizer: the teacher's need not be the student's.
+    """How a model turns texts into tokens. Each model reads with its own tokenizer: the teacher's need not be the student's.
 
     kind: "folder", that of `path` as it is; "pruned", with the tokens of the training texts alone (WordPiece only); "bpe" or "words",
     trained on the training texts; "auto", that of the student's own folder, else that of the teacher's, pruned, else bpe. path: a folder in
     the Hugging Face layout, by default the teacher's. size: most tokens of one that is trained. lowercase: drop capitals, of one that is
     trained; by default where texts are classified. length: most tokens of a text; by default those of the longest training text, up to 512.
+    corpus: other text to train it on than the training texts, as fields of `data: corpus`.
     """
 
     kind: Literal["auto", "folder", "pruned", "bpe", "words"] = "auto"
@@ -181,6 +182,7 @@ class Reader(_Part):
     size: int = Field(default=8000, ge=300)
     lowercase: bool | None = None
     length: int | None = Field(default=None, ge=4)
+    corpus: dict[str, Any] | None = None
 
 
 class FromTeacher(_Part):
@@ -406,6 +408,8 @@ def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -
         options["train"] = None if options.get("weights") and not training else _training({} if training is None else training, where, path)
         if options.get("model") is not None:
             options["model"] = model(options["model"], where, (*path, "model"))
+        if options.get("tokenizer") is not None:
+            options["tokenizer"] = _reader(options["tokenizer"], where, (*path, "tokenizer"))
     elif teacher.kind in ("online", "generations") and options.get("train") is not None:
         options["train"] = _training(options["train"], where, path)
     if teacher.kind == "online" and options.get("model") is not None:
@@ -421,6 +425,22 @@ def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -
     if configured.get("objective"):
         configured["objective"] = [_objective(entry, (*path, "objective", at), where) for at, entry in enumerate(configured["objective"])]
     return Teacher.model_validate({"kind": teacher.kind, "rights": rights, "stated": dict(teacher.stated), **configured})
+
+
+def _reader(options: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:
+    """The complete section of a teacher's tokenizer at this path."""
+    try:
+        found = Reader.model_validate(options)
+    except ValidationError as error:
+        raise RecipeError(_first(error, options, where, path, Reader)) from None
+    return plain(_corpus(found, where, path).model_dump())
+
+
+def _corpus(reader: Reader, where: Where, path: tuple[Any, ...]) -> Reader:
+    """With the fields of the text that it is trained on."""
+    if reader.corpus is None:
+        return reader
+    return reader.model_copy(update={"corpus": _kind("datasets", "corpus", reader.corpus, where, (*path, "corpus"), ())})
 
 
 def _assistants(options: Mapping[str, Any], path: tuple[Any, ...], seed: int, where: Where) -> dict[str, Any]:
@@ -488,6 +508,7 @@ def _student(student: Student, where: Where) -> Student:
     """With its model's fields; none yet where the model is to be cut out of the teacher."""
     if student.model == "auto":
         student = student.model_copy(update={"model": {}})
+    student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
     settled = student.model.get("arch") == "pretrained" and student.model.get("config")  # an earlier run wrote down what it was
     if student.from_teacher is not None and student.model and not settled:

@@ -8,6 +8,7 @@ Every hop takes records and returns a new one; nobody writes into an argument.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -16,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+LOWEST = -1e6
+"""Stands for the logarithm of nothing where an infinity would become NaN."""
 UNKNOWN = -1e4
 """The logit of a class that a member of an ensemble does not know: no probability at any temperature in use, and finite in float16."""
 
@@ -53,6 +56,10 @@ class Batch:
         ids = self.ids[:, None].expand_as(positions)[positions]
         return replace(self, ids=ids, labels=self.labels[positions], mask=None, labelled=True)
 
+    def select(self, rows: Tensor) -> Batch:
+        """These rows of what `rows` gave."""
+        return replace(self, ids=self.ids[rows], labels=self.labels[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class TopKRows:
@@ -60,13 +67,25 @@ class TopKRows:
 
     ids: (B, K) int64 class indices, largest first. logits: (B, K) float32, relative to the row's maximum.
     log_sum_exp: {temperature: (B,)} of the *full* row of logits / temperature (same reference as `logits`).
-    tail_log_mass: {temperature: (B,)} log of the probability outside the kept set (-inf where it is 0).
+    tail_log_mass: {temperature: (B,)} log of the probability outside the kept set (-inf where it is 0). A row of which all lies there, 0,
+        says nothing (`silent`).
     """
 
     ids: Tensor
     logits: Tensor
     log_sum_exp: Mapping[float, Tensor]
     tail_log_mass: Mapping[float, Tensor]
+
+    @property
+    def silent(self) -> Tensor:
+        """(B,) bool: rows in which nothing was kept. Nobody learns from them, see `Knowledge.spoken`."""
+        return torch.stack([tail >= 0 for tail in self.tail_log_mass.values()]).any(0)
+
+    def spread(self, classes: int, temperature: float = 1.0) -> Tensor:
+        """(B, classes) float32 log-probabilities, those of the rest evenly spread. KeyError for a temperature that was not kept."""
+        kept = self.logits.float() / temperature - self.log_sum_exp[temperature].float()[:, None]
+        each = self.tail_log_mass[temperature].float() - math.log(max(1, classes - self.ids.shape[1]))
+        return each.clamp(min=LOWEST)[:, None].expand(-1, classes).scatter(1, self.ids, kept)
 
     def select(self, rows: Tensor) -> TopKRows:
         """These rows, in this order."""
@@ -88,6 +107,10 @@ class Hidden:
         """(N, C) float32."""
         return self.head(self.states.float())
 
+    def select(self, rows: Tensor) -> Hidden:
+        """These positions."""
+        return Hidden(self.states[rows], self.head)
+
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
@@ -100,6 +123,7 @@ class Knowledge:
     features: {teacher tap: (B, ...)} intermediate outputs.
     hidden: of sequences the states before the teacher's output layer, in place of the logits (`dense` makes them).
     ready: {temperature: (B, C)} log-probabilities that were computed before, without a gradient and none below -1e30; looked up first.
+    own: (B, C') log-probabilities over the teacher's own tokens, where they are not the student's and an objective asks for them.
     """
 
     logits: Tensor | None = None
@@ -108,6 +132,15 @@ class Knowledge:
     ready: Mapping[float, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] = field(default_factory=dict)
     hidden: Hidden | None = None
+    own: Tensor | None = None
+
+    def spoken(self) -> Tensor | None:
+        """(A,) the rows about which the teacher says something, rising; None where it does about all. The others count for no term that
+        needs it (`training.step`)."""
+        if self.topk is None or self.logits is not None:
+            return None
+        silent = self.topk.silent
+        return (~silent).nonzero()[:, 0] if bool(silent.any()) else None
 
     def dense(self) -> Knowledge:
         """The same with logits, where only the states before the output layer were given."""
@@ -146,7 +179,7 @@ class Knowledge:
         weights = self.member_weights if self.member_weights is None or self.member_weights.ndim == 1 else self.member_weights[rows]
         return Knowledge(
             logits=of(self.dense().logits), member_weights=weights, topk=None if self.topk is None else self.topk.select(rows),
-            ready={temperature: part[rows] for temperature, part in self.ready.items()})
+            ready={temperature: part[rows] for temperature, part in self.ready.items()}, own=of(self.own))
 
     def row_logits(self) -> Tensor:
         """(B, C) float32 logits: the teacher's own, or for an ensemble the log of the mean probabilities at T = 1."""
@@ -213,7 +246,7 @@ class Shapes:
 class Teacher(Protocol):
     """Where knowledge comes from. Every file in `teachers/` holds one `Teacher`.
 
-    provides: subset of {"logits", "topk", "features"}.
+    provides: subset of {"logits", "topk", "own", "features"}.
     fingerprint: hex digest of all that its answers depend on (weights, options), stable between processes.
     """
 

@@ -206,7 +206,7 @@ def test_declarations_are_known_words(name):
     """A misspelt property is a property that nobody tests."""
     cls = CLASSES[name]
     assert cls.properties <= PROPERTIES
-    assert cls.needs <= ({"features"} if issubclass(cls, LayerObjective) else {"logits", "topk"})
+    assert cls.needs <= ({"features"} if issubclass(cls, LayerObjective) else {"logits", "topk", "own"})
     assert cls.granularity in ("example", "batch") and isinstance(cls.of_examples, bool)
     assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
     if issubclass(cls, LayerObjective):
@@ -751,7 +751,7 @@ def test_topk_of_all_classes_equals_dense(name):
     objective, teacher = default(name), logits_of(1)
     dense, kept = (logits_of(0).requires_grad_() for _ in range(2))
     expected = values(objective, dense, teacher)
-    found = objective.values(StudentOutput(kept), topk_of(teacher, C, objective.temperature), batch_of(), 0.0)[0]
+    found = objective.values(StudentOutput(kept), topk_of(teacher, C, getattr(objective, "temperature", 1.0)), batch_of(), 0.0)[0]
     assert (found - expected).abs().max() < 1e-6 * max(1.0, expected.abs().max().item())
     expected.sum().backward()
     found.sum().backward()

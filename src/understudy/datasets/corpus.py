@@ -23,7 +23,7 @@ class Dataset:
     """Documents, cut into rows of at most `passage` bytes of UTF-8; short ones share a row, and a model never sees one from the other.
 
     path: a file, or a folder whose files are read in the order of their names; None: the standard library's sources, which lie on every
-        machine that runs this (tests and packages that were installed left out). pattern: which files of a folder.
+        machine that runs this (tests and packages that were installed left out). pattern: which files of them, or of a folder.
     documents: what a document is: a "file", a "line", or what stands between blank lines ("paragraph"); of JSON lines a record's `field`.
     validation_path, test_path: files or folders with those parts; without them whole documents are drawn (`split`).
     passage: bytes of a row: about four times the tokens that a model reads at once. limit: most bytes of the training part, which is
@@ -114,7 +114,15 @@ def _files(path: str | None, pattern: str) -> list[Path]:
     if path is None:
         root = Path(sysconfig.get_paths()["stdlib"])
         apart = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-        return sorted(file for file in root.rglob("*.py") if not apart & set(file.relative_to(root).parts) and file.stat().st_size)
+        found = sorted(
+            file for file in root.glob(pattern)
+            if file.suffix == ".py" and not apart & set(file.relative_to(root).parts) and file.stat().st_size
+        )  # fmt: skip
+        if found:
+            return found
+        raise DataError(four_parts(
+            "the standard library here holds no such files", got=pattern, expected="a pattern of files that end in .py",
+            otherwise="There would be nothing to learn", do="Check the pattern, or set path to a folder of text"))
     root = Path(path).expanduser()
     if root.is_dir():
         found = sorted(file for file in root.glob(pattern) if file.is_file() and readers.suffix(file) in SUFFIXES)

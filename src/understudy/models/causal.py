@@ -168,6 +168,10 @@ class Causal(nn.Module):
         """V, rows of the output layer; those behind the tokenizer's last token share in the probability."""
         return int(self.model.config.get_text_config().vocab_size)
 
+    def trim(self, classes: int) -> None:
+        """Keep the rows of the first tokens alone, of the embedding and of the output layer."""
+        self.model.resize_token_embeddings(classes, mean_resizing=False)
+
     def masked(self, length: int) -> bool:
         """Whether documents of a row of this length are kept apart by a mask: it would take the place of the layers' own windows."""
         config = self.model.config

@@ -9,13 +9,22 @@ logits for each position (`fused`); the values are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from understudy import divergence
+from understudy.alignment import uld
+from understudy.divergence import check_same_shape, widened
 from understudy.fused import Pointwise
-from understudy.objective import value_at
+from understudy.objective import PlainObjective, value_at
 from understudy.objectives._divergences import Divergence, Formula, TopKFormula, check_share
+from understudy.objectives._logits_common import dense
+from understudy.records import Batch, Knowledge, StudentOutput
 
-__all__ = ["ForwardKL", "JensenShannon", "ReverseKL", "SkewedForwardKL", "SkewedReverseKL", "TotalVariation"]
+__all__ = ["ULD", "ForwardKL", "JensenShannon", "ReverseKL", "SkewedForwardKL", "SkewedReverseKL", "TotalVariation"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardKL(Divergence):
@@ -299,3 +308,52 @@ class TotalVariation(Divergence):
     def formulas(self) -> tuple[Formula, TopKFormula]:
         """Total variation."""
         return divergence.total_variation, divergence.total_variation_topk
+
+
+@dataclass(frozen=True, kw_only=True)
+class ULD(PlainObjective):
+    """Universal logit distillation: the distance between both models' probabilities at every position, each row sorted by size.
+
+    Formula: sum_i |p_s(i-th largest) - p_t(i-th largest)|, the shorter row filled up with zeros.
+
+    Needs: the teacher's rows over its own tokens, of one with another tokenizer that is asked in every step; else its rows, or top-k rows
+        at T = 1, whose rest is taken to be spread evenly.
+
+    Inputs:
+        | data    | record                    | shape                                                     |
+        |---------|---------------------------|-----------------------------------------------------------|
+        | teacher | knowledge.own             | (B, C') log-probabilities over its own tokens             |
+        | or      | knowledge.logits          | (B, C)                                                    |
+        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[1], tail_log_mass[1] (B,) |
+        | student | output.logits             | (B, C)                                                    |
+
+    Args:
+        weight: weight of this term in the loss, or a schedule.
+
+    Raises:
+        RecipeError: the teacher gave no rows.
+        DataError: its rows, where they are no rows of its own tokens, have another number of classes.
+
+    Works best when: beside labels.CrossEntropy, for tokenizers that can't be aligned. Hurts alone: which token is meant is not compared.
+    Relations: where tokens can be aligned, ForwardKL on translated rows says more; ULD is the yardstick for it.
+    Reference: Boizard et al. 2024, arXiv 2402.12030, section 3. Deviation: positions are those at which both tokenizers begin a token, not
+        those of the same number.
+
+    Example:
+        >>> ULD(weight=0.3).weight
+        0.3
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "topk", "own"})
+    properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative", "shift_invariant", "class_permutation"})
+
+    def values(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, None]:
+        """((B,) between 0 and 2, None: all count)."""
+        student = torch.log_softmax(widened(output.logits), dim=-1)
+        if knowledge is not None and knowledge.own is not None:
+            return uld(student, knowledge.own), None
+        if knowledge is not None and knowledge.topk is not None and knowledge.logits is None:
+            return uld(student, knowledge.topk.spread(student.shape[-1])), None
+        teacher = dense(knowledge, "sequence.ULD").log_probs(1.0)
+        check_same_shape(student, teacher)
+        return uld(student, teacher), None

@@ -81,7 +81,10 @@ class Told(Measured):
         """What the figures stand on."""
         facts = self.facts
         found = ["A document is the item of the intervals; bits per byte count the end of every document as something to be told."]
-        if facts.kl_nats:
+        if not facts.kl_nats:
+            found.append("How alike student and teacher answer is not measured: their tokens are not the same. Shares of right tokens "
+                         "count each model's own.")
+        else:
             found.append(f"Agreement with the teacher and KL are over {facts.compared:,} positions of the test documents.")
         return found
 

@@ -39,6 +39,7 @@ CHECKS: Looks = (
 
 OF_EXAMPLES = {"class-order", "preprocessing", "teacher-below-trivial"}
 LANGUAGE: Looks = (
+    ("tokenizer", language.tokenizers),
     *(look for look in CHECKS if look[0] not in OF_EXAMPLES),
     ("shifted-positions", language.shifted),
     ("teacher-below-trivial", language.below_trivial),
@@ -58,7 +59,7 @@ ENDS = {
 }
 """Faults after which others can't be looked for, and in what."""
 OF_THE_OBJECTIVE = {layers.NOTHING, layers.UNTRAINED, "no-op-term", "output-not-training", "sensitivity"}
-ALONE = {"temperature", "needs", "trainable-teacher", "train-mode", "overlap"}
+ALONE = {"tokenizer", "temperature", "needs", "trainable-teacher", "train-mode", "overlap"}
 """Checks that need no answers of the teacher."""
 
 

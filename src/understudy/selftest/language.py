@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.answer import answer
+from understudy.collate import Rows
 from understudy.records import Batch, Hidden
 from understudy.selftest.subject import Check, Heard, Named, Subject
 
@@ -18,6 +19,8 @@ SHIFTS = (-2, -1, 1, 2)
 CLEARLY = 5.0
 """Standard errors by which another place, or the teacher, must be better; many, as positions of a text are not independent."""
 FEWEST = 50
+ALIGNED = 0.9
+"""Share of the characters below which a translation is worth a warning."""
 SLACK = 1e-3
 """An earlier answer may move by this share of its row's range when a later token is another: sums are rounded in another order."""
 
@@ -79,18 +82,14 @@ def below_trivial(subject: Subject) -> Check:
 def looks_ahead(subject: Subject) -> Check:
     """No model sees what it has to tell: answers before a token stay when the token is another one."""
     check = Named("looks-ahead")
-    batch = subject.batch(subject.learnt_rows[:1], 0)
-    at = batch.inputs.shape[1] // 2
-    other = batch.inputs.clone()
-    other[:, at] = (other[:, at] + 1) % subject.outputs
-    before = batch.labels.clone()
-    before[:, at:] = -1
-    if not (before >= 0).any():
+    reading, row = subject.reading, subject.learnt_rows[:1]
+    ours = _changed(subject.rows, row, subject.outputs)
+    theirs = ours if reading is None else _changed(reading.teachers_rows, row, reading.teacher.size)
+    if not ((ours[0].labels >= 0).any() and (theirs[0].labels >= 0).any()):
         return check.skipped("the row is too short")
-    batch = replace(batch, labels=before)
-    changed = replace(batch, inputs=other)
     figure = []
-    for whose, module in [("the student", subject.student().eval()), *(("the teacher", one) for one in subject.modules)]:
+    looked = [("the student", subject.student().eval(), ours), *(("the teacher", one, theirs) for one in subject.modules)]
+    for whose, module, (batch, changed) in looked:
         one, two = _rows(module, batch), _rows(module, changed)
         size = float((one.amax(1) - one.amin(1)).max().clamp(min=1e-6))
         moved = float((one - two).abs().max()) / size
@@ -105,6 +104,69 @@ def looks_ahead(subject: Subject) -> Check:
                 do="Use a model with causal attention: a decoder, not an encoder",
             )
     return check.ok("earlier answers move by " + ", ".join(figure))
+
+
+def _changed(rows: Rows, row: Tensor, vocabulary: int) -> tuple[Batch, Batch]:
+    """A row of which only positions before its middle count, and the same with another token in the middle."""
+    batch = rows.batch(row)
+    at = batch.inputs.shape[1] // 2
+    other, before = batch.inputs.clone(), batch.labels.clone()
+    other[:, at] = (other[:, at] + 1) % vocabulary
+    before[:, at:] = -1
+    batch = replace(batch, labels=before)
+    return batch, replace(batch, inputs=other)
+
+
+def tokenizers(subject: Subject) -> Check:
+    """Teacher, student and store read the same tokens, or what the teacher says is translated, at little loss.
+
+    Warning: less than 90 % of the characters aligned, or more than 10 % of the teacher's probability dropped; fault: nothing is aligned.
+    """
+    check, reading = Named("tokenizer"), subject.reading
+    if reading is None:
+        return check.skipped("no tokenizer is known")
+    student, teacher, loss = reading.student, reading.teacher, reading.loss
+    header = subject.header
+    kept = {} if header is None or header.keep != "tokens" else {"tokenizer": header.tokenizer, "translated_from": header.translated_from}
+    expected = {"tokenizer": student.fingerprint, "translated_from": "" if loss is None else teacher.fingerprint}
+    wrong = [name for name, found in kept.items() if found != expected[name]]
+    if wrong or (loss is None and teacher.fingerprint != student.fingerprint):
+        where = f"the store's {wrong[0]} {kept[wrong[0]][:12]}" if wrong else f"the teacher's tokenizer {teacher.fingerprint[:12]}"
+        return check.fault(
+            "other tokens",
+            "teacher, student and store do not read the same tokens",
+            got=where,
+            expected=(expected[wrong[0]] if wrong else student.fingerprint)[:12] or "rows that were not translated",
+            otherwise="A token's number would mean another piece of text to the student",
+            do="Record again with this recipe's tokenizers",
+        )
+    padding = "" if reading.padding is None else f"; {reading.padding:.1e} of its probability lay in padding, which is left out"
+    if loss is None:
+        marks = f"start {student.ends[0]}, end {student.ends[1]}"
+        return check.ok(f"{student.size:,} tokens for all, {marks} ({student.fingerprint[:12]}){padding}")
+    figure = (
+        f"teacher {teacher.size:,} tokens ({teacher.fingerprint[:12]}), student {student.size:,} ({student.fingerprint[:12]}): "
+        f"{loss.aligned:.1%} of characters aligned, {loss.dropped:.2%} of probability dropped, on {loss.rows:,} rows{padding}"
+    )
+    if not loss.spoken:
+        return check.fault(
+            figure,
+            "the tokens of teacher and student meet nowhere",
+            got="no position at which both begin a token that means the same",
+            expected="most of them",
+            otherwise="The student would learn nothing from the teacher",
+            do="Take tokenizers that keep the text as it is: no lower case, no dropped spaces",
+        )
+    if loss.aligned < ALIGNED or loss.dropped > 1 - ALIGNED:
+        return check.warning(
+            figure,
+            "much of what the teacher says is lost in translation",
+            got=f"{loss.aligned:.1%} of characters aligned, {loss.dropped:.1%} of probability dropped",
+            expected=f"{ALIGNED:.0%} or more, {1 - ALIGNED:.0%} or less",
+            otherwise="The student learns from a part of the text alone",
+            do="Take tokenizers that are more alike",
+        )
+    return check.ok(figure)
 
 
 def _chosen(some: Heard, labels: np.ndarray) -> np.ndarray:

@@ -47,7 +47,19 @@ def _recomputed(check: Named, subject: Subject) -> Check:
     batch = subject.batch(spread(subject.learnt_rows, subject.most(ROWS)), subject.view)
     said, again = subject.teacher.teach(batch), subject.live.teach(batch).dense()
     rows = batch.rows().ids
-    apart = difference(said, again)
+    spoken, heard = said.spoken(), again.spoken()
+    if not _same(spoken, heard):
+        return check.fault(
+            "other positions",
+            "the stored rows speak of other positions than the teacher does",
+            got=f"{len(rows) if spoken is None else len(spoken)} of {len(rows)} positions",
+            expected=f"the {len(rows) if heard is None else len(heard)} of the live teacher",
+            otherwise="The student would learn a position from another one's answer",
+            do="Record again",
+        )
+    if spoken is not None:
+        said, again, rows = said.select(spoken), again.select(spoken), rows[spoken]
+    apart = difference(said, again, subject.outputs)
     allowed = SLACK + (2.0**-11 if subject.header is not None and subject.header.dtype == "float16" else 0.0)
     wrong = int((apart > allowed).sum())
     figure = f"{wrong} of {len(rows)} rows differ, by up to {float(apart.max()):.1%} of their range"
@@ -93,10 +105,17 @@ def _size(values: Tensor) -> Tensor:
     return values.flatten(1).square().mean(1).sqrt()
 
 
-def difference(stored: Knowledge, live: Knowledge) -> Tensor:
-    """(B,) largest difference of a logit relative to its row's maximum, as a share of the range of the row that was computed."""
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def difference(stored: Knowledge, live: Knowledge, classes: int) -> Tensor:
+    """(B,) largest difference of a logit relative to its row's maximum, as a share of the range of the row that was computed.
+
+    classes: how many a whole row has, where the live teacher gives top-k rows as well.
+    """
     if stored.topk is not None and stored.logits is None:
-        mine = live.row_logits()
+        mine = live.topk.spread(classes) if live.topk is not None and live.logits is None else live.row_logits()
         mine = mine - mine.amax(dim=-1, keepdim=True)
         size = -mine.amin(dim=-1)
         apart = (stored.topk.logits - mine.gather(-1, stored.topk.ids)).abs().amax(dim=-1)

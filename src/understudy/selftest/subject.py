@@ -19,6 +19,8 @@ from understudy.errors import DataError, four_parts
 from understudy.objective import Objective
 from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
 from understudy.store.schema import Header
+from understudy.teachers._translated import Loss
+from understudy.tokens import Tokenizer
 from understudy.views import Views
 
 PROBE = 1000
@@ -27,6 +29,21 @@ LIVE_SAMPLE, STORED_SAMPLE = 64, 4096
 """Rows of the students' own that are looked at: computed ones, and looked-up ones, which cost next to nothing."""
 NUMBERS = 1 << 24
 """Most numbers in the answers to rows of text that are judged at once: a vocabulary for every token is soon a gigabyte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The tokenizers with which teacher and student read running text.
+
+    teachers_rows: all examples as the teacher's modules read them. loss: what translating costs, where the tokenizers differ. padding: mean
+    probability that the teacher gave to output rows behind its tokenizer's last token; None where it has none.
+    """
+
+    student: Tokenizer
+    teacher: Tokenizer
+    teachers_rows: Rows
+    loss: Loss | None = None
+    padding: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +61,7 @@ class Subject:
     student: makes a fresh student. test_rows, duplicate_rows: how many there are, and how many of them are exact copies of training rows.
     shapes: what terms are built from. header: the store that students read, recorded or planned; None: the teacher is asked in every
         step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored. weighed_later: weights are still
-        to be balanced.
+        to be balanced. reading: of running text, with which tokenizers it is read.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +88,7 @@ class Subject:
     header: Header | None = None
     layers: Mapping[str, Header] = field(default_factory=dict)
     weighed_later: bool = False
+    reading: Reading | None = None
 
     @property
     def learnt_rows(self) -> Tensor:
@@ -107,10 +125,15 @@ class Subject:
 
     def _ask(self, rows: Tensor, view: int) -> Heard:
         batches = [self.batch(some, view) for some in rows.split(256)]
-        parts = [heard(self.teacher.teach(batch), self.outputs) for batch in batches]
+        parts, asked = [], []
+        for batch in batches:
+            said, of = self.teacher.teach(batch), batch.rows()
+            if (spoken := said.spoken()) is not None:
+                said, of = said.select(spoken), of.select(spoken)
+            parts.append(heard(said, self.outputs))
+            asked.append(of)
         log_probs = np.concatenate([part[0] for part in parts])
         logits = None if any(part[1] is None for part in parts) else torch.cat([part[1] for part in parts if part[1] is not None])
-        asked = [batch.rows() for batch in batches]
         return Heard(torch.cat([one.ids for one in asked]), torch.cat([one.labels for one in asked]).numpy(), log_probs, logits)
 
 
@@ -213,7 +236,7 @@ def filled(topk: TopKRows, classes: int) -> np.ndarray:
     """(P, C) float64 log-probabilities of top-k rows, the tail's mass spread evenly, at 1 or the lowest temperature that was kept."""
     temperature = 1.0 if 1.0 in topk.log_sum_exp else min(topk.log_sum_exp)
     kept = topk.logits.double() / temperature - topk.log_sum_exp[temperature].double()[:, None]
-    width = max(classes, int(topk.ids.max()) + 1)
+    width = max(classes, int(topk.ids.max()) + 1) if len(topk.ids) else classes
     others = width - topk.ids.shape[1]
     tail = topk.tail_log_mass[temperature].double()[:, None] - np.log(max(1, others))
     return tail.clamp(min=-1e6).expand(-1, width).scatter(1, topk.ids, kept).numpy()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from understudy.objective import Objective
+from understudy.preprocess.passages import Passages
 from understudy.records import Shapes, Teacher
 from understudy.selftest.examine import CHECKS, LANGUAGE, Looks, examine, raise_first
 from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
-from understudy.selftest.subject import Check, Subject
+from understudy.selftest.subject import Check, Reading, Subject
 from understudy.stages.arms import objectives_of
 from understudy.stages.common import class_counts, fresh_student, plan_of, refuse_batch_of_one, steps_of
 from understudy.stages.company import gather
@@ -150,7 +151,20 @@ def subject(
         stated=stated,
         header=header,
         layers=feature_headers(tree, prepared, taught, stored, {}),
+        reading=_reading(prepared, taught) if prepared.generative else None,
     )
+
+
+def _reading(prepared: Prepared, taught: Taught) -> Reading:
+    """With which tokenizers teacher and student read running text."""
+    assert isinstance(prepared.preprocess, Passages)
+    own = taught.own
+    theirs = prepared if own is None else own.data
+    assert isinstance(theirs.preprocess, Passages)
+    return Reading(
+        student=prepared.preprocess.tokenizer, teacher=theirs.preprocess.tokenizer, teachers_rows=theirs.rows,
+        loss=None if own is None else own.loss, padding=taught.padding,
+    )  # fmt: skip
 
 
 def _subject(

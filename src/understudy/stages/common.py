@@ -14,6 +14,7 @@ from torch import nn
 
 from understudy import kinds, randomness
 from understudy.errors import RecipeError, four_parts
+from understudy.models.causal import Causal
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.stages import reading
@@ -56,7 +57,10 @@ def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, see
     if given.student is not None:
         with randomness.seeded(seed, "student", "weights"):
             return given.student()
-    return make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
+    made = make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
+    if isinstance(made, Causal) and made.classes > prepared.outputs:  # a vocabulary that was rounded up
+        made.trim(prepared.outputs)
+    return made
 
 
 def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given, classes: int) -> nn.Module:
@@ -132,6 +136,22 @@ def optimizer_of(training: Mapping[str, Any]) -> OptimizerRecipe:
     fields = OptimizerRecipe.__dataclass_fields__
     chosen: dict[str, Any] = {name: tuple(training[name]) if name == "milestones" else training[name] for name in fields}
     return OptimizerRecipe(**chosen)
+
+
+def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
+    """The fixed temperatures that the objective uses, and 1."""
+    found = {1.0}
+    for entry in tree["objective"]:
+        value = entry.get("temperature")
+        if isinstance(value, int | float):
+            found.add(float(value))
+    return tuple(sorted(found))
+
+
+def needs_of(kind: str) -> frozenset[str]:
+    """What an objective needs of the teacher."""
+    objective: Any = kinds.find("objectives", kind)
+    return objective.needs
 
 
 def refuse_batch_of_one(model: nn.Module, batch_size: int, what: str) -> None:

@@ -66,7 +66,7 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     )  # fmt: skip
     with cache.claim(folder):
         if not cache.done(folder):
-            theirs = prepared.read_by(entry["model"])
+            theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
             state = from_teacher.cut(taught.modules[0].state_dict(), _chosen(tree, prepared, theirs, taught), _head_size(taught))
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})

@@ -30,6 +30,7 @@ from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
 from understudy.stages.tasks.language import Documents, likeness
+from understudy.stages.taught import Own
 from understudy.stages.teach import size_of
 from understudy.students import artefact
 from understudy.students.weights import load_weights
@@ -106,9 +107,10 @@ def _classified(
 def _told(
     lessons: Lessons, arms: Mapping[str, ArmResult], common: Mapping[str, Any], trained: Callable[[str, int], nn.Module]
 ) -> Facts:
-    prepared = lessons.data
+    prepared, own = lessons.data, lessons.taught.own
     test = Documents(prepared, prepared.test)
-    alike = {
+    # A translated teacher says nothing at some positions, and elsewhere what its tokens become: no student's answers are like that.
+    alike = {} if own is not None else {
         name: likeness(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], Numerics())
         for name, arm in arms.items()
     }
@@ -118,12 +120,19 @@ def _told(
         sizes=test.sizes,
         told={name: arm.logits_test for name, arm in arms.items()},
         numbers={name: arm.seeds for name, arm in arms.items()},
-        teacher_told=test.heard(lessons.taught.fixed),
+        teacher_told=test.heard(lessons.taught.fixed) if own is None else _in_own_tokens(own, test),
         trivial_told=test.trivial(class_counts(prepared)),
         agreement={name: np.array([one.same / one.positions for one in found]) for name, found in alike.items()},
         kl_nats={name: np.array([one.kl / one.positions for one in found]) for name, found in alike.items()},
-        compared=alike["distilled"][0].positions,
+        compared=alike["distilled"][0].positions if alike else 0,
     )
+
+
+def _in_own_tokens(own: Own, test: Documents) -> np.ndarray:
+    """(D, K) a teacher's tallies over its own tokens; of documents of which it reads more or fewer bytes, for as many as the student."""
+    theirs = Documents(own.data, test.which)
+    told = theirs.heard(own.teacher)
+    return told * (test.sizes / np.maximum(theirs.sizes, 1))[:, None]
 
 
 def spoken(knowledge: Knowledge, classes: int) -> np.ndarray:
@@ -207,10 +216,11 @@ def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int 
         return None
     row = prepared.test[:1]
     batch = prepared.rows.batch(row)
+    teacher, asked = (taught.fixed, batch) if taught.own is None else (taught.own.teacher, taught.own.data.rows.batch(row))
     times: dict[str, list[float]] = {"teacher": [], "student": []}
     with torch.inference_mode():
         for index in range(rounds + 3):
-            for name, call in (("teacher", lambda: taught.fixed.teach(batch)), ("student", lambda: student(batch.inputs))):
+            for name, call in (("teacher", lambda: teacher.teach(asked)), ("student", lambda: student(batch.inputs))):
                 begun = time.perf_counter()
                 call()
                 if index >= 3:

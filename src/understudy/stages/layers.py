@@ -106,7 +106,9 @@ def _refuse_shared(objective: Objective, kind: str) -> None:
 def teachers_reading(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Prepared:
     """The data as the (first) teacher reads it."""
     entry = tree["teacher"][0]
-    return prepared.read_by(entry.get("model") or {}) if given.teacher is None and entry["kind"] == "local" else prepared
+    if given.teacher is not None or entry["kind"] != "local":
+        return prepared
+    return prepared.read_by(entry.get("model") or {}, entry.get("tokenizer"))
 
 
 def seen_teacher(tree: Mapping[str, Any], prepared: Prepared, given: Given, asking: str) -> nn.Module:

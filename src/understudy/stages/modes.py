@@ -11,7 +11,7 @@ from understudy import kinds
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.recipe import LIVING
 from understudy.stages import chain
-from understudy.stages.common import make_model
+from understudy.stages.common import make_model, needs_of
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import refuse_answers
 from understudy.store.reader import Reader
@@ -24,7 +24,7 @@ MODULES = ("local", "assistants", "generations")
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """RecipeError, or DataError for a store, where a mode can't do what the recipe asks of it."""
     if prepared.generative:
-        _running_text(tree, given)
+        _running_text(tree, prepared, given)
     if tree["data"]["transfer"]["source"] != "examples":
         _without_data(tree, given)
     if given.teacher is not None:
@@ -71,7 +71,7 @@ def refuse_running_text(prepared: Prepared, what: str) -> None:
         )
 
 
-def _running_text(tree: Mapping[str, Any], given: Given) -> None:
+def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
     layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers")]
@@ -79,6 +79,25 @@ def _running_text(tree: Mapping[str, Any], given: Given) -> None:
     _only("objective", layers, "the families sequence, logits and labels")
     _only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     _only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
+    entry = tree["teacher"][0]
+    if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
+        _translated(tree)
+
+
+def _translated(tree: Mapping[str, Any]) -> None:
+    """What is asked of a teacher with a tokenizer of its own can be computed from top-k rows."""
+    for entry in tree["objective"]:
+        needs = needs_of(entry["kind"])
+        if needs and "topk" not in needs:
+            raise RecipeError(
+                four_parts(
+                    f"{entry['kind']} can't be computed from what a teacher with another tokenizer gives",
+                    got="top-k rows over the student's tokens",
+                    expected="the family sequence, or logits.SoftTargets",
+                    otherwise="Logits of the teacher's tokens would be taken for those of the student's",
+                    do="Use one of those, or the teacher's tokenizer: student.tokenizer: {kind: folder}",
+                )
+            )
 
 
 def _only(where: str, wrong: Sequence[str], expected: str) -> None:

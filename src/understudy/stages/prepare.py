@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from understudy import data as datasets
-from understudy import kinds, recipe, tokens
+from understudy import kinds, recipe
 from understudy.collate import Rows, Windows
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.preprocess import Preprocess
-from understudy.preprocess.passages import END_MARK, NOTHING, Passages, parts
+from understudy.preprocess.passages import NOTHING, Passages
 from understudy.preprocess.text import Text
 from understudy.randomness import generator
 from understudy.stages import reading
@@ -104,15 +104,30 @@ class Prepared:
         lengths = (self.rows.stored[self.test] != (NOTHING if self.generative else self.rows.pad)).sum(1)
         return self.rows.inputs(self.test[lengths.argsort(stable=True)[len(lengths) // 2]][None])
 
-    def read_by(self, model: Mapping[str, Any]) -> Prepared:
-        """The same data as a model reads it that brings a tokenizer of its own."""
+    def read_by(self, model: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) -> Prepared:
+        """The same data as a model reads it that brings a tokenizer of its own, in its folder or as `tokenizer` (`recipe.Reader`) says."""
         folder = reading.folder_of(model)
-        if folder is None or self.preprocess.kind not in ("text", "passages"):
+        if (folder is None and tokenizer is None) or self.preprocess.kind not in ("text", "passages"):
             return self
-        preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=tokens.read(folder))
-        assert isinstance(preprocess, Text | Passages)
-        preprocess = replace(preprocess, length=min(preprocess.length, reading.positions(model) or preprocess.length))
-        return self if preprocess == self.preprocess else self._encoded(preprocess)
+        key = json.dumps([folder, tokenizer], sort_keys=True)
+        if key not in self._readings:
+            wanted = recipe.Reader(**tokenizer) if tokenizer is not None else recipe.Reader(kind="folder", path=folder)
+            made = reading.tokenizer_of(wanted, model, (), self.texts, self.generative, "teacher")
+            preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=made, length=wanted.length)
+            assert isinstance(preprocess, Text | Passages)
+            preprocess = replace(preprocess, length=min(preprocess.length, reading.positions(model) or preprocess.length))
+            self._readings[key] = self if preprocess == self.preprocess else self._encoded(preprocess)
+        return self._readings[key]
+
+    @cached_property
+    def _readings(self) -> dict[str, Prepared]:
+        return {}
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The training texts; of running text the pieces of documents in its rows."""
+        found = self.examples.subset(self.split.train).raw
+        return reading.pieces(found) if self.generative else list(found)
 
     def _encoded(self, preprocess: Preprocess) -> Prepared:
         rows = encoded(self.examples, preprocess, self.rows.labels, self.rows.keys)
@@ -262,7 +277,7 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Prepr
     texts = examples.subset(split.train).raw
     asked = wanted.student.tokenizer
     model = wanted.student.model if isinstance(wanted.student.model, dict) else {}
-    pieces = [piece.removesuffix(END_MARK) for text in texts for piece in parts(text)] if running else list(texts)
+    pieces = reading.pieces(texts) if running else list(texts)
     tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running)
     made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
     assert isinstance(made, Text | Passages) and isinstance(examples.raw, np.ndarray)

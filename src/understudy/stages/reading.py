@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from understudy import kinds, tokens
 from understudy.errors import RecipeError, four_parts
 from understudy.models import pretrained
+from understudy.preprocess.passages import END_MARK, parts
 from understudy.recipe import Reader
 from understudy.tokens import Tokenizer
 
@@ -17,12 +18,14 @@ AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "mpnet")
 
 
 def tokenizer_of(
-    wanted: Reader, student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]], texts: Sequence[str], running: bool = False
-) -> Tokenizer:
+    wanted: Reader, student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]], texts: Sequence[str], running: bool = False,
+    whose: str = "student",
+) -> Tokenizer:  # fmt: skip
     """The student's tokenizer. texts: the training rows'. running: they are told token by token, so that nothing of them may be lost.
 
     `auto` is that of the student's own folder; else that of the teacher's folder (where texts are classified: with the tokens of the
-    training texts alone); else byte pairs of the training texts.
+    training texts alone); else byte pairs of the training texts, or of the corpus that is named.
+    whose: "teacher" for a teacher's, which is then the `student` here and has no teachers.
     """
     kind, path = wanted.kind, wanted.path
     lowercase = not running if wanted.lowercase is None else wanted.lowercase
@@ -30,7 +33,7 @@ def tokenizer_of(
         raise RecipeError(
             four_parts(
                 "running text is told as it was written",
-                got=f"student.tokenizer: {{kind: {kind}, lowercase: {lowercase}}}",
+                got=f"{whose}.tokenizer: {{kind: {kind}, lowercase: {lowercase}}}",
                 expected="byte pairs that keep capitals, or the tokenizer of a generative model",
                 otherwise="Words that are lost would cost no bits, and bits per byte would flatter the student",
                 do="Use kind: bpe and leave lowercase out",
@@ -42,12 +45,13 @@ def tokenizer_of(
             return tokens.read(own)
         kind, path = ("folder" if running else "pruned", theirs) if theirs else ("bpe", None)
     if kind in ("bpe", "words"):
-        return tokens.train(kind, texts, wanted.size, lowercase=lowercase, closed=not running)
+        return tokens.train(kind, pieces_of(wanted.corpus) if wanted.corpus else texts, wanted.size, lowercase=lowercase,
+                            closed=not running)
     path = path or next((found for one in teachers if (found := folder_of(one.get("model") or {}))), None)
     if path is None:
         raise RecipeError(
             four_parts(
-                f"student.tokenizer: {kind} needs a folder",
+                f"{whose}.tokenizer: {kind} needs a folder",
                 got="no path, and no teacher with a folder of its own",
                 expected="path: FOLDER",
                 otherwise="There would be no tokens",
@@ -56,6 +60,16 @@ def tokenizer_of(
         )
     read = tokens.read(path)
     return tokens.pruned(read, texts) if kind == "pruned" else read
+
+
+def pieces(rows: Iterable[str]) -> list[str]:
+    """The documents, or parts of them, in rows of running text, without their marks."""
+    return [piece.removesuffix(END_MARK) for row in rows for piece in parts(row)]
+
+
+def pieces_of(corpus: Mapping[str, Any]) -> list[str]:
+    """The documents of another corpus than the data."""
+    return pieces(kinds.configure("datasets", "corpus", dict(corpus)).load().raw)
 
 
 def folder_of(model: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from understudy import cache as caches
-from understudy import kinds
 from understudy.cache import Cache
 from understudy.errors import DataError, Interrupted, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
@@ -24,7 +23,7 @@ from understudy.recipe import LIVING
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
-from understudy.stages.common import digest
+from understudy.stages.common import digest, needs_of, temperatures_of
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
 from understudy.store import codec, steps
@@ -37,16 +36,6 @@ VERSION = 1
 BATCH = 256
 NUMBERS = 1 << 26
 """Most numbers in the answers to one batch of text: a quarter of a gigabyte."""
-
-
-def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
-    """The fixed temperatures that the objective uses, and 1."""
-    found = {1.0}
-    for entry in tree["objective"]:
-        value = entry.get("temperature")
-        if isinstance(value, int | float):
-            found.add(float(value))
-    return tuple(sorted(found))
 
 
 def kept(tree: Mapping[str, Any], prepared: Prepared) -> str:
@@ -86,7 +75,6 @@ def planned_header(tree: Mapping[str, Any], prepared: Prepared) -> Header:
 
 
 def _header_of_tokens(tree: Mapping[str, Any], prepared: Prepared) -> Header:
-    assert isinstance(prepared.preprocess, Passages)
     temperatures, classes = temperatures_of(tree), prepared.outputs
     dtype: Any = "packed" if classes <= steps.largest_vocabulary("packed") else "uint8"
     return Header(
@@ -95,7 +83,7 @@ def _header_of_tokens(tree: Mapping[str, Any], prepared: Prepared) -> Header:
         k=steps.kept_within(tree["store"]["token_bytes"], classes, dtype, len(temperatures)),
         classes=classes,
         temperatures=temperatures,
-        tokenizer=prepared.preprocess.tokenizer.fingerprint,
+        tokenizer=tokenizer_of(prepared),
         teacher="not known yet",
         data=prepared.examples.fingerprint,
         transform=prepared.transform,
@@ -106,14 +94,21 @@ def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, right
     """What the store is going to hold, and under which conditions."""
     if taught.header is not None:
         return replace(taught.header, rights=dict(rights))
-    weights = tree["teacher_weights"]
+    weights, planned = tree["teacher_weights"], planned_header(tree, prepared)
     return replace(
-        planned_header(tree, prepared),
+        planned,
         members=taught.size.members,
         member_weights=() if isinstance(weights, str) else tuple(weights or ()),  # other weights are found from the recorded rows
         teacher=taught.fixed.fingerprint,
+        translated_from=tokenizer_of(taught.own.data) if taught.own is not None and planned.keep == "tokens" else "",
         rights=dict(rights),
     )
+
+
+def tokenizer_of(prepared: Prepared) -> str:
+    """Hash of the tokenizer with which running text is read."""
+    assert isinstance(prepared.preprocess, Passages)
+    return prepared.preprocess.tokenizer.fingerprint
 
 
 def batch_of(prepared: Prepared) -> int:
@@ -356,15 +351,10 @@ def sufficient_temperatures(tree: Mapping[str, Any]) -> tuple[float, ...] | None
     """
     if isinstance(tree["teacher_weights"], str):
         return None
-    asking = [entry for entry in tree["objective"] if {"logits", "topk"} & _needs(entry["kind"])]
+    asking = [entry for entry in tree["objective"] if {"logits", "topk"} & needs_of(entry["kind"])]
     if not asking or any(entry["kind"] != "logits.SoftTargets" or not isinstance(entry["temperature"], int | float) for entry in asking):
         return None
     return tuple(sorted({float(entry["temperature"]) for entry in asking}))
-
-
-def _needs(kind: str) -> frozenset[str]:
-    objective: Any = kinds.find("objectives", kind)
-    return objective.needs
 
 
 def said(folder: Path, header: Header, prepared: Prepared, rows: Tensor) -> Knowledge:

@@ -41,9 +41,11 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
     for index, teacher in enumerate(tree["teacher"]):
         if teacher["kind"] == "local" and teacher.get("train") and given.teacher is None:
             which = f"teacher {index}" if len(tree["teacher"]) > 1 else "teacher"
-            measured[which] = _remembered(cache, teacher["train"], teacher["model"], prepared, prepared.teacher, given, which, 1)
+            read = prepared.read_by(teacher["model"] or {}, teacher.get("tokenizer"))
+            measured[which] = _remembered(cache, teacher["train"], teacher["model"], read, prepared.teacher, given, which, 1)
         for which, entry in _stages(teacher, tree) if given.teacher is None else ():
-            measured[which] = _remembered(cache, entry["train"], entry["model"], prepared, prepared.distilled, given, which, 1)
+            read = prepared.read_by(entry["model"])
+            measured[which] = _remembered(cache, entry["train"], entry["model"], read, prepared.distilled, given, which, 1)
     student = _remembered(cache, tree["training"], tree["student"]["model"], prepared, prepared.distilled, given, "student", 2)
     measured["student"] = student
     training = tree["training"]
@@ -76,7 +78,6 @@ def _remembered(
 ) -> dict[str, Any]:
     """Settle a training section, or take what was settled for the same model, data shape and machine: members of an ensemble and runs
     that share a teacher must not end up with different numerics because a neighbour was busy during one of their trials."""
-    prepared = prepared.read_by(model)
     if given.student is not None and what == "student":
         return _settle_one(training, model, prepared, which, given, what, runs).as_dict()
     inputs = {

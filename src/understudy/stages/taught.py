@@ -11,14 +11,29 @@ from torch import nn
 
 from understudy.records import Teacher
 from understudy.report.facts import Size
+from understudy.stages.prepare import Prepared
 from understudy.store.schema import Header
 from understudy.teachers import local
+from understudy.teachers._translated import Loss
+
+
+@dataclass(frozen=True)
+class Own:
+    """A teacher of running text before it is translated: it reads the data in its own tokens. loss: what translating costs, on a sample."""
+
+    data: Prepared
+    teacher: Teacher
+    loss: Loss
 
 
 @dataclass(frozen=True)
 class Taught:
     """A teacher that is ready to be asked (None: it learns along with the student), what it weighs, the rows of its training where it was
-    trained here, its modules where it has some, the header of the store that it is read from, and sentences for the report."""
+    trained here, its modules where it has some, the header of the store that it is read from, and sentences for the report.
+
+    padding: mean probability that it gave to output rows behind its tokenizer's last token, before they were taken away; None: it had none.
+    own: where it is translated, as its tokenizer is not the student's: itself, without the translation.
+    """
 
     teacher: Teacher | None
     size: Size
@@ -26,6 +41,8 @@ class Taught:
     modules: tuple[nn.Module, ...] = ()
     header: Header | None = None
     notes: tuple[str, ...] = ()
+    padding: float | None = None
+    own: Own | None = None
 
     @property
     def fixed(self) -> Teacher:

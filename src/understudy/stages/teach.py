@@ -28,6 +28,7 @@ from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
 from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of
+from understudy.stages.own_tokens import translated, trimmed
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks import validator
 from understudy.stages.taught import NotTrained, Taught
@@ -113,7 +114,7 @@ def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
             header, _ = read_header(entry["path"])
             header.refuse_other(_stored_for(prepared), f"the store {entry['path']}")
         elif entry["kind"] == "local" and entry.get("weights"):
-            module_of(entry, prepared, given)
+            module_of(entry, prepared.read_by(entry["model"] or {}, entry.get("tokenizer")), given)
         elif entry.get("onnx"):
             _member(Making(tree, prepared, given, Cache(""), may_train=False), 0, entry)
 
@@ -200,8 +201,9 @@ def _of_classes(rows: Tensor, names: Sequence[str], prepared: Prepared) -> Tenso
 
 def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
     """A model that is trained here, or whose weights are loaded."""
-    prepared = making.prepared.read_by(entry["model"] or {})
+    prepared = making.prepared.read_by(entry["model"] or {}, entry.get("tokenizer"))
     module = module_of(entry, prepared, making.given)
+    padding = trimmed(module, prepared)
     rows: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     numerics = Numerics()
@@ -216,8 +218,11 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
     own = None if prepared is making.prepared else prepared
     if own is not None:
         mark = digest([mark, own.preprocess.to_dict()])
-    teacher = local.Teacher(place, mark, numerics.precision, numerics.memory_format, reads=None if own is None else own.rows)
-    return Taught(teacher, size_of(module, prepared.example()), rows, (module,), notes=notes)
+    reads = None if own is None or own.generative else own.rows
+    teacher = local.Teacher(place, mark, numerics.precision, numerics.memory_format, reads=reads)
+    padding = None if entry.get("train") else padding  # it was trained without
+    taught = Taught(teacher, size_of(module, prepared.example()), rows, (module,), notes=notes, padding=padding)
+    return taught if own is None or not own.generative else translated(making.tree, making.prepared, own, taught)
 
 
 def _student(folder: str, prepared: Prepared) -> nn.Module:

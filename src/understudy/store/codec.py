@@ -29,7 +29,7 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor | None = None) -
 
     Args:
         knowledge: logits (B, C), or (B, M, C) where the header has several members; for a header that keeps a feature,
-            features[header.tap] (B, *header.shape); for one that keeps tokens, logits (N, C) of the positions that count.
+            features[header.tap] (B, *header.shape); for one that keeps tokens, logits (N, C) of the positions that count, or top-k rows.
         labels: (B, L) of the batch, for a header that keeps tokens (see `token_codec.encode`); otherwise not looked at.
 
     Raises:

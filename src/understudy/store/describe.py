@@ -95,6 +95,7 @@ def _tokens(header: Header, runs: list[tuple[str, int, float, float]]) -> dict[s
         "worst": None if worst is None else {"id": worst[0], "kl": worst[2]},
         "tokenizer": header.tokenizer,
         "template": header.template,
+        "translated_from": header.translated_from,
     }
 
 

@@ -53,6 +53,7 @@ class Header:
         Of tokens: "packed" keeps an id and its log-probability in 3 bytes, "uint8" in 3 and 1, "float16" in 3 and 2 (`store.steps`; ids
         take 2 where the vocabulary has at most 65,536 tokens and they are not packed).
     tokenizer, template: of tokens, the hashes of the tokenizer and of the chat template; "" where there is no template.
+    translated_from: of tokens, the hash of the teacher's tokenizer where it is another one, so that rows were translated; else "".
     teacher, data, transform: fingerprints; a store is only read for the same three.
     rights: the terms under which it was recorded, for the record of every student that learns from it.
 
@@ -74,6 +75,7 @@ class Header:
     shape: tuple[int, ...] = ()
     tokenizer: str = ""
     template: str = ""
+    translated_from: str = ""
     format_version: int = 0  # 0: the one of what is kept
 
     def __post_init__(self) -> None:
@@ -101,7 +103,8 @@ class Header:
         if self.keep == "tokens":
             self._check_tokens()
         else:
-            _need(self.tokenizer == "" and self.template == "", "tokenizer", (self.tokenizer, self.template), "none for rows of classes")
+            said = (self.tokenizer, self.template, self.translated_from)
+            _need(said == ("", "", ""), "tokenizer", said, "none for rows of classes")
         if self.keep not in ("topk", "tokens"):
             _need(self.k == 0, "k", self.k, f"0 for {self.keep} rows")
             _need(not self.temperatures, "temperatures", self.temperatures, f"none for {self.keep} rows, which serve any temperature")
@@ -124,6 +127,7 @@ class Header:
         _need(1.0 in self.temperatures, "temperatures", self.temperatures, "1 among them, at which log-probabilities are kept")
         _need(self.tokenizer != "" and self.tokenizer.isprintable(), "tokenizer", repr(self.tokenizer), "the hash of the tokenizer")
         _need(self.template.isprintable(), "template", repr(self.template), "the hash of the template, or nothing")
+        _need(self.translated_from.isprintable(), "translated_from", repr(self.translated_from), "the hash of a tokenizer, or nothing")
 
     @property
     def stated_error(self) -> dict[str, float]:
@@ -257,7 +261,8 @@ class Header:
     def _stated(self) -> dict[str, Any]:
         """The fields that say something: a store of logits has the header that it had before features, and tokens, could be kept."""
         silent = {"tap": "feature", "shape": "feature", "tokenizer": "tokens", "template": "tokens"}
-        return {key: value for key, value in dataclasses.asdict(self).items() if silent.get(key, self.keep) == self.keep}
+        said = {key: value for key, value in dataclasses.asdict(self).items() if silent.get(key, self.keep) == self.keep}
+        return said if self.translated_from else {key: value for key, value in said.items() if key != "translated_from"}
 
 
 class Field(NamedTuple):

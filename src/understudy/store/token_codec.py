@@ -55,36 +55,42 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor) -> dict[str, np
     """Rows of the positions that count, and the `schema.per_sequence` tensors of each sequence.
 
     Args:
-        knowledge: logits (N, V) of the positions where `labels` are not negative, in row-major order, on any device; worked on in pieces
-            of 4 MiB.
+        knowledge: logits (N, V) of the positions where `labels` are not negative, in row-major order, on any device, or top-k rows of
+            them at T = 1, whose rest is taken to be spread evenly; worked on in pieces of 4 MiB.
         labels: (S, L) int64 next tokens, negative where a position does not count.
 
     The log-sum-exp that is kept is the one with which the kept entries *as they are read back* and the tail add up to 1, so that the KL is
-    of second order in the rounding. Raises DataError where logits are lacking, of another vocabulary, or of another number of positions;
+    of second order in the rounding. A row that says nothing (`TopKRows.silent`) is kept with an empty log of its tail, which no other has,
+    and counts for neither KL nor loss. Raises DataError where logits are lacking, of another vocabulary, or of another number of positions;
     or where a label is beyond the vocabulary.
     """
     found = runs(labels)
-    said = knowledge.logits
-    if said is None or tuple(said.shape) != (len(found.labels), header.classes):
+    said = knowledge.topk if knowledge.logits is None else knowledge.logits
+    shape = None if said is None else (len(said.ids), header.classes) if isinstance(said, TopKRows) else tuple(said.shape)
+    if said is None or shape != (len(found.labels), header.classes):
         raise DataError(four_parts(
-            "the teacher's answer does not fit the store", got="no logits" if said is None else tuple(said.shape),
+            "the teacher's answer does not fit the store", got="no logits" if shape is None else shape,
             expected=(len(found.labels), header.classes), otherwise="The student would learn another position's or vocabulary's answer",
             do="Give one row of logits for each label that is not negative, from the teacher that the store was made for"))
     if len(found.labels) and int(found.labels.max()) >= header.classes:
         raise DataError(four_parts(
             "a label is not in the teacher's vocabulary", got=int(found.labels.max()), expected=f"below {header.classes}",
             otherwise="The text was cut by another tokenizer than the teacher's", do="Read the text with the teacher's tokenizer"))
-    size = max(1, _CHUNK // header.classes)
-    next_tokens = found.labels.to(said.device)
-    buffers = torch.empty(2, min(size, len(said)), header.classes, dtype=torch.float32, device=said.device).unbind()
-    pieces = [_piece(said[start : start + size].detach().float(), next_tokens[start : start + size], header, buffers)
-              for start in range(0, max(1, len(said)), size)]
+    size, count = max(1, _CHUNK // header.classes), len(found.labels)
+    device = said.ids.device if isinstance(said, TopKRows) else said.device
+    next_tokens = found.labels.to(device)
+    buffers = torch.empty(2, min(size, count), header.classes, dtype=torch.float32, device=device).unbind()
+
+    pieces = [_piece(_dense(said, slice(start, start + size), header), next_tokens[start : start + size], header, buffers)
+              for start in range(0, max(1, count), size)]
     rows = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     counts = found.counts.cpu().numpy().astype(np.int32)
     owner = np.repeat(np.arange(len(counts)), counts)
+    heard = (~said.silent).cpu().numpy().astype(np.float64) if isinstance(said, TopKRows) else np.ones(count)
+    rows["tail"][heard == 0] = 0.0
+    of = np.maximum(np.bincount(owner, weights=heard, minlength=len(counts)), 1)
     for name in ("kl", "loss"):
-        total = np.bincount(owner, weights=rows.pop(name), minlength=len(counts))
-        rows[name] = (total / np.maximum(counts, 1)).astype(np.float32)
+        rows[name] = (np.bincount(owner, weights=rows.pop(name) * heard, minlength=len(counts)) / of).astype(np.float32)
     return rows | {"count": counts, "labels": found.prints.cpu().numpy()}
 
 
@@ -176,6 +182,13 @@ def _piece(logits: Tensor, labels: Tensor, header: Header, buffers: Sequence[Ten
     rows |= {"lse": torch.stack(lse, dim=1).float(), "tail": torch.stack(tail, dim=1).half()}
     return {name: tensor.cpu().numpy() for name, tensor in rows.items()} | {
         "kl": kl.clamp(min=0.0).cpu().numpy(), "loss": loss.cpu().numpy()}
+
+
+def _dense(said: Tensor | TopKRows, some: slice, header: Header) -> Tensor:
+    """(n, V) float32 logits of some rows."""
+    if isinstance(said, Tensor):
+        return said[some].detach().float()
+    return said.select(torch.arange(len(said.ids), device=said.ids.device)[some]).spread(header.classes)
 
 
 def _quantised(ids: Tensor, depth: Tensor, header: Header) -> tuple[dict[str, Tensor], Tensor]:

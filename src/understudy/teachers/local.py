@@ -24,6 +24,7 @@ class Options:
 
     model: `{arch: ..., options}` or `{factory: "module:function"}`; left out where `weights` is a student folder, which says it itself.
     weights: a .safetensors file or a folder in the Hugging Face layout. train: how to train it here; without `weights` it is needed.
+    tokenizer: how it reads texts, as `student.tokenizer`; None: with its folder's, else with the student's.
     seed: of its initialisation and its order of examples. classes: those that it knows, where they are not all of the data's: it has one
     output for each, in the data's order, and learns from their examples alone.
     """
@@ -31,6 +32,7 @@ class Options:
     model: dict[str, Any] | None = None
     weights: str | None = None
     train: dict[str, Any] | None = None
+    tokenizer: dict[str, Any] | None = None
     seed: int = 0
     classes: tuple[str, ...] = ()
 

@@ -53,27 +53,42 @@ class Step(Learner):
         said = answer(self.student, batch, self.autocast)
         output = StudentOutput(said, self.taps.take() if self.taps is not None else {})
         batch = batch.rows()
+        spoken = None if knowledge is None else knowledge.spoken()
         terms: LossTerms = {}
         if isinstance(said, Hidden):
-            terms = self._fused(said, knowledge, batch, progress)
+            if len(said.states) * said.head.out_features >= FUSED:
+                terms = self._together(said, knowledge, batch, progress, spoken)
             if len(terms) == len(self.objectives):
                 return terms
             output = StudentOutput(said.logits(), output.features)  # once for all terms that ask for them
         knowledge = knowledge.dense() if knowledge is not None else None
+        heard = None if knowledge is None or spoken is None else (
+            StudentOutput(output.logits[spoken], output.features), knowledge.select(spoken), batch.select(spoken))
         for objective, (name, term) in zip(self.objectives, self.terms.items(), strict=True):
             if name in terms:
                 continue
-            value, count = term(output, knowledge, batch, progress)
+            value, count = term(*(heard if heard and objective.needs else (output, knowledge, batch)), progress)
             terms[name] = Term(value, count, value_at(objective.weight, progress))
         return terms
 
-    def _fused(self, said: Hidden, knowledge: Knowledge | None, batch: Batch, progress: float) -> LossTerms:
-        """The terms that are computed together, without a row of logits for every position; none where the rows are small."""
-        numbers = len(said.states) * said.head.out_features
-        served = {name: one for name, objective in zip(self.terms, self.objectives, strict=True) if (one := objective.pointwise(progress))}
-        if numbers < FUSED or not served:
+    def _together(self, said: Hidden, knowledge: Knowledge | None, batch: Batch, progress: float, spoken: Tensor | None) -> LossTerms:
+        """The terms that are computed without a row of logits for every position: all in one pass, or those of the teacher in one of their
+        own over the positions of which it speaks."""
+        if knowledge is None or spoken is None:
+            return self._fused(said, knowledge, batch, progress, self.objectives)
+        taught, others = ([one for one in self.objectives if bool(one.needs) == asks] for asks in (True, False))
+        return {**self._fused(said.select(spoken), knowledge.select(spoken), batch.select(spoken), progress, taught),
+                **self._fused(said, None, batch, progress, others)}
+
+    def _fused(
+        self, said: Hidden, knowledge: Knowledge | None, batch: Batch, progress: float, which: Sequence[Objective]
+    ) -> LossTerms:
+        """Those of `which` that are computed together."""
+        named = [(name, objective) for name, objective in zip(self.terms, self.objectives, strict=True) if objective in which]
+        served = {name: one for name, objective in named if (one := objective.pointwise(progress))}
+        if not served:
             return {}
-        weights = {name: value_at(objective.weight, progress) for name, objective in zip(self.terms, self.objectives, strict=True)}
+        weights = {name: value_at(objective.weight, progress) for name, objective in named}
         count = float(len(said.states))
         sums = fused(
             Output(said.states, said.head.weight, said.head.bias),
