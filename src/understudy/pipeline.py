@@ -124,7 +124,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         if teach.living(tree, given):
             found = lessons.living(tree, data, teacher, objectives, shapes, given, stage)
         elif record.kept(tree, data) == "live":
-            found = lessons.live(tree, data, teacher, objectives, shapes, given, stage)
+            found = lessons.live(tree, data, teacher, objectives, shapes, given, cache, stage, on_event, cancel)
         else:
             found = lessons.recorded(tree, data, teacher, objectives, shapes, begun.rights, given, cache, stage, on_event, cancel)
         job = arms.Job(tree, found.data, given, shapes)

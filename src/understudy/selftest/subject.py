@@ -19,6 +19,7 @@ from understudy.errors import DataError, four_parts
 from understudy.objective import Objective
 from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
 from understudy.store.schema import Header
+from understudy.training.rollout import Rollouts
 from understudy.views import Views
 
 PROBE = 1000
@@ -44,7 +45,7 @@ class Subject:
     student: makes a fresh student. test_rows, duplicate_rows: how many there are, and how many of them are exact copies of training rows.
     shapes: what terms are built from. header: the store that students read, recorded or planned; None: the teacher is asked in every
         step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored. weighed_later: weights are still
-        to be balanced.
+        to be balanced. rollouts: the texts of a fresh student, where students learn from their own, over `steps` steps.
     """
 
     classes: tuple[str, ...]
@@ -71,6 +72,13 @@ class Subject:
     header: Header | None = None
     layers: Mapping[str, Header] = field(default_factory=dict)
     weighed_later: bool = False
+    rollouts: Rollouts | None = None
+    steps: int = 0
+
+    @cached_property
+    def drawn(self) -> Batch | None:
+        """What a fresh student writes, where students learn from their own texts."""
+        return None if self.rollouts is None else self.rollouts.written(0)
 
     @property
     def learnt_rows(self) -> Tensor:

@@ -45,9 +45,8 @@ class Rollouts:
         self.seen, self.rows, self.student, self.writing = seen, rows, student, writing
         self.share, self.reuse, self.seed = share, reuse, seed
         self.steps_per_epoch = seen.steps_per_epoch
-        self._block, self._batch = -1, None
-
-    _batch: Batch | None
+        self._block = -1
+        self._batch: Batch | None = None
 
     def next(self, step: int) -> Batch:
         """The batch of this step; the student writes with the weights that it has now."""
