@@ -11,6 +11,7 @@ import numpy as np
 from understudy.evaluation import language, metrics
 from understudy.evaluation.compare import mean_interval
 from understudy.evaluation.language import COLUMNS
+from understudy.report import drafted
 from understudy.report.facts import Language
 from understudy.report.measured import Measured
 
@@ -94,7 +95,12 @@ class Told(Measured):
             "measures": [self._measure(name) for name in language.RATIOS if name != facts.metric and self._counted(name)],
             "worst_slice": self._worst(),
             "documents": self._documents(),
+            "draft": None if self.facts.drafts is None else drafted.details(self.facts.drafts),
         }
+
+    def counted(self) -> dict[str, Any]:
+        """What a draft saved, where one was asked for."""
+        return {} if self.facts.drafts is None else {"draft": drafted.counts(self.facts.drafts)}
 
     def _counted(self, metric: str) -> bool:
         below = language.RATIOS[metric][1]

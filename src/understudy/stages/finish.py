@@ -21,7 +21,7 @@ from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
 from understudy.records import Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Facts, Language, Latency, Size
+from understudy.report.facts import Arm, Classification, Drafts, Facts, Language, Latency, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
@@ -49,8 +49,9 @@ def facts_of(
     exports: Sequence[Mapping[str, Any]],
     latency: Latency | None,
     trained: Callable[[str, int], nn.Module],
+    drafts: Drafts | None = None,
 ) -> Facts:
-    """Everything the report is made from. trained: the student of an arm and a seed."""
+    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher."""
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
         "name": tree["name"],
@@ -71,7 +72,7 @@ def facts_of(
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     }
     if lessons.data.generative:
-        return _told(lessons, arms, common, trained)
+        return _told(lessons, arms, common, trained, drafts)
     return _classified(tree, lessons, arms, shipped, common)
 
 
@@ -103,7 +104,11 @@ def _classified(
 
 
 def _told(
-    lessons: Lessons, arms: Mapping[str, ArmResult], common: Mapping[str, Any], trained: Callable[[str, int], nn.Module]
+    lessons: Lessons,
+    arms: Mapping[str, ArmResult],
+    common: Mapping[str, Any],
+    trained: Callable[[str, int], nn.Module],
+    drafts: Drafts | None,
 ) -> Facts:
     prepared = lessons.data
     test = Documents(prepared, prepared.test)
@@ -122,6 +127,7 @@ def _told(
         agreement={name: np.array([one.same / one.positions for one in found]) for name, found in alike.items()},
         kl_nats={name: np.array([one.kl / one.positions for one in found]) for name, found in alike.items()},
         compared=alike["distilled"][0].positions,
+        drafts=drafts,
     )
 
 
@@ -225,7 +231,8 @@ def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
 def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
     """summary.json, details.json, bench.json and report.html; `rerender` makes the page again from the first two."""
     atomic.write_json(folder.path / "details.json", details)
-    atomic.write_json(folder.path / "bench.json", {"schema": 1, "latency": details["latency"]})
+    drafts = {"draft": details["draft"]} if details.get("draft") else {}
+    atomic.write_json(folder.path / "bench.json", {"schema": 1, "latency": details["latency"], **drafts})
     atomic.write_text(folder.path / "report.html", html.render(dict(summary), dict(details)))
     atomic.write_json(folder.path / "summary.json", summary)
     return folder.path / "report.html"

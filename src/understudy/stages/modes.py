@@ -12,6 +12,7 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.recipe import LIVING
 from understudy.stages import chain
 from understudy.stages.common import make_model
+from understudy.stages.draft import refuse_draft
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import refuse_answers
 from understudy.stages.writing import refuse_writing
@@ -29,6 +30,7 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
     if tree["data"]["transfer"]["source"] in ("noise", "generated"):
         _without_data(tree, given)
     refuse_writing(tree, prepared, given)
+    refuse_draft(tree, prepared, given)
     if given.teacher is not None:
         entries: list[Mapping[str, Any]] = []
     else:
