@@ -214,6 +214,8 @@ class Language(Facts):
         teacher_told, trivial_told: (D, K). trivial: tokens by their frequency in the training rows.
         agreement, kl_nats: arm -> (S,): share of positions with the teacher's first answer, and the mean KL(teacher || student), over
             `compared` positions; empty where the teacher's rows are not at hand.
+        own_kl: arm -> (S,), mean KL(student || teacher) on what each student writes itself, `own_tokens` of all together; empty where that
+            was not asked.
         drafts: students that ran ahead of the teacher; None where the recipe does not ask for it.
     """
 
@@ -227,6 +229,8 @@ class Language(Facts):
     agreement: Mapping[str, np.ndarray] = field(default_factory=dict)
     kl_nats: Mapping[str, np.ndarray] = field(default_factory=dict)
     compared: int = 0
+    own_kl: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own_tokens: int = 0
     drafts: Drafts | None = None
 
     @property

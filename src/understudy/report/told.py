@@ -84,6 +84,9 @@ class Told(Measured):
         found = ["A document is the item of the intervals; bits per byte count the end of every document as something to be told."]
         if facts.kl_nats:
             found.append(f"Agreement with the teacher and KL are over {facts.compared:,} positions of the test documents.")
+        if facts.own_kl:
+            found.append(f"On their own text, students are compared over {facts.own_tokens:,} tokens that they drew behind beginnings of test "
+                         "rows: the mean KL(student || teacher) there.")
         return found
 
     def sections(self) -> dict[str, Any]:
@@ -94,13 +97,18 @@ class Told(Measured):
                          "bytes": int(facts.sizes.sum()), "positions": int(facts.teacher_told[:, 1].sum())},
             "measures": [self._measure(name) for name in language.RATIOS if name != facts.metric and self._counted(name)],
             "worst_slice": self._worst(),
-            "documents": self._documents(),
+            "documents": self._documents(), "own_text": self._own(),
             "draft": None if self.facts.drafts is None else drafted.details(self.facts.drafts),
         }
 
     def counted(self) -> dict[str, Any]:
-        """What a draft saved, where one was asked for."""
-        return {} if self.facts.drafts is None else {"draft": drafted.counts(self.facts.drafts)}
+        """How far students stray on their own texts, and what a draft saved, where that was asked."""
+        facts = self.facts
+        own = {"own_text": {"tokens": facts.own_tokens, **self._own()}} if facts.own_kl else {}
+        return own | ({} if facts.drafts is None else {"draft": drafted.counts(facts.drafts)})
+
+    def _own(self) -> dict[str, Any]:
+        return {name: {"kl_nats": float(values.mean()), "seeds": values} for name, values in self.facts.own_kl.items()}
 
     def _counted(self, metric: str) -> bool:
         below = language.RATIOS[metric][1]

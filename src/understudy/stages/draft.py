@@ -44,7 +44,7 @@ def refuse_draft(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
 def measure(
     wanted: Mapping[str, Any], prepared: Prepared, taught: Taught, students: Mapping[str, nn.Module], hardware: str, on_event: OnEvent
 ) -> Drafts:
-    """Each student as a draft, on the beginnings of the first test rows; the teacher alone and each student take turns, prompt by prompt."""
+    """Each student as a draft, on the beginnings of the first test rows; the teacher alone and they take turns, prompt by prompt."""
     (teacher,), rows = taught.modules, prepared.rows
     assert isinstance(prepared.preprocess, Passages) and isinstance(rows, Windows)
     most, stop, which = wanted["tokens"], (prepared.preprocess.end,), prepared.test[: wanted["prompts"]]
@@ -70,19 +70,19 @@ def measure(
             seconds[name].append(time.perf_counter() - begun)
             said[name].append(made)
         on_event(Event("draft", "progress", "speculative decoding", (number + 1) / len(prompts)))
+    own = said.pop("teacher")
     found = {
         name: Draft(
             passes=sum(len(one.proposed) for one in said[name]),
             proposed=sum(sum(one.proposed) for one in said[name]),
             accepted=sum(sum(one.accepted) for one in said[name]),
-            different=tuple(row for row, one, own in zip(names, said[name], said["teacher"], strict=True) if not torch.equal(one.tokens, own)),
+            different=tuple(row for row, one, right in zip(names, said[name], own, strict=True) if not torch.equal(one.tokens, right)),
             seconds=seconds[name],
         )
         for name in students
     }
     conditions = f"one text at a time, torch eager float32, {torch.get_num_threads()} thread(s), {hardware}"
-    tokens = sum(len(own) for own in said["teacher"])
-    return Drafts(len(prompts), tokens, wanted["ahead"], seconds["teacher"], found, conditions)
+    return Drafts(len(prompts), sum(len(one) for one in own), wanted["ahead"], seconds["teacher"], found, conditions)
 
 
 def _turned(names: list[str], number: int) -> list[str]:

@@ -29,8 +29,9 @@ from understudy.stages.common import class_counts, complete, fresh_student
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
-from understudy.stages.tasks.language import Documents, likeness
+from understudy.stages.tasks.language import Documents, likeness, on_own_text
 from understudy.stages.teach import size_of
+from understudy.stages.writing import writing_of
 from understudy.students import artefact
 from understudy.students.weights import load_weights
 from understudy.training.numerics import Numerics
@@ -72,7 +73,7 @@ def facts_of(
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     }
     if lessons.data.generative:
-        return _told(lessons, arms, common, trained, drafts)
+        return _told(tree, lessons, arms, common, trained, drafts)
     return _classified(tree, lessons, arms, shipped, common)
 
 
@@ -104,6 +105,7 @@ def _classified(
 
 
 def _told(
+    tree: Mapping[str, Any],
     lessons: Lessons,
     arms: Mapping[str, ArmResult],
     common: Mapping[str, Any],
@@ -116,6 +118,13 @@ def _told(
         name: likeness(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], Numerics())
         for name, arm in arms.items()
     }
+    transfer, own = tree["data"]["transfer"], {}
+    if transfer["source"] in ("rollouts", "teacher"):
+        writing = writing_of(transfer["rollouts"], prepared)
+        own = {
+            name: on_own_text(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], writing)
+            for name, arm in arms.items()
+        }
     return Language(
         **common,
         documents=test.names,
@@ -127,6 +136,8 @@ def _told(
         agreement={name: np.array([one.same / one.positions for one in found]) for name, found in alike.items()},
         kl_nats={name: np.array([one.kl / one.positions for one in found]) for name, found in alike.items()},
         compared=alike["distilled"][0].positions,
+        own_kl={name: np.array([one.kl / max(one.positions, 1) for one in found]) for name, found in own.items()},
+        own_tokens=sum(one.positions for found in own.values() for one in found),
         drafts=drafts,
     )
 
