@@ -89,6 +89,8 @@ class ReverseKLAdvantage(PlainObjective):
         own = student.gather(1, token)[:, 0]
         now = own.detach()
         advantage = teacher.gather(1, token)[:, 0] - now
-        ratio = (now - batch.extras["drawn_log_probs"].to(now.dtype)).exp().clamp(max=self.clip)
+        ratio = (now - batch.extras["drawn_log_probs"].to(now.dtype)).exp()
+        if self.clip is not None:
+            ratio = ratio.clamp(max=self.clip)
         base = -reverse_kl(student.detach(), teacher) if self.centred else torch.zeros_like(advantage)
         return -ratio * advantage - ratio * (advantage - base) * (own - now), drawn >= 0

@@ -85,8 +85,8 @@ class Told(Measured):
         if facts.kl_nats:
             found.append(f"Agreement with the teacher and KL are over {facts.compared:,} positions of the test documents.")
         if facts.own_kl:
-            found.append(f"On their own text, students are compared over {facts.own_tokens:,} tokens that they drew behind beginnings of test "
-                         "rows: the mean KL(student || teacher) there.")
+            found.append(f"On their own text, students are compared over {facts.own_tokens:,} tokens that they drew behind beginnings of "
+                         "test rows: the mean KL(student || teacher) there.")
         return found
 
     def sections(self) -> dict[str, Any]:
