@@ -142,6 +142,7 @@ OTHER = {
         "store": {"keep": "topk"},
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
+        "draft": {"prompts": 9},
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
@@ -149,9 +150,11 @@ OTHER = {
     recipe.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
     recipe.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
     recipe.Transfer: {
-        "source": "generated", "generator": {"latent": 5}, "examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
+        "source": "generated", "generator": {"latent": 5}, "rollouts": {"share": 0.9}, "examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
     recipe.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
+    recipe.Rollouts: {"share": 0.25, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    recipe.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     recipe.StudentTraining: {
         "epochs": 7,
         "steps": 11,
@@ -195,6 +198,7 @@ WHERE = {
     recipe.Augment: "data__augment",
     recipe.Transfer: "data__transfer",
     recipe.Generator: "data__transfer__generator",
+    recipe.Rollouts: "data__transfer__rollouts",
     recipe.StudentTraining: "training",
     recipe.Teacher: "teacher",
     Rights: "teacher__rights",

@@ -21,6 +21,10 @@ QUICK = ["training.steps=6", "training.seeds=2", "training.precision=float32", "
 """A few steps of two students: enough to come through every stage."""
 ONE_QUICK = [*QUICK, "teacher.train.epochs=3", "teacher.model.width=8"]
 CHAIN = ["teacher.of.train.epochs=3", "teacher.of.model.width=8", "teacher.through.0.train.epochs=2"]
+TOY_TEXT = ["data.limit=300000", "data.passage=256", "data.split={validation: 0.1, test: 0.4}", "student.tokenizer.size=320",
+            "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
+            "teacher.train.batch_size=16", "teacher.train.precision=float32", "training.precision=float32",
+            "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"]
 TOY = {
     "digits": ["student.model.hidden=[8]", "training.epochs=2", "training.seeds=2", "export=[safetensors]", "gates={}",
                *(f"teacher.{member}.{setting}" for member in range(3) for setting in ("model.width=8", "train.epochs=3"))],
@@ -43,10 +47,9 @@ TOY = {
                     [*QUICK, "teacher.0.train.epochs=3", "teacher.0.model.width=8", "teacher.1.train.epochs=3"]),
     "intent_classifier": [*QUICK, "teacher.train.epochs=8", "teacher.train.lr=3e-3", "teacher.train.batch_size=16",
                           "teacher.train.precision=float32", "training.batch_size=16"],
-    "next_word": ["data.limit=300000", "data.passage=256", "data.split={validation: 0.1, test: 0.4}", "student.tokenizer.size=320",
-                  "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
-                  "teacher.train.batch_size=16", "teacher.train.precision=float32", "training.precision=float32",
-                  "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"],
+    "next_word": TOY_TEXT,
+    "on_policy": [*TOY_TEXT, "data.transfer.rollouts.prompt=12", "data.transfer.rollouts.tokens=12"],
+    "draft_model": [*TOY_TEXT, "draft.prompts=6", "draft.tokens=12"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -105,6 +108,8 @@ def test_runs_to_its_report(name, tmp_path, request):
     assert set(summary["arms"]) == {"control", "distilled"} and (run.path / "report.html").stat().st_size < 1_500_000
     if name == "cifar10_resnet":
         assert summary["teacher"]["value"] > 0.9
+    if name == "draft_model":
+        assert summary["draft"]["prompts"] == 6 and not summary["draft"]["different"] and "token for token" in run.remarks[0]
     if name == "intent_classifier":
         assert sorted(run.student.classes) == sorted(set(INTENTS) - {"oos"}) and summary["examples"] == 90
 

@@ -7,7 +7,7 @@ on two cores. So a data set that fits in memory is held as one tensor, and a bat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -86,6 +86,22 @@ class Windows(Rows):
             following = following.masked_fill(following == self.start, -1)
         assert self.pad is not None
         return read.masked_fill(read < 0, self.pad), following
+
+
+@dataclass(frozen=True)
+class Continued(Windows):
+    """Rows whose beginnings come from the data and whose other tokens somebody wrote: only what was written counts.
+
+    begun: (N,) int64, tokens of each row that come from the data.
+    """
+
+    begun: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
+        """These rows as a batch."""
+        inputs, following = self._pair(rows)
+        given = torch.arange(following.shape[1]) < (self.begun.index_select(0, rows) - 1)[:, None]
+        return Batch(rows, view, inputs, following.masked_fill(given, -1), labelled=True)
 
 
 class ShuffledSource:

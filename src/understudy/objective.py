@@ -116,6 +116,7 @@ class Objective(ABC):
         matches layers, of both models' tapped features; class_permutation is then a permutation of the channels of both).
     of_examples: whether it learns from labels, or remembers examples by their ids: an input that is no example has neither. Not where a
         label only adds to what is learnt without one.
+    of_drawn: whether it counts only tokens that the student drew, and nothing on rows of the data.
     """
 
     weight: Scheduled = 1.0
@@ -124,6 +125,7 @@ class Objective(ABC):
     granularity: ClassVar[Literal["example", "batch"]] = "example"
     properties: ClassVar[frozenset[str]] = frozenset()
     of_examples: ClassVar[bool] = False
+    of_drawn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_weight(self.weight)

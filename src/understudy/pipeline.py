@@ -17,13 +17,14 @@ from understudy.events import Cancel, Event, OnEvent
 from understudy.recipe import Recipe
 from understudy.records import Shapes
 from understudy.report import card
+from understudy.report.facts import Drafts
 from understudy.report.summary import summarise
 from understudy.report.words import verdict_line
 from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, derive, finish, lessons, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, record, series, settle, teach
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -54,6 +55,11 @@ class Run:
         return verdict_line(dict(self.summary))
 
     @property
+    def remarks(self) -> list[str]:
+        """What else a person should read at once, a sentence each."""
+        return list((self.details["draft"] or {}).get("sentences", []))
+
+    @property
     def student(self) -> Any:
         """The shipped student, ready to predict."""
         from understudy.students import artefact
@@ -73,6 +79,7 @@ class _Begun:
     cache: Cache
     folder: RunFolder
     stage: Stages
+    given: Given
 
 
 def run(
@@ -124,7 +131,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         if teach.living(tree, given):
             found = lessons.living(tree, data, teacher, objectives, shapes, given, stage)
         elif record.kept(tree, data) == "live":
-            found = lessons.live(tree, data, teacher, objectives, shapes, given, stage)
+            found = lessons.live(tree, data, teacher, objectives, shapes, given, cache, stage, on_event, cancel)
         else:
             found = lessons.recorded(tree, data, teacher, objectives, shapes, begun.rights, given, cache, stage, on_event, cancel)
         job = arms.Job(tree, found.data, given, shapes)
@@ -141,6 +148,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         student = finish.ship(tree, data, module, folder, shipped, "")
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
         latency = stage("measure", lambda: finish.latency_of(found, module, about["hardware"]["words"]))
+        drafts = stage("draft", lambda: _drafts(begun, found, students, on_event)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
             tree,
@@ -151,6 +159,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             exports,
             latency,
             lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
+            drafts,
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
@@ -162,10 +171,21 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
     return result
 
 
+def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.ArmResult], on_event: OnEvent) -> Drafts:
+    """The shipped student of each arm, running ahead of the teacher."""
+    best = {name: finish.shipped_seed(begun.tree, arm) for name, arm in students.items()}
+    modules = {name: finish.trained_module(begun.tree, begun.data, begun.given, begun.folder, name, seed) for name, seed in best.items()}
+    return draft.measure(begun.tree["draft"], begun.data, found.taught, modules, begun.about["hardware"]["words"], on_event)
+
+
 def _missed(run: Run) -> str:
-    """The gates that the shipped student does not meet, in words."""
+    """The gates that the shipped student does not meet, in words; and texts that it changed as a draft."""
     failed = [row for row in run.summary["gates"] if not row["passed"]]
-    return "; ".join(f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed)
+    said = [f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed]
+    different = run.summary.get("draft", {}).get("different", [])
+    if different:
+        said.append(f"draft: the text behind {different[0]} is not the teacher's own, nor are {len(different) - 1} more")
+    return "; ".join(said)
 
 
 @dataclass(frozen=True)
@@ -273,7 +293,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         about = provenance.collect(tree, data, rights, trials, folder.path)
         provenance.write(folder, about)
         folder.write_recipe(tree)
-        yield _Begun(tree, data, shapes, rights, about, cache, folder, stage)
+        yield _Begun(tree, data, shapes, rights, about, cache, folder, stage, given)
 
 
 def named_rights(recipe: Recipe) -> dict[str, Rights]:

@@ -81,15 +81,33 @@ class Generator(_Part):
     adversarial: float = Field(default=0.0, ge=0)
 
 
+class Rollouts(_Part):
+    """Who continues the beginnings of training rows, and how, for `data.transfer.source: rollouts` (the student, again and again while it
+    learns) or `teacher` (the teacher, once).
+
+    prompt: tokens of the beginning, at most. tokens: those behind it, at most. temperature: of the draws; 0 is greedy, for the teacher.
+    share: of the student's, the probability that a step trains on them in place of the rows (lambda of Agarwal et al. 2024, arXiv
+    2306.13649, algorithm 1). reuse: steps that train on each of the student's before it writes again.
+    """
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    prompt: int = Field(default=64, ge=1)
+    tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    reuse: int = Field(default=1, ge=1)
+
+
 class Transfer(_Part):
     """What the students see of the training examples: `examples` is the share of them, `labels` the share of those that keep
     their label (the rest is unlabelled), `omit` and `only` leave classes out. Shares are stratified by class.
 
-    source: "examples"; for a distilled arm without data "noise", inputs drawn from a normal distribution, or "generated".
+    source: "examples"; for a distilled arm without data "noise", inputs drawn from a normal distribution, or "generated"; of running text
+    "rollouts", the student's own texts and the rows in turns, or "teacher", the teacher's texts.
     """
 
-    source: Literal["examples", "noise", "generated"] = "examples"
+    source: Literal["examples", "noise", "generated", "rollouts", "teacher"] = "examples"
     generator: Generator = Generator()
+    rollouts: Rollouts = Rollouts()
     examples: float = Field(default=1.0, gt=0, le=1)
     labels: float = Field(default=1.0, gt=0, le=1)
     omit: tuple[str, ...] = ()
@@ -229,6 +247,19 @@ class Store(_Part):
     limit_gb: float = Field(default=8.0, gt=0)
 
 
+class Draft(_Part):
+    """The shipped student as a draft for its teacher: greedy speculative decoding of test texts, which must give the teacher's own words.
+
+    prompts: how many test rows are continued, at most those there are. prompt: tokens of their beginnings, at most. tokens: those behind,
+    at most. ahead: tokens that the draft proposes for each pass of the teacher.
+    """
+
+    prompts: int = Field(default=200, ge=2)
+    prompt: int = Field(default=32, ge=1)
+    tokens: int = Field(default=64, ge=1)
+    ahead: int = Field(default=4, ge=1)
+
+
 class Series(_Part):
     """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
 
@@ -266,6 +297,7 @@ class Recipe(_Part):
     store: Store = Store()
     export: tuple[str, ...] = ("safetensors",)
     gates: dict[str, Any] = {}
+    draft: Draft | None = None
     series: Series | None = None
     sweep: Sweep | None = None
 

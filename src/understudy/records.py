@@ -33,6 +33,9 @@ class Batch:
     labels: (B,) int64; -1 is unlabelled. Of sequences (B, L): what comes next; -1 does not count (`positions`).
     mask: (B,) bool, which examples count; None is all.
     labelled: True where it is known that every example has a label, so that nobody has to look.
+    counts: (B, L) bool, which positions of sequences count where that is not those with a label: what a student wrote has none.
+    extras: what some objectives ask for beside these, of sequences (B, L). `drawn`: int64, the token that was drawn at a position, -1
+        where none was; `drawn_log_probs`: float32, its log-probability in the distribution that it was drawn from.
     """
 
     ids: Tensor
@@ -41,11 +44,14 @@ class Batch:
     labels: Tensor
     mask: Tensor | None = None
     labelled: bool = False
+    counts: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def positions(self) -> Tensor | None:
         """(B, L) bool: which positions of sequences count; None where an example has one answer."""
+        if self.counts is not None:
+            return self.counts
         return self.labels >= 0 if self.labels.ndim == 2 else None
 
     def rows(self) -> Batch:
@@ -54,11 +60,13 @@ class Batch:
         if positions is None:
             return self
         ids = self.ids[:, None].expand_as(positions)[positions]
-        return replace(self, ids=ids, labels=self.labels[positions], mask=None, labelled=True)
+        extras = {name: part[positions] for name, part in self.extras.items()}
+        labelled = self.counts is None  # else positions were not chosen by their labels
+        return replace(self, ids=ids, labels=self.labels[positions], mask=None, labelled=labelled, counts=None, extras=extras)
 
     def select(self, rows: Tensor) -> Batch:
         """These rows of what `rows` gave."""
-        return replace(self, ids=self.ids[rows], labels=self.labels[rows])
+        return replace(self, ids=self.ids[rows], labels=self.labels[rows], extras={name: part[rows] for name, part in self.extras.items()})
 
 
 @dataclass(frozen=True, slots=True)

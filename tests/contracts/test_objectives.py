@@ -151,7 +151,8 @@ def read(name):
 
 def batch_of(labels=LABELS, mask=None, ids=None):
     ids = torch.arange(len(labels)) if ids is None else ids
-    return Batch(ids=ids, view=0, inputs=torch.zeros(len(labels), 1), labels=labels, mask=mask)
+    drawn = {"drawn": torch.full((len(labels),), 2), "drawn_log_probs": torch.full((len(labels),), -1.5)}
+    return Batch(ids=ids, view=0, inputs=torch.zeros(len(labels), 1), labels=labels, mask=mask, extras=drawn)
 
 
 def output_of(student):

@@ -51,5 +51,6 @@ def run(
     if as_json:
         say_json(found.summary)
     else:
-        say(safe(found.verdict))
+        for line in (found.verdict, *found.remarks):
+            say(safe(line))
     done(found.path / "report.html", asking(found.summary, found.path / "student"))

@@ -40,7 +40,8 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         "noun": NOUNS[facts.task], "measures": [], "classes": [], "groups": [], "worst_slice": None, "calibration": {}, "inherited": None,
         "severity": None, "fidelity": {}, "dark_knowledge": None, "ranked": None, "temperature": [], "temperature_note": "",
         "duplicates": None,
-        "documents": None, **measured.sections(),
+        "documents": None, "draft": None, "own_text": {},
+        **measured.sections(),
     }
 
 

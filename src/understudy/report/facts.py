@@ -45,6 +45,37 @@ class Latency:
     conditions: str
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A student that ran ahead of its teacher (speculative decoding, greedy), over all prompts.
+
+    passes: of the teacher. proposed, accepted: the student's tokens. different: prompts whose text was not the teacher's own. seconds: of
+    each prompt.
+    """
+
+    passes: int
+    proposed: int
+    accepted: int
+    different: Sequence[str]
+    seconds: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """prompts, tokens: how many texts, and tokens of the teacher alone, which takes a pass for each. ahead: proposed a pass, at most.
+
+    seconds: of the teacher alone, a prompt each. arms: "distilled", and "control" where there is one: the student of each that ships, or
+    would. conditions: threads, precision and hardware in words.
+    """
+
+    prompts: int
+    tokens: int
+    ahead: int
+    seconds: Sequence[float]
+    arms: Mapping[str, Draft]
+    conditions: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """One run, ready to be reported: what all tasks have in common.
@@ -185,6 +216,9 @@ class Language(Facts):
         teacher_told, trivial_told: (D, K). trivial: tokens by their frequency in the training rows.
         agreement, kl_nats: arm -> (S,): share of positions with the teacher's first answer, and the mean KL(teacher || student), over
             `compared` positions; empty where the teacher's rows are not at hand.
+        own_kl: arm -> (S,), mean KL(student || teacher) on what each student writes itself, `own_tokens` of all together; empty where that
+            was not asked.
+        drafts: students that ran ahead of the teacher; None where the recipe does not ask for it.
     """
 
     task: ClassVar[str] = "language"
@@ -197,6 +231,9 @@ class Language(Facts):
     agreement: Mapping[str, np.ndarray] = field(default_factory=dict)
     kl_nats: Mapping[str, np.ndarray] = field(default_factory=dict)
     compared: int = 0
+    own_kl: Mapping[str, np.ndarray] = field(default_factory=dict)
+    own_tokens: int = 0
+    drafts: Drafts | None = None
 
     @property
     def seeds(self) -> dict[str, tuple[int, ...]]:

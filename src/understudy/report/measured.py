@@ -53,6 +53,10 @@ class Measured(ABC):
     def notes(self) -> list[str]:
         """Sentences that only this task has to say."""
 
+    def counted(self) -> dict[str, Any]:
+        """What only this task adds to the summary."""
+        return {}
+
     @property
     def items(self) -> int:
         """n."""

@@ -3,7 +3,8 @@
 `summary` is the schema of docs/design.md. Additions, only where they are needed: "gap_closed_reason" and "kept_reason" beside a null,
 "chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed,
 "control" where it is the untrained start of the student ("init_only"), "self_taught" where the teacher is the student itself (nothing
-is claimed of it then).
+is claimed of it then), "own_text" where students were compared with
+their teacher on what they write themselves, and "draft" where they ran ahead of it.
 Without a control arm `arms` has no "control" and verdict, difference, p_value, smallest_visible and gap_closed are null.
 `difference` is distilled minus control in the metric's own unit (negative is good where lower is better).
 
@@ -49,6 +50,10 @@ are means over its seeds.
     duplicates          null or {"count", "share", "without": {model: value, "difference", "ci95", "verdict"}}
     size                {"parameters_ratio", "bytes_ratio", "macs_ratio"} student / whole teacher
     latency             null or {"teacher", "student" (median seconds), "speedup", "ci95", "conditions"}
+    own_text            {"control"|"distilled": {"kl_nats": mean over seeds, "seeds": [..]}}: KL(student || teacher) on what it wrote
+    draft               null or {"prompts", "tokens", "ahead", "different": [names], "conditions", arm: {"passes", "passes_saved",
+                          "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "speedup", "ci95"}, "sentences": [str]};
+                         the summary's has neither times nor sentences
     selftest, provenance, exports, control, control_reason   as in Facts
 """
 
@@ -106,6 +111,7 @@ def _summary(measured: Measured) -> dict[str, Any]:
         **({"intervals_reason": ONE_SEED} if seeds == 1 else {}),
         **({"control": "init_only"} if facts.control == "init_only" else {}),
         **({"self_taught": True} if facts.self_taught else {}),
+        **measured.counted(),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from understudy.evaluation import language, metrics
 from understudy.evaluation.compare import mean_interval
 from understudy.evaluation.language import COLUMNS
+from understudy.report import drafted
 from understudy.report.facts import Language
 from understudy.report.measured import Measured
 
@@ -86,6 +87,9 @@ class Told(Measured):
                          "count each model's own.")
         else:
             found.append(f"Agreement with the teacher and KL are over {facts.compared:,} positions of the test documents.")
+        if facts.own_kl:
+            found.append(f"On their own text, students are compared over {facts.own_tokens:,} tokens that they drew behind beginnings of "
+                         "test rows: the mean KL(student || teacher) there.")
         return found
 
     def sections(self) -> dict[str, Any]:
@@ -96,8 +100,18 @@ class Told(Measured):
                          "bytes": int(facts.sizes.sum()), "positions": int(facts.teacher_told[:, 1].sum())},
             "measures": [self._measure(name) for name in language.RATIOS if name != facts.metric and self._counted(name)],
             "worst_slice": self._worst(),
-            "documents": self._documents(),
+            "documents": self._documents(), "own_text": self._own(),
+            "draft": None if self.facts.drafts is None else drafted.details(self.facts.drafts),
         }
+
+    def counted(self) -> dict[str, Any]:
+        """How far students stray on their own texts, and what a draft saved, where that was asked."""
+        facts = self.facts
+        own = {"own_text": {"tokens": facts.own_tokens, **self._own()}} if facts.own_kl else {}
+        return own | ({} if facts.drafts is None else {"draft": drafted.counts(facts.drafts)})
+
+    def _own(self) -> dict[str, Any]:
+        return {name: {"kl_nats": float(values.mean()), "seeds": values} for name, values in self.facts.own_kl.items()}
 
     def _counted(self, metric: str) -> bool:
         below = language.RATIOS[metric][1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from understudy.errors import SelfTestError
-from understudy.selftest import data, language, layers, objective, stored, teacher
+from understudy.selftest import data, language, layers, objective, stored, teacher, writing
 from understudy.selftest.subject import Check, Named, Subject
 
 Looks = tuple[tuple[str, Callable[[Subject], Check]], ...]
@@ -46,6 +46,9 @@ LANGUAGE: Looks = (
     ("looks-ahead", language.looks_ahead),
 )
 """For models that say what comes next: classes are tokens there, and the order is that of the text."""
+
+WRITING: Looks = (("rollouts-arrive", writing.arrives), ("rollouts-share", writing.share))
+"""Where students learn from their own texts."""
 
 NO_ANSWER = "no-answer"
 ENDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -152,19 +153,20 @@ def weightless(subject: Subject | Aim) -> Check | None:
 def no_op(subject: Subject) -> Check:
     """Each term has at least 0.1 % of the gradient of all terms together where its weight is largest.
 
-    Lengths of gradients of a fresh student's parameters on a batch that holds all classes. A term that looks weak there is looked at again
+    Lengths of gradients of a fresh student's parameters on a batch that holds all classes, and on what it writes itself where it learns
+    from that. A term that looks weak there is looked at again
     in a disturbed student: one that starts as a copy of its teacher has nothing to learn from it at the first step. Where the weights are
     to be balanced (`weighed_later`), a term that pulls at all will have the share that its weight asks for.
     """
     check = Named("no-op-term")
     if idle := weightless(subject):
         return idle
-    batch = mixed_batch(subject)
-    knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
+    asked = any(objective.needs for objective in subject.objectives)
+    lessons = [(batch, subject.teacher.teach(batch) if asked else None) for batch in (mixed_batch(subject), subject.drawn) if batch]
     shares = dict.fromkeys(term_names(subject.objectives), 0.0)
     for disturbed in (False, True):
         student = fresh(subject, disturbed)
-        for progress in (0.0, 1.0):
+        for progress, (batch, knowledge) in product((0.0, 1.0), lessons):
             found = pulls(subject.objectives, subject.shapes, student, batch, knowledge, progress)
             sizes = {name: pull.weight * (pull.length > 0) if subject.weighed_later else pull.size for name, pull in found.items()}
             whole = sum(sizes.values())
@@ -198,7 +200,7 @@ def no_op(subject: Subject) -> Check:
 def output(subject: Subject) -> Check:
     """Some term pulls at what the student says: layers alone can be matched by a student whose answers stay those of its random start."""
     check = Named("output-not-training")
-    batch = mixed_batch(subject)
+    batch = subject.drawn or mixed_batch(subject)
     knowledge = subject.teacher.teach(batch) if any(objective.needs for objective in subject.objectives) else None
     student = fresh(subject, False)
     said: list[Tensor] = []
@@ -231,7 +233,7 @@ def sensitivity(subject: Subject) -> Check:
     taught = [name for name, objective in _named(subject) if objective.needs]
     if not taught:
         return check.skipped("no term uses the teacher")
-    batch = mixed_batch(subject)
+    batch = subject.drawn or mixed_batch(subject)
     right = subject.teacher.teach(batch)
     # Classes take turns in the batch, so the neighbour's row is another class's. Half of the rows, each twice: what compares the batch's
     # answers as a set (logits.Wasserstein) would not notice that the same rows are in another order.

@@ -21,6 +21,7 @@ from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
 from understudy.store.schema import Header
 from understudy.teachers._translated import Loss
 from understudy.tokens import Tokenizer
+from understudy.training.rollout import Rollouts
 from understudy.views import Views
 
 PROBE = 1000
@@ -61,7 +62,8 @@ class Subject:
     student: makes a fresh student. test_rows, duplicate_rows: how many there are, and how many of them are exact copies of training rows.
     shapes: what terms are built from. header: the store that students read, recorded or planned; None: the teacher is asked in every
         step, or it isn't known. layers: {teacher tap: the header of its store}, where layers are stored. weighed_later: weights are still
-        to be balanced. reading: of running text, with which tokenizers it is read.
+        to be balanced. reading: of running text, with which tokenizers it is read. rollouts: the texts of a fresh student, where students
+        learn from their own, over `steps` steps.
     """
 
     classes: tuple[str, ...]
@@ -89,6 +91,13 @@ class Subject:
     layers: Mapping[str, Header] = field(default_factory=dict)
     weighed_later: bool = False
     reading: Reading | None = None
+    rollouts: Rollouts | None = None
+    steps: int = 0
+
+    @cached_property
+    def drawn(self) -> Batch | None:
+        """What a fresh student writes, where students learn from their own texts."""
+        return None if self.rollouts is None else self.rollouts.written(0)
 
     @property
     def learnt_rows(self) -> Tensor:

@@ -228,7 +228,7 @@ def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
         "objective": [repr(objective) for objective in arm.objectives],
         "teacher": arm.identity,
         **({"companions": _coded(job, seed)} if taught and living(tree, job.given) else {}),
-        "source": [tree["data"]["transfer"]["source"], tree["data"]["transfer"]["generator"]] if taught else None,
+        "source": [tree["data"]["transfer"][part] for part in ("source", "generator", "rollouts")] if taught else None,
         "training": {key: value for key, value in tree["training"].items() if key not in without},
         "steps": job.steps if arm.learns != "nothing" else 0,
         "seed": seed,

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from understudy.collate import Continued, Windows
 from understudy.objective import Objective
 from understudy.preprocess.passages import Passages
 from understudy.records import Shapes, Teacher
-from understudy.selftest.examine import CHECKS, LANGUAGE, Looks, examine, raise_first
+from understudy.selftest.examine import CHECKS, LANGUAGE, WRITING, Looks, examine, raise_first
 from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Reading, Subject
+from understudy.selftest.writing import written
 from understudy.stages.arms import objectives_of
 from understudy.stages.common import class_counts, fresh_student, plan_of, refuse_batch_of_one, steps_of
-from understudy.stages.company import gather
+from understudy.stages.company import examples, gather, rollouts
 from understudy.stages.modes import refuse_modes
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.record import feature_headers, header_of, planned_header, probe
@@ -120,9 +122,22 @@ def asked(
     tree: Mapping[str, Any], prepared: Prepared, taught: Taught, given: Given, objectives: Sequence[Objective], shapes: Shapes
 ) -> list[dict[str, str]]:
     """The self-test of a teacher that is asked in every step; raises SelfTestError for the first fault, returns the table."""
-    checks = examine(subject(tree, prepared, taught, taught.fixed, None, given, objectives, shapes), checks_of(prepared))
+    seen = subject(tree, prepared, taught, taught.fixed, None, given, objectives, shapes)
+    looks = checks_of(prepared)
+    if tree["data"]["transfer"]["source"] == "rollouts":
+        seen, looks = _writing(seen, tree, prepared, given), (*looks, *WRITING)
+    checks = examine(seen, looks)
+    if isinstance(prepared.written, Continued) and isinstance(prepared.rows, Windows):
+        checks.append(written(prepared.written, prepared.rows, prepared.distilled, prepared.outputs))
     raise_first(checks)
     return [{"check": check.name, "result": check.result, "figure": check.figure} for check in checks]
+
+
+def _writing(seen: Subject, tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Subject:
+    """With the texts of a fresh student."""
+    student = fresh_student(tree, prepared, given, 0)
+    source = rollouts(tree["data"]["transfer"]["rollouts"], prepared, examples(tree, prepared, prepared.distilled, 0), student, 0)
+    return replace(seen, rollouts=source, steps=steps_of(tree["training"], len(prepared.distilled)))
 
 
 def checks_of(prepared: Prepared) -> Looks:

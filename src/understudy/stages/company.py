@@ -14,18 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from understudy import randomness
-from understudy.collate import ShuffledSource
+from understudy.collate import ShuffledSource, Windows
 from understudy.objective import LayerObjective, Objective
 from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.stages.common import make_model, optimizer_of
 from understudy.stages.prepare import Given, Prepared
+from understudy.stages.writing import writing_of
 from understudy.teachers import averaged, local, peers
 from understudy.training.fit import Plan
 from understudy.training.generated import GeneratedSource, Generating, Maker, NoiseSource
 from understudy.training.loop import Player, Source
 from understudy.training.optimizer import Optimizer
 from understudy.training.optimizer import Recipe as Moves
+from understudy.training.rollout import Rollouts
 from understudy.training.step import Step, teacher_taps
 
 
@@ -59,9 +61,16 @@ def gather(
     source = examples(tree, prepared, rows, seed, channels_last=plan.numerics.channels_last)
     if learns == "labels":
         return Company(None, (), source)
-    if tree["data"]["transfer"]["source"] != "examples":
+    transfer = tree["data"]["transfer"]
+    if transfer["source"] in ("noise", "generated"):
         assert isinstance(teacher, local.Teacher)  # the recipe was refused else
-        return _without_data(tree["data"]["transfer"], prepared, student, teacher, source, seed, plan)
+        return _without_data(transfer, prepared, student, teacher, source, seed, plan)
+    if transfer["source"] == "rollouts":
+        return Company(teacher, (), rollouts(transfer["rollouts"], prepared, source, student, seed))
+    if transfer["source"] == "teacher":
+        assert prepared.written is not None
+        written = examples(tree, dataclasses.replace(prepared, student_rows=prepared.written), rows, seed)
+        return Company(teacher if any(one.needs for one in objectives) else None, (), written)
     entry = tree["teacher"][0]
     if teacher is not None or entry["kind"] == "itself":
         return Company(teacher, (), source, voice=(lambda module: module) if teacher is None else None)
@@ -96,6 +105,13 @@ def examples(tree: Mapping[str, Any], prepared: Prepared, rows: Tensor, seed: in
         view_count=prepared.view_count,
         channels_last=channels_last,
     )
+
+
+def rollouts(options: Mapping[str, Any], prepared: Prepared, seen: ShuffledSource, student: nn.Module, seed: int) -> Rollouts:
+    """The student's own texts, and in the other steps the rows."""
+    rows = prepared.student_rows
+    assert isinstance(rows, Windows)
+    return Rollouts(seen, rows, student, writing_of(options, prepared), share=options["share"], reuse=options["reuse"], seed=seed)
 
 
 NAMES = {"peers": "peer", "online": "teacher"}

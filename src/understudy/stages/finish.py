@@ -21,7 +21,7 @@ from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
 from understudy.records import Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Facts, Language, Latency, Size
+from understudy.report.facts import Arm, Classification, Drafts, Facts, Language, Latency, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
@@ -29,9 +29,10 @@ from understudy.stages.common import class_counts, complete, fresh_student
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
-from understudy.stages.tasks.language import Documents, likeness
+from understudy.stages.tasks.language import Documents, likeness, on_own_text
 from understudy.stages.taught import Own
 from understudy.stages.teach import size_of
+from understudy.stages.writing import writing_of
 from understudy.students import artefact
 from understudy.students.weights import load_weights
 from understudy.training.numerics import Numerics
@@ -50,8 +51,9 @@ def facts_of(
     exports: Sequence[Mapping[str, Any]],
     latency: Latency | None,
     trained: Callable[[str, int], nn.Module],
+    drafts: Drafts | None = None,
 ) -> Facts:
-    """Everything the report is made from. trained: the student of an arm and a seed."""
+    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher."""
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
         "name": tree["name"],
@@ -72,7 +74,7 @@ def facts_of(
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     }
     if lessons.data.generative:
-        return _told(lessons, arms, common, trained)
+        return _told(tree, lessons, arms, common, trained, drafts)
     return _classified(tree, lessons, arms, shipped, common)
 
 
@@ -105,7 +107,12 @@ def _classified(
 
 
 def _told(
-    lessons: Lessons, arms: Mapping[str, ArmResult], common: Mapping[str, Any], trained: Callable[[str, int], nn.Module]
+    tree: Mapping[str, Any],
+    lessons: Lessons,
+    arms: Mapping[str, ArmResult],
+    common: Mapping[str, Any],
+    trained: Callable[[str, int], nn.Module],
+    drafts: Drafts | None,
 ) -> Facts:
     prepared, own = lessons.data, lessons.taught.own
     test = Documents(prepared, prepared.test)
@@ -114,6 +121,13 @@ def _told(
         name: likeness(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], Numerics())
         for name, arm in arms.items()
     }
+    transfer, strayed = tree["data"]["transfer"], {}
+    if transfer["source"] in ("rollouts", "teacher"):
+        writing = writing_of(transfer["rollouts"], prepared)
+        strayed = {
+            name: on_own_text(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], writing)
+            for name, arm in arms.items()
+        }
     return Language(
         **common,
         documents=test.names,
@@ -125,6 +139,9 @@ def _told(
         agreement={name: np.array([one.same / one.positions for one in found]) for name, found in alike.items()},
         kl_nats={name: np.array([one.kl / one.positions for one in found]) for name, found in alike.items()},
         compared=alike["distilled"][0].positions if alike else 0,
+        own_kl={name: np.array([one.kl / max(one.positions, 1) for one in found]) for name, found in strayed.items()},
+        own_tokens=sum(one.positions for found in strayed.values() for one in found),
+        drafts=drafts,
     )
 
 
@@ -236,7 +253,8 @@ def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
 def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
     """summary.json, details.json, bench.json and report.html; `rerender` makes the page again from the first two."""
     atomic.write_json(folder.path / "details.json", details)
-    atomic.write_json(folder.path / "bench.json", {"schema": 1, "latency": details["latency"]})
+    drafts = {"draft": details["draft"]} if details.get("draft") else {}
+    atomic.write_json(folder.path / "bench.json", {"schema": 1, "latency": details["latency"], **drafts})
     atomic.write_text(folder.path / "report.html", html.render(dict(summary), dict(details)))
     atomic.write_json(folder.path / "summary.json", summary)
     return folder.path / "report.html"

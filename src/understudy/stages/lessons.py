@@ -16,7 +16,7 @@ from understudy.cache import Cache
 from understudy.events import Cancel, OnEvent
 from understudy.objective import Objective
 from understudy.records import Knowledge, Shapes, Teacher
-from understudy.stages import check, record
+from understudy.stages import check, record, writing
 from understudy.stages.arms import ArmResult
 from understudy.stages.balance import balanced
 from understudy.stages.common import digest
@@ -127,10 +127,15 @@ def live(
     objectives: Sequence[Objective],
     shapes: Shapes,
     given: Given,
+    cache: Cache,
     stage: Stage,
+    on_event: OnEvent,
+    cancel: Cancel,
 ) -> Lessons:
-    """Nothing is recorded: a fixed teacher is asked in every step."""
+    """Nothing is recorded: a fixed teacher is asked in every step, and writes before the first where its own texts are learnt."""
     taps = teacher_taps(objectives)
+    if tree["data"]["transfer"]["source"] == "teacher":
+        data = stage("write", lambda: writing.write(tree, data, taught, cache, on_event, cancel))
     with taught.tapped(taps):
         objectives, found = balanced(tree, objectives, data, given, shapes, taught.fixed)
         table = stage("self-test", lambda: check.asked(tree, data, taught, given, objectives, shapes))

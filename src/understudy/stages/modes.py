@@ -12,8 +12,10 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.recipe import LIVING
 from understudy.stages import chain
 from understudy.stages.common import make_model, needs_of
+from understudy.stages.draft import refuse_draft
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import refuse_answers
+from understudy.stages.writing import refuse_writing
 from understudy.store.reader import Reader
 from understudy.store.schema import read_header
 
@@ -25,8 +27,10 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
     """RecipeError, or DataError for a store, where a mode can't do what the recipe asks of it."""
     if prepared.generative:
         _running_text(tree, prepared, given)
-    if tree["data"]["transfer"]["source"] != "examples":
+    if tree["data"]["transfer"]["source"] in ("noise", "generated"):
         _without_data(tree, given)
+    refuse_writing(tree, prepared, given)
+    refuse_draft(tree, prepared, given)
     if given.teacher is not None:
         entries: list[Mapping[str, Any]] = []
     else:
@@ -34,7 +38,8 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
     if isinstance(tree["teacher_weights"], str):
         _weights(tree, entries)
         refuse_without_validation(tree, prepared)
-    _somebody_asks(tree)
+    if tree["data"]["transfer"]["source"] != "teacher":  # whose own words are the labels
+        _somebody_asks(tree)
     for entry in entries:
         if entry["kind"] in LIVING and tree["training"]["balance"] != "none":
             raise RecipeError(

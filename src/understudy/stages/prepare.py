@@ -49,6 +49,7 @@ class Prepared:
     outside: test rows that belong to no class.
     view_count: how many views of an example students train on (0: the plain example); a teacher trained here sees ever fresh ones.
     rows: the examples as tensors with all labels; `student_rows`: the same with the labels that the recipe hides set to -1.
+    written: what the students with a teacher read in place of those rows, where the teacher wrote it (`stages/writing.py`).
     """
 
     examples: Examples
@@ -66,6 +67,7 @@ class Prepared:
     outside: Tensor
     duplicates: np.ndarray
     notes: tuple[str, ...]
+    written: Rows | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -171,10 +173,21 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     distilled, hidden, said = transfer_rows(wanted.data.transfer, examples, labels, train)
     student_labels = labels.clone()
     student_labels[hidden] = -1
-    if rows.pad is not None and wanted.data.transfer.source != "examples":
+    source = wanted.data.transfer.source
+    if source in ("rollouts", "teacher") and not isinstance(rows, Windows):
         raise RecipeError(
             four_parts(
-                f"data.transfer.source: {wanted.data.transfer.source} makes numbers",
+                f"data.transfer.source: {source} makes texts",
+                got=f"data of kind {wanted.data.kind}",
+                expected="running text (data: corpus)",
+                otherwise="There would be nothing to continue",
+                do="Use source: examples, or data: {kind: corpus}",
+            )
+        )
+    if rows.pad is not None and source in ("noise", "generated"):
+        raise RecipeError(
+            four_parts(
+                f"data.transfer.source: {source} makes numbers",
                 got="texts",
                 expected="images or numbers",
                 otherwise="Noise would be taken for the numbers of tokens",

@@ -198,6 +198,21 @@ def _pick(log_probs: Tensor, uniform: Tensor) -> Tensor:
     return found.clamp(max=log_probs.shape[1] - 1)
 
 
+def greedy(model: nn.Module, prompt: Tensor, *, most: int, stop: Collection[int] = (), cached: bool = True) -> Tensor:
+    """(T,) int64: the text of `generate` at temperature 0 behind one prompt, and nothing else: what `speculative` is timed against.
+
+    Args and errors: as in `speculative`.
+    """
+    _check(most, 0.0, None, None, 1)
+    _check_prompts([prompt])
+    tokens, first, cache, reader = prompt.tolist(), len(prompt), None, stepping(model, cached)
+    with resting(model), torch.no_grad():
+        while len(tokens) - first < most and not (len(tokens) > first and tokens[-1] in stop):
+            logits, cache = _read(reader, model, tokens, cache, 1)
+            tokens.append(int(logits[0, -1].argmax()))
+    return torch.tensor(tokens[first:], dtype=torch.int64)
+
+
 def speculative(target: nn.Module, draft: nn.Module, prompt: Tensor, *, most: int, ahead: int = 4, stop: Collection[int] = (),
                 cached: bool = True) -> Speculated:
     """The target's greedy text, checked several tokens at a time that the draft proposed.
@@ -223,7 +238,7 @@ def speculative(target: nn.Module, draft: nn.Module, prompt: Tensor, *, most: in
     slow_cache: Any = None
     fast_cache: Any = None
     with resting(target), resting(draft), torch.no_grad():
-        sizes = [_read(*pair, tokens[:1], None, 1)[0].shape[2] for pair in ((slow, target), (fast, draft))]
+        sizes = [_classes(*pair, tokens[0]) for pair in ((slow, target), (fast, draft))]
         if sizes[0] != sizes[1]:
             raise RecipeError(four_parts(
                 "target and draft have different vocabularies", got=f"{sizes[0]} and {sizes[1]} tokens", expected="one tokenizer",
@@ -250,6 +265,12 @@ def _read(model: Stepping, module: nn.Module, tokens: list[int], cache: Any, las
     """Read the tokens that the cache does not hold yet."""
     new = tokens[cache.length if cache is not None else 0:]
     return model.step(torch.tensor([new], device=_device(module)), cache, last=last)
+
+
+def _classes(model: Stepping, module: nn.Module, token: int) -> int:
+    """V, without a pass where the output layer says it."""
+    head = getattr(module, "head", None)
+    return head.out_features if isinstance(head, nn.Linear) else _read(model, module, [token], None, 1)[0].shape[2]
 
 
 def stepping(model: Any, cached: bool = True) -> Stepping:

@@ -19,7 +19,7 @@ from understudy.objective import Objective
 from understudy.records import Shapes, Teacher
 from understudy.training import checkpoint as checkpoints
 from understudy.training.checkpoint import Checkpoint
-from understudy.training.loop import Player, Source, means, train
+from understudy.training.loop import Keeping, Player, Source, means, train
 from understudy.training.numerics import Numerics
 from understudy.training.optimizer import Optimizer, Recipe, lr_at
 from understudy.training.step import Step
@@ -150,6 +150,8 @@ class _Keeper:
             player.optimizer.restore(found.part(f"{prefix}optimizer"))
             if isinstance(player.teacher, nn.Module):
                 player.teacher.load_state_dict(found.part(f"{prefix}teacher"))
+            if isinstance(player.source, Keeping):
+                player.source.restore(found.part(f"{prefix}source"))
             counts = found.meta["counts"].get(prefix, {})
             player.sums = {name: (found.tensors[f"{prefix}sums/{name}"], count) for name, count in counts.items()}
         self.rows, self.best, self.best_weights, self.done = found.rows, found.best, found.part("best"), found.step
@@ -218,6 +220,8 @@ class _Keeper:
             tensors |= {f"{prefix}optimizer/{name}": value for name, value in player.optimizer.state().items()}
             if isinstance(player.teacher, nn.Module):
                 tensors |= {f"{prefix}teacher/{name}": value for name, value in player.teacher.state_dict().items()}
+            if isinstance(player.source, Keeping):
+                tensors |= {f"{prefix}source/{name}": value for name, value in player.source.kept().items()}
             tensors |= {f"{prefix}sums/{name}": torch.as_tensor(value) for name, (value, _) in player.sums.items()}
             counts[prefix] = {name: float(count) for name, (_, count) in player.sums.items()}
         checkpoints.write(self.path, Checkpoint(self.done, tensors, self.rows, self.best, {"identity": self.identity, "counts": counts}))

@@ -17,12 +17,25 @@ from understudy.training.step import Learner
 
 
 class Source(Protocol):
-    """Where batches come from; `next` must depend on the step alone, or the state in `state_dict`."""
+    """Where batches come from; `next` must depend on the step and the student's weights alone, or on what it is `Keeping`."""
 
     steps_per_epoch: int
 
     def next(self, step: int) -> Batch:
         """The batch of this step."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A source that uses a batch more than once: what it keeps joins the checkpoint."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """What the next batches depend on beside the step and the weights; nothing where they don't."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `kept` gave."""
         ...
 
 

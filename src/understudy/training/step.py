@@ -89,6 +89,14 @@ class Step(Learner):
         if not served:
             return {}
         weights = {name: value_at(objective.weight, progress) for name, objective in named}
+        terms: LossTerms = {}
+        if not batch.labelled:  # the fused loss wants a label for every row
+            nothing = not bool((batch.labels >= 0).any())
+            asking = [name for name, one in served.items() if one.kind == "cross_entropy"]
+            terms = {name: Term(said.states.sum() * 0.0, 0.0, weights[name]) for name in asking if nothing}
+            served = {name: one for name, one in served.items() if name not in asking}
+            if not served:
+                return terms
         count = float(len(said.states))
         sums = fused(
             Output(said.states, said.head.weight, said.head.bias),
@@ -98,7 +106,7 @@ class Step(Learner):
             [weights[name] / max(count, 1.0) for name in served],
             matmul=torch.bfloat16 if self.autocast else torch.float32,
         )
-        return {name: Term(value, count, weights[name]) for name, value in zip(served, sums, strict=True)}
+        return terms | {name: Term(value, count, weights[name]) for name, value in zip(served, sums, strict=True)}
 
     @torch.no_grad()
     def after_step(self) -> None:

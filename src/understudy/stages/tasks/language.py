@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from understudy.answer import answer
 from understudy.collate import Windows
-from understudy.divergence import forward_kl
+from understudy.divergence import forward_kl, reverse_kl
 from understudy.evaluation import language
 from understudy.evaluation.language import COLUMNS, Spelling
 from understudy.preprocess.passages import END_MARK, NOTHING, Passages, parts
@@ -21,11 +21,14 @@ from understudy.records import Batch, Hidden, Teacher
 from understudy.stages.prepare import Prepared
 from understudy.stages.tasks import Validate
 from understudy.training.numerics import Numerics
+from understudy.training.rollout import Writing, beginnings, continuations, rollout
 
 BYTES = 1 << 27
 """Most bytes of logits at once while a model is judged."""
 COMPARED = 1 << 27
 """Numbers in the logits of the test rows on which students are compared with their teacher."""
+WRITTEN = 128
+"""Test rows whose beginnings students continue, to be compared with their teacher on what they say themselves."""
 
 
 class Task:
@@ -166,4 +169,24 @@ def likeness(prepared: Prepared, teacher: Teacher, models: Sequence[nn.Module], 
             same = int((mine.argmax(1) == theirs.argmax(1)).sum())
             kl = float(forward_kl(mine, theirs).double().sum())
             found[at] = Likeness(found[at].positions + len(mine), found[at].same + same, found[at].kl + kl)
+    return found
+
+
+@torch.inference_mode()
+def on_own_text(prepared: Prepared, teacher: Teacher, models: Sequence[nn.Module], writing: Writing) -> list[Likeness]:
+    """Of each model, on what it writes behind the beginnings of the first test rows; the sum is of KL(model || teacher), in nats.
+
+    Draws are at temperature 1, by the same keys for all models: how far a model strays from its teacher where its own words lead it.
+    """
+    rows, which, found = prepared.rows, prepared.test[:WRITTEN], []
+    assert isinstance(rows, Windows) and rows.pad is not None
+    prompts, keys = beginnings(rows, which, writing.prompt), [prepared.names[row] for row in which.tolist()]
+    for model in models:
+        made = continuations(model, prompts, replace(writing, temperature=1.0), seed=0, keys=keys)
+        batch = rollout(which, prompts, made, rows.pad)
+        theirs = torch.log_softmax(teacher.teach(batch).row_logits(), dim=1)
+        said = answer(model.eval(), batch)
+        mine = torch.log_softmax(said.logits() if isinstance(said, Hidden) else said, dim=1)
+        same = int((mine.argmax(1) == theirs.argmax(1)).sum())
+        found.append(Likeness(len(mine), same, float(reverse_kl(mine, theirs).double().sum())))
     return found
