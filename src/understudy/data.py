@@ -39,6 +39,7 @@ class Examples:
     groups: class -> group of classes, may be empty. columns: how a table's columns were understood, also those that are not used.
     clusters: (N,) int64, rows of the same number are of one document or speaker: a split never parts them; None: every row is its own.
     items: of passages, for each row the numbers of the documents that its pieces are of: what is judged is a document.
+    mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -54,6 +55,7 @@ class Examples:
     columns: tuple[Column, ...] = ()
     clusters: np.ndarray | None = None
     items: tuple[tuple[int, ...], ...] = ()
+    mask: float | None = None
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -102,7 +104,7 @@ class Examples:
 
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
-        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std}
+        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std, "mask": self.mask}
         return Preprocess.fit(self.kind, _rows(self.raw, rows), **own, **options)
 
 
