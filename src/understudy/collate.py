@@ -80,7 +80,14 @@ class Windows(Rows):
     def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
         """These rows as a batch."""
         inputs, following = self._pair(rows)
-        return Batch(rows, view, inputs, following, labelled=True)
+        there = self.stored.index_select(0, rows)[:, : inputs.shape[1]] >= 0
+        documents = ((inputs == self.start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
+        return Batch(rows, view, inputs, following, labelled=True, extras={"documents": documents})
+
+    def told(self, rows: Tensor) -> Tensor:
+        """(n,) all tokens of these rows that come next."""
+        following = self.stored.index_select(0, rows)[:, 1:].flatten()
+        return following[following >= 0]
 
     def _pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         picked = self.stored.index_select(0, rows).long()
@@ -93,7 +100,7 @@ class Windows(Rows):
         return read.masked_fill(read < 0, self.pad), following
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Masked(Rows):
     """Rows of text with holes: stored (N, L) int32, -1 where there is nothing; a batch's labels are (B, L'), what was hidden, else -1.
 
@@ -133,6 +140,12 @@ class Masked(Rows):
         labels = whole.masked_fill(~hidden, -1)
         return Batch(rows, view, shown.masked_fill(~there, self.pad), labels, labelled=True, extras={"documents": documents})
 
+    def told(self, rows: Tensor) -> Tensor:
+        """(n,) all tokens of these rows that may be hidden."""
+        found = self.stored.index_select(0, rows).flatten().long()
+        found = found[found >= 0]
+        return found[self.ordinary[found]]
+
     def _whole(self, rows: Tensor) -> Tensor:
         picked = self.stored.index_select(0, rows).long()
         used = (picked >= 0).any(0).nonzero()
@@ -143,7 +156,7 @@ class Masked(Rows):
         usable = (whole >= 0) & self.ordinary[whole.clamp(min=0)]
         count = usable.sum(1)
         wanted = torch.where(count > 0, (count * self.share).round().clamp(min=1), 0)
-        rank = order.masked_fill(~usable, 2.0).argsort(1, stable=True).argsort(1)
+        rank = order.masked_fill(~usable, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         return usable & (rank < wanted[:, None])
 
 

@@ -213,13 +213,16 @@ class LayerObjective(Objective, ABC):
     layers: {student tap: teacher tap}; "auto" is resolved to such a mapping before the term is built, by what `auto` asks for:
         "maps": for every spatial size that both have, the last output of it; else by relative depth; "preactivations": the same, but
         what goes into the last ReLU of each size, where both have such modules; "vectors": what goes into the last linear layer;
-        "last": the last entry of "maps".
+        "last": the last entry of "maps". For a model of text "blocks", "inner blocks" (all but the last), "last block", "attention" (the
+        blocks' query projections) and "last attention", by relative depth.
+    of_tokens: whether tokens are compared one by one, so that both models have to read the same ones.
     """
 
     layers: Layers = "auto"
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    auto: ClassVar[Literal["maps", "preactivations", "vectors", "last"]] = "maps"
+    auto: ClassVar[str] = "maps"
+    of_tokens: ClassVar[bool] = False
 
     @property
     def student_taps(self) -> tuple[str, ...]:

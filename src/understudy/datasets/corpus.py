@@ -1,4 +1,5 @@
-"""Running text for models that say what comes next, or which tokens are hidden: files, folders of files, or the sources of Python's own standard library."""
+"""Running text for models that say what comes next, or which tokens are hidden: files, folders of files, or the sources of Python's own
+standard library."""
 
 from __future__ import annotations
 

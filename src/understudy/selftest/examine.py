@@ -46,6 +46,13 @@ LANGUAGE: Looks = (
 )
 """For models that say what comes next: classes are tokens there, and the order is that of the text."""
 
+MASKED: Looks = (
+    *(look for look in CHECKS if look[0] not in OF_EXAMPLES),
+    ("sees-what-is-hidden", language.holes),
+    ("teacher-below-trivial", language.below_trivial),
+)
+"""For models that say which tokens are hidden."""
+
 NO_ANSWER = "no-answer"
 ENDS = {
     "train-mode": "the teacher",
