@@ -206,6 +206,29 @@ Layers = Mapping[str, str] | Literal["auto"]
 """{student tap: teacher tap}, taps as `students.taps` reads them (`layer2`, `layer2.0.conv2:input`), or "auto": found from one batch."""
 
 
+Auto = Literal["maps", "preactivations", "vectors", "last", "blocks", "inner blocks", "last block", "attention", "last attention"]
+"""What `layers: auto` may ask for; those with "block" and "attention" of models of text."""
+PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+"""What architectures call the layers that give queries, keys and values."""
+
+
+def sibling(query: str, part: str) -> str:
+    """The path of a query projection -> that of the "query", "key" or "value" beside it. RecipeError for another layer."""
+    above, _, own = query.rpartition(".")
+    names = next((names for names in PROJECTIONS if names[0] == own), None)
+    if names is None:
+        raise RecipeError(
+            four_parts(
+                f"{query} is no query projection",
+                got=own,
+                expected="a path that ends in " + ", ".join(names[0] for names in PROJECTIONS),
+                otherwise="Another layer than the attention's would be matched",
+                do="Name the layer that gives the queries; `understudy inspect` lists all",
+            )
+        )
+    return ".".join(filter(None, (above, names[PROJECTIONS[0].index(part)])))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerObjective(Objective, ABC):
     """An objective that matches intermediate outputs of student and teacher.
@@ -221,7 +244,7 @@ class LayerObjective(Objective, ABC):
     layers: Layers = "auto"
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    auto: ClassVar[str] = "maps"
+    auto: ClassVar[Auto] = "maps"
     of_tokens: ClassVar[bool] = False
 
     @property

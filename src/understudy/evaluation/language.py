@@ -1,5 +1,5 @@
-"""How well a model tells what comes next in text, or which tokens are hidden: sums over each document, and per-document scores whose mean is
-the metric.
+"""How well a model tells what comes next in text, or which tokens are hidden: sums over each document, and per-document scores whose mean
+is the metric.
 
 A document is the item of all intervals: positions of one document are not independent. Every metric is a ratio of two sums over documents
 (bits over bytes, right answers over positions), so that a long document counts as much as it is long; a document's score is the jackknife

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from understudy.divergence import forward_kl
 from understudy.errors import DataError, RecipeError, four_parts
-from understudy.objective import LayerObjective, paired, summed
+from understudy.objective import Auto, LayerObjective, paired, sibling, summed
 from understudy.projections import Project
 from understudy.records import Batch, Knowledge, Shapes, StudentOutput
-from understudy.students.taps import sibling
 
 Relation = Literal["qq", "kk", "vv", "qk"]
 PARTS = {"q": "query", "k": "key", "v": "value"}
@@ -69,7 +68,7 @@ class HiddenCosine(LayerObjective):
     """
 
     of_tokens: ClassVar[bool] = True
-    auto: ClassVar[str] = "last block"
+    auto: ClassVar[Auto] = "last block"
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative", "class_permutation", "scale_invariant"})
 
     def build(self, shapes: Shapes) -> nn.Module:
@@ -117,7 +116,7 @@ class HiddenMSE(LayerObjective):
     """
 
     of_tokens: ClassVar[bool] = True
-    auto: ClassVar[str] = "blocks"
+    auto: ClassVar[Auto] = "blocks"
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative", "class_permutation"})
 
     def build(self, shapes: Shapes) -> nn.Module:
@@ -177,7 +176,7 @@ class AttentionMSE(LayerObjective):
     heads: int | Literal["auto"] = "auto"
 
     of_tokens: ClassVar[bool] = True
-    auto: ClassVar[str] = "attention"
+    auto: ClassVar[Auto] = "attention"
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative"})
 
     @property
@@ -245,7 +244,7 @@ class SelfAttentionRelation(LayerObjective):
     heads: int | Literal["auto"] = "auto"
 
     of_tokens: ClassVar[bool] = True
-    auto: ClassVar[str] = "last attention"
+    auto: ClassVar[Auto] = "last attention"
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative"})
 
     def __post_init__(self) -> None:
@@ -316,7 +315,7 @@ class PatientKD(LayerObjective):
     """
 
     of_tokens: ClassVar[bool] = True
-    auto: ClassVar[str] = "inner blocks"
+    auto: ClassVar[Auto] = "inner blocks"
     properties: ClassVar[frozenset[str]] = frozenset({"zero_at_equality", "non_negative", "class_permutation", "scale_invariant"})
 
     def build(self, shapes: Shapes) -> nn.Module:

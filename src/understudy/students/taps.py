@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.objective import PROJECTIONS, Auto
 
 SIDES = ("output", "input")
 GLOB = set("*?[")
@@ -196,36 +197,11 @@ def listing(module: nn.Module, inputs: Tensor) -> list[Seen]:
     return found
 
 
-PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
-"""What architectures call the layers that give queries, keys and values."""
-
-
-def sibling(query: str, part: str) -> str:
-    """The path of a query projection -> that of the "query", "key" or "value" beside it. RecipeError for another layer."""
-    above, _, own = query.rpartition(".")
-    names = next((names for names in PROJECTIONS if names[0] == own), None)
-    if names is None:
-        raise RecipeError(
-            four_parts(
-                f"{query} is no query projection",
-                got=own,
-                expected="a path that ends in " + ", ".join(names[0] for names in PROJECTIONS),
-                otherwise="Another layer than the attention's would be matched",
-                do="Name the layer that gives the queries; `understudy inspect` lists all",
-            )
-        )
-    return ".".join(filter(None, (above, names[PROJECTIONS[0].index(part)])))
-
-
-TEXTS = ("blocks", "inner blocks", "last block", "attention", "last attention")
-"""What `layers: auto` may be of a model of text."""
-
-
-def resolve(auto: str, student: Sequence[Seen], teacher: Sequence[Seen]) -> dict[str, str]:
+def resolve(auto: Auto, student: Sequence[Seen], teacher: Sequence[Seen]) -> dict[str, str]:
     """{student tap: teacher tap} for `layers: auto`; see `LayerObjective`. RecipeError where the models have nothing in common."""
     if auto == "vectors":
         return {_embedding(student, "the student"): _embedding(teacher, "the teacher")}
-    if auto in TEXTS:
+    if "block" in auto or "attention" in auto:
         return _of_text(auto, student, teacher)
     mine, theirs = stages(student), stages(teacher)
     if auto == "preactivations" and (before := (activated(student), activated(teacher)))[0].keys() & before[1].keys():
@@ -275,7 +251,7 @@ def blocks(seen: Sequence[Seen]) -> list[str]:
         above, _, number = one.tap.rpartition(".")
         if number.isdigit() and one.shape is not None and len(one.shape) == 2:
             found.setdefault(above, []).append(one)
-    largest = max(found.values(), key=lambda group: sum(one.weights for one in group), default=[])
+    largest = max(found.values(), key=lambda group: sum(one.parameters for one in group), default=[])
     return [one.tap for one in largest]
 
 
