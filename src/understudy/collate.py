@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from understudy.randomness import generator
 from understudy.records import Batch
-from understudy.views import Views
+from understudy.views import Views, draws
 
 READY_BYTES = 1 << 30
 """Inputs are turned to float32 once where that takes at most this much memory, else batch by batch."""
@@ -35,6 +36,8 @@ class Rows:
     scale: Tensor
     shift: Tensor
     pad: int | None = None
+    fresh: ClassVar[int] = 0
+    """How many views of a row there are without an augmentation."""
 
     def inputs(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Tensor:
         """(B, ...) float32 model inputs of these rows under a view (0 is plain); of tokens (B, L') int64, as long as the longest text."""
@@ -47,8 +50,10 @@ class Rows:
         return picked.float() * self.scale + self.shift
 
     def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
-        """These rows as a batch."""
-        return Batch(rows, view, self.inputs(rows, views, view), self.labels.index_select(0, rows))
+        """These rows as a batch; that of texts says where its tokens are."""
+        inputs = self.inputs(rows, views, view)
+        documents = None if self.pad is None else (inputs != self.pad).long() - 1
+        return Batch(rows, view, inputs, self.labels.index_select(0, rows), documents=documents)
 
     def batches(self, rows: Tensor, batch_size: int = 512, views: Views | None = None, view: int = 0) -> Iterator[Batch]:
         """The rows in their order, for teachers and evaluation."""
@@ -75,7 +80,14 @@ class Windows(Rows):
     def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
         """These rows as a batch."""
         inputs, following = self._pair(rows)
-        return Batch(rows, view, inputs, following, labelled=True)
+        there = self.stored.index_select(0, rows)[:, : inputs.shape[1]] >= 0
+        documents = ((inputs == self.start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
+        return Batch(rows, view, inputs, following, labelled=True, documents=documents)
+
+    def told(self, rows: Tensor) -> Tensor:
+        """(n,) all tokens of these rows that come next."""
+        following = self.stored.index_select(0, rows)[:, 1:].flatten()
+        return following[following >= 0]
 
     def _pair(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         picked = self.stored.index_select(0, rows).long()
@@ -104,11 +116,72 @@ class Continued(Windows):
         return Batch(rows, view, inputs, following.masked_fill(given, -1), labelled=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Masked(Rows):
+    """Rows of text with holes: stored (N, L) int32, -1 where there is nothing; a batch's labels are (B, L'), what was hidden, else -1.
+
+    Of each row `share` of its ordinary tokens, one at least, have to be told: four in five of them are replaced by `mask`, one in ten by a
+    token drawn at random, the others are left as they are (Devlin et al. 2019, arXiv 1810.04805, section 3.1). Which ones is a function of
+    (seed, row, view): view 0 is for validation and test, and every epoch of training has a view of its own (Liu et al. 2019, arXiv
+    1907.11692, section 4.1).
+
+    start: the token before every document of a row. ordinary: (V,) bool, which tokens may be hidden, or be drawn: no marks. `labels`, one
+    a row, say only that a row is there to learn from.
+    """
+
+    start: int
+    mask: int
+    share: float
+    ordinary: Tensor
+    seed: int
+    fresh: ClassVar[int] = 1 << 30
+
+    def inputs(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Tensor:
+        """(B, L') int64, as long as the longest row."""
+        return self.batch(rows, views, view).inputs
+
+    def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
+        """These rows as a batch."""
+        whole = self._whole(rows)
+        keys, width = self.keys.index_select(0, rows), whole.shape[1]
+        first, second, third = (draws(keys, width, self.seed, "mask", purpose, view) for purpose in ("where", "how", "what"))
+        hidden = self._chosen(whole, first)
+        candidates = self.ordinary.nonzero()[:, 0]
+        drawn = candidates[(third * len(candidates)).long()]
+        shown = torch.where(hidden & (second < 0.8), self.mask, whole)
+        shown = torch.where(hidden & (second >= 0.8) & (second < 0.9), drawn, shown)
+        there = whole >= 0
+        assert self.pad is not None
+        documents = ((whole == self.start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
+        labels = whole.masked_fill(~hidden, -1)
+        return Batch(rows, view, shown.masked_fill(~there, self.pad), labels, labelled=True, documents=documents)
+
+    def told(self, rows: Tensor) -> Tensor:
+        """(n,) all tokens of these rows that may be hidden."""
+        found = self.stored.index_select(0, rows).flatten().long()
+        found = found[found >= 0]
+        return found[self.ordinary[found]]
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        picked = self.stored.index_select(0, rows).long()
+        used = (picked >= 0).any(0).nonzero()
+        return picked[:, : int(used[-1]) + 1 if len(used) else 1]
+
+    def _chosen(self, whole: Tensor, order: Tensor) -> Tensor:
+        """(B, L') bool: the ordinary tokens that come first in this order."""
+        usable = (whole >= 0) & self.ordinary[whole.clamp(min=0)]
+        count = usable.sum(1)
+        wanted = torch.where(count > 0, (count * self.share).round().clamp(min=1), 0)
+        rank = order.masked_fill(~usable, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+        return usable & (rank < wanted[:, None])
+
+
 class ShuffledSource:
     """Shuffled batches of some rows; `next(step)` depends on the step alone, so a resumed run needs no state.
 
     An incomplete last batch is left out (every epoch has another order, so every row gets its turn), unless all rows are less than a batch.
-    Where there are views, epoch e shows view 1 + e mod V to teacher and student alike.
+    Where there are views, epoch e shows view 1 + e mod V to teacher and student alike. Rows that have views of their own (`Masked`) need
+    none given.
     """
 
     def __init__(
@@ -123,7 +196,7 @@ class ShuffledSource:
         channels_last: bool = False,
     ) -> None:
         self.rows, self.which, self.seed = rows, which, seed
-        self.views, self.view_count = views, view_count if views is not None else 0
+        self.views, self.view_count = views, view_count if views is not None else rows.fresh
         self.batch_size = min(batch_size, len(which))
         self.steps_per_epoch = len(which) // self.batch_size
         self.channels_last = channels_last and rows.stored.ndim == 4
@@ -148,7 +221,7 @@ class ShuffledSource:
         ids = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         view = 1 + epoch % self.view_count if self.view_count else 0
         if self.rows.pad is not None:
-            return replace(self.rows.batch(ids), labelled=self._labelled)
+            return replace(self.rows.batch(ids, view=view), labelled=self._labelled)
         if self._ready is None:
             inputs = self.rows.inputs(ids, self.views, view)
             if self.channels_last:

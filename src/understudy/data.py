@@ -42,6 +42,7 @@ class Examples:
     items: of passages, for each row the numbers of the documents that its pieces are of: what is judged is a document.
     outside: (N,) bool, rows that belong to none of the classes, label -1: nobody learns from them, and how models tell them apart from the
         others is measured; None: no such rows.
+    mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -58,6 +59,7 @@ class Examples:
     clusters: np.ndarray | None = None
     items: tuple[tuple[int, ...], ...] = ()
     outside: np.ndarray | None = None
+    mask: float | None = None
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -111,7 +113,7 @@ class Examples:
 
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
-        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std}
+        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std, "mask": self.mask}
         return Preprocess.fit(self.kind, _rows(self.raw, rows), **own, **options)
 
 

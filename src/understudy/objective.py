@@ -208,6 +208,29 @@ Layers = Mapping[str, str] | Literal["auto"]
 """{student tap: teacher tap}, taps as `students.taps` reads them (`layer2`, `layer2.0.conv2:input`), or "auto": found from one batch."""
 
 
+Auto = Literal["maps", "preactivations", "vectors", "last", "blocks", "inner blocks", "last block", "attention", "last attention"]
+"""What `layers: auto` may ask for; those with "block" and "attention" of models of text."""
+PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+"""What architectures call the layers that give queries, keys and values."""
+
+
+def sibling(query: str, part: str) -> str:
+    """The path of a query projection -> that of the "query", "key" or "value" beside it. RecipeError for another layer."""
+    above, _, own = query.rpartition(".")
+    names = next((names for names in PROJECTIONS if names[0] == own), None)
+    if names is None:
+        raise RecipeError(
+            four_parts(
+                f"{query} is no query projection",
+                got=own,
+                expected="a path that ends in " + ", ".join(names[0] for names in PROJECTIONS),
+                otherwise="Another layer than the attention's would be matched",
+                do="Name the layer that gives the queries; `understudy inspect` lists all",
+            )
+        )
+    return ".".join(filter(None, (above, names[PROJECTIONS[0].index(part)])))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerObjective(Objective, ABC):
     """An objective that matches intermediate outputs of student and teacher.
@@ -215,13 +238,16 @@ class LayerObjective(Objective, ABC):
     layers: {student tap: teacher tap}; "auto" is resolved to such a mapping before the term is built, by what `auto` asks for:
         "maps": for every spatial size that both have, the last output of it; else by relative depth; "preactivations": the same, but
         what goes into the last ReLU of each size, where both have such modules; "vectors": what goes into the last linear layer;
-        "last": the last entry of "maps".
+        "last": the last entry of "maps". For a model of text "blocks", "inner blocks" (all but the last), "last block", "attention" (the
+        blocks' query projections) and "last attention", by relative depth.
+    of_tokens: whether tokens are compared one by one, so that both models have to read the same ones.
     """
 
     layers: Layers = "auto"
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
-    auto: ClassVar[Literal["maps", "preactivations", "vectors", "last"]] = "maps"
+    auto: ClassVar[Auto] = "maps"
+    of_tokens: ClassVar[bool] = False
 
     @property
     def student_taps(self) -> tuple[str, ...]:

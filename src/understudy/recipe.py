@@ -542,7 +542,7 @@ def _student(student: Student, where: Where) -> Student:
         student = student.model_copy(update={"model": {}})
     student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
-    settled = student.model.get("arch") == "pretrained" and student.model.get("config")  # an earlier run wrote down what it was
+    settled = student.model.get("arch") in ("pretrained", "masked") and student.model.get("config")  # an earlier run wrote down what it was
     if student.from_teacher is not None and student.model and not settled:
         raise RecipeError(
             four_parts(

@@ -33,6 +33,7 @@ class Batch:
     labels: (B,) int64; -1 is unlabelled. Of sequences (B, L): what comes next; -1 does not count (`positions`).
     mask: (B,) bool, which examples count; None is all.
     labelled: True where it is known that every example has a label, so that nobody has to look.
+    documents: (B, L) int64, of texts the number of the document in its row that a token is of, -1 for padding.
     counts: (B, L) bool, which positions of sequences count where that is not those with a label: what a student wrote has none.
     extras: what some objectives ask for beside these, of sequences (B, L). `drawn`: int64, the token that was drawn at a position, -1
         where none was; `drawn_log_probs`: float32, its log-probability in the distribution that it was drawn from.
@@ -44,6 +45,7 @@ class Batch:
     labels: Tensor
     mask: Tensor | None = None
     labelled: bool = False
+    documents: Tensor | None = None
     counts: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -31,6 +31,8 @@ END_NAMES = (END, "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 """What a tokenizer may call the start and the end of a document."""
 PAD_NAMES = (PADDING, "<pad>", "<|pad|>", "<|endoftext|>", "</s>")
 """What a tokenizer from elsewhere may call its padding, where its files do not say."""
+MASK_NAMES = (MASK, "<mask>", "<|mask|>")
+"""What it may call the token that stands for one that is hidden."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,21 @@ class Tokenizer:
                 expected="one of them", otherwise="A model could not tell one document from the next",
                 do="Take the tokenizer of a generative model, or train one: student.tokenizer: {kind: bpe}"))
         return first, last
+
+    @cached_property
+    def mask(self) -> int:
+        """The token that stands where another one is hidden. DataError where there is none."""
+        found = next((found for name in MASK_NAMES if (found := self.inner.token_to_id(name)) is not None), None)
+        if found is None:
+            raise DataError(four_parts(
+                "the tokenizer has no token for what is hidden", got="none of " + ", ".join(MASK_NAMES), expected="one of them",
+                otherwise="A model would see the tokens that it has to tell", do="Take the tokenizer of a masked language model"))
+        return int(found)
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """The tokens that no text spells: marks, padding, the unknown one."""
+        return frozenset(number for number, one in self.inner.get_added_tokens_decoder().items() if one.special)
 
     @cached_property
     def texts(self) -> list[str]:

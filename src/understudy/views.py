@@ -116,6 +116,12 @@ class Views:
         return (radius * torch.cos(angle)).view(inputs.shape).to(inputs.dtype if inputs.is_floating_point() else torch.float32)
 
 
+def draws(keys: Tensor, count: int, *parts: int | str) -> Tensor:
+    """(B, count) float64, uniform on [0, 1): a function of each key, the place 0, 1, ... and the parts, whatever else is in the batch."""
+    counters = torch.arange(count, device=keys.device) * _GOLDEN
+    return _shifted(_mix(_mix(keys ^ key(*parts))[:, None] + counters), 11).double() * 2.0**-53
+
+
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Logical shift to the right: int64 has only the one that copies the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -17,8 +17,8 @@ from understudy.students.weights import check_fit, fill, serialise
 NAMES = kinds.names("models")
 TABLES = {"mlp", "linear"}
 """Architectures that take rows of numbers too."""
-LANGUAGE = {"decoder", "causal"}
-"""Architectures that say at every place of a text which token comes next: (B, L) -> (B, L, tokens)."""
+LANGUAGE = {"decoder", "causal", "masked"}
+"""Architectures that say at every place of a text which token comes next, or stands there: (B, L) -> (B, L, tokens)."""
 TEXTS = {"bag", "textcnn", "bilstm", "pretrained"} | LANGUAGE
 """Architectures that take rows of tokens, and nothing else."""
 WORDS = {"vocabulary": 40, "pad": 3}
@@ -26,7 +26,7 @@ TINY = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size"
         "intermediate_size": 12, "max_position_embeddings": 20, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LLAMA = {"model_type": "llama", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 12, "max_position_embeddings": 20}
-NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA},
+NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA}, "masked": {"config": TINY},
           "decoder": WORDS | {"width": 16, "layers": 2}}
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
@@ -40,6 +40,7 @@ OTHER = {
     "bilstm": {"width": 5, "hidden": 3, "layers": 2, "dropout": 0.5, "vocabulary": 41, "pad": 4},
     "pretrained": {"config": TINY | {"hidden_size": 12}, "dropout": 0.5},
     "causal": {"config": LLAMA | {"hidden_size": 12}, "dropout": 0.5, "start": 10},
+    "masked": {"config": TINY | {"hidden_size": 12}, "dropout": 0.5, "start": 10, "pad": 4},
     "decoder": {"width": 24, "layers": 3, "heads": 2, "kv_heads": 2, "inner": 20, "tied": False, "dropout": 0.5, "vocabulary": 41, "pad": 4,
                 "start": 10, "rope_base": 50.0}}
 """For every field a value that is not the default."""

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from understudy import kinds
 from understudy.errors import DataError, RecipeError
-from understudy.objective import LayerObjective, PlainObjective, Schedule, paired, value_at
+from understudy.objective import Auto, LayerObjective, PlainObjective, Schedule, paired, value_at
 from understudy.records import UNKNOWN, Batch, Knowledge, Shapes, StudentOutput, TopKRows
 
 CLASSES = {name: kinds.find("objectives", name) for name in kinds.objective_names()}
@@ -70,6 +70,8 @@ on_layers = parts(keep=lambda cls: issubclass(cls, LayerObjective))
 def default(name):
     """The class with its default fields, and layers where it has such a field."""
     objective = kinds.configure("objectives", name, {})
+    if isinstance(objective, LayerObjective) and "attention" in objective.auto:
+        return dataclasses.replace(objective, layers={"one.query": "first.query", "two.query": "second.query"}, heads=2)
     if isinstance(objective, LayerObjective):
         return dataclasses.replace(objective, layers={"one": "first", "two": "second"})
     if hasattr(objective, "layers"):
@@ -80,6 +82,10 @@ def default(name):
 # Layers of other widths and, where they have any, other positions, so that every projection is in use.
 MAPS = Shapes(C, 20, {"one": (3, 4, 4), "two": (4, 2, 2)}, {"first": (4, 3, 4), "second": (5, 3, 3)})
 VECTORS = Shapes(C, 20, {"one": (6,), "two": (3,)}, {"first": (5,), "second": (4,)})
+TOKENS = Shapes(C, 20, {"one": (4, 6), "two": (4, 6)}, {"first": (4, 6), "second": (4, 6)})
+BLOCKS = Shapes(C, 20, {"one": (4, 6), "two": (4, 3)}, {"first": (4, 5), "second": (4, 4)})
+ATTENTION = Shapes(C, 20, *({f"{tap}.{part}": (4, width) for tap in taps for part in ("query", "key", "value")}
+                            for taps, width in ((("one", "two"), 6), (("first", "second"), 8))))
 EXITS = Shapes(C, 20, {"one": (3, 4, 4), "two": (6,), "end": (16,)})  # wide enough that no example finds all units of an exit dead
 
 
@@ -88,7 +94,8 @@ def shapes_of(name, alike=False):
     cls = CLASSES[name]
     if not issubclass(cls, LayerObjective):
         return EXITS if hasattr(cls, "layers") else Shapes(C, 20)
-    found = VECTORS if cls.auto == "vectors" else MAPS
+    found = {"vectors": VECTORS, "blocks": BLOCKS, "last block": TOKENS, "inner blocks": TOKENS, "attention": ATTENTION,
+             "last attention": ATTENTION}.get(cls.auto, MAPS)
     return dataclasses.replace(found, student=dict(zip(found.student, found.teacher.values(), strict=True))) if alike else found
 
 
@@ -152,7 +159,8 @@ def read(name):
 def batch_of(labels=LABELS, mask=None, ids=None):
     ids = torch.arange(len(labels)) if ids is None else ids
     drawn = {"drawn": torch.full((len(labels),), 2), "drawn_log_probs": torch.full((len(labels),), -1.5)}
-    return Batch(ids=ids, view=0, inputs=torch.zeros(len(labels), 1), labels=labels, mask=mask, extras=drawn)
+    return Batch(ids=ids, view=0, inputs=torch.zeros(len(labels), 1), labels=labels, mask=mask, extras=drawn,
+                 documents=torch.zeros(len(labels), 4, dtype=torch.int64))
 
 
 def output_of(student):
@@ -211,7 +219,7 @@ def test_declarations_are_known_words(name):
     assert cls.granularity in ("example", "batch") and isinstance(cls.of_examples, bool)
     assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
     if issubclass(cls, LayerObjective):
-        assert cls.auto in ("maps", "preactivations", "vectors", "last")
+        assert cls.auto in typing.get_args(Auto)
 
 
 @every
@@ -548,8 +556,9 @@ def test_batch_granularity_is_declared_for_a_reason(name):
     assert (sum(halves) - total).abs() > 1e-3 * total.abs()
 
 
-NAMED = ("weight", "layers", "embedding")
-"""Fields that the battery doesn't vary: the weight is applied outside the term, and layers are named, not dialled."""
+NAMED = ("weight", "layers", "embedding", "heads", "relations")
+"""Fields that the battery doesn't vary: the weight is applied outside the term, layers are named, not dialled, heads are the model's, and relations
+read other layers (tests/objectives/test_tokens.py)."""
 
 
 def variations(name):

@@ -88,5 +88,7 @@ def read_result(run: Path) -> dict[str, Any] | None:
 
 def asking(summary: Mapping[str, Any], student: Path) -> str:
     """The command that asks a run's student something."""
+    if summary.get("task") == "masked":
+        return f"transformers.AutoModelForMaskedLM.from_pretrained({str(student)!r})"
     verb, what = ("generate", "PROMPT") if summary.get("task") == "language" else ("predict", "INPUT")
     return f"understudy {verb} {shlex.quote(str(student))} {what}"

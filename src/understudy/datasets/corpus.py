@@ -1,4 +1,5 @@
-"""Running text for models that say what comes next: files, folders of files, or the sources of Python's own standard library."""
+"""Running text for models that say what comes next, or which tokens are hidden: files, folders of files, or the sources of Python's own
+standard library."""
 
 from __future__ import annotations
 
@@ -28,6 +29,8 @@ class Dataset:
     validation_path, test_path: files or folders with those parts; without them whole documents are drawn (`split`).
     passage: bytes of a row: about four times the tokens that a model reads at once. limit: most bytes of the training part, which is
         cut there.
+    task: "next", a model says what comes next; "masked", which tokens are hidden: `mask` is their share, drawn anew in every epoch of
+        training and once for validation and test (Devlin et al. 2019, arXiv 1810.04805, section 3.1).
 
     What does not fit into some hundred megabytes is kept on disk, texts and tokens alike, so that a corpus may be larger than memory (a
     document has to fit into it).
@@ -43,6 +46,8 @@ class Dataset:
     test_path: str | None = None
     passage: int = 1024
     limit: int | None = None
+    task: Literal["next", "masked"] = "next"
+    mask: float = 0.15
 
     def __post_init__(self) -> None:
         if self.passage < 64 or (self.limit is not None and self.limit < self.passage):
@@ -50,6 +55,11 @@ class Dataset:
                 "the rows of a corpus are too short", got=f"passage: {self.passage}, limit: {self.limit}",
                 expected="a passage of 64 bytes or more, a limit of one passage or more", otherwise="A model would have nothing to go by",
                 do="Use passage: 1024"))
+        if not 0 < self.mask < 1 or (self.task == "next" and self.mask != 0.15):
+            raise RecipeError(four_parts(
+                "data.mask is the share of tokens that are hidden", got=f"task: {self.task}, mask: {self.mask}",
+                expected="task: masked, and a share between 0 and 1", otherwise="Nothing would be hidden, or nothing left to go by",
+                do="Use mask: 0.15 with task: masked, else leave it out"))
         if self.path is None and (self.validation_path or self.test_path or self.documents != "file"):
             raise RecipeError(four_parts(
                 "the standard library has no parts", got="no path, but other settings of files", expected="a path, or none of them",
@@ -79,7 +89,7 @@ class Dataset:
         split = np.array(parts, dtype="<U10") if any(parts) else None
         return Examples(
             np.array(ids), raw.done(), np.zeros(len(raw), dtype=np.int64), ("text",), "passages", split,
-            clusters=np.array(clusters, dtype=np.int64), items=tuple(items),
+            clusters=np.array(clusters, dtype=np.int64), items=tuple(items), mask=self.mask if self.task == "masked" else None,
         )  # fmt: skip
 
     def _parts(self) -> Iterator[tuple[str, Iterable[str]]]:

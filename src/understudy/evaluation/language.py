@@ -1,10 +1,12 @@
-"""How well a model tells what comes next in text: sums over each document, and per-document scores whose mean is the metric.
+"""How well a model tells what comes next in text, or which tokens are hidden: sums over each document, and per-document scores whose mean
+is the metric.
 
 A document is the item of all intervals: positions of one document are not independent. Every metric is a ratio of two sums over documents
 (bits over bytes, right answers over positions), so that a long document counts as much as it is long; a document's score is the jackknife
 pseudo-value of that ratio (`metrics`). Letters: N positions, V tokens, D documents, K columns of a tally.
 
-Bits per byte compares models with different tokenizers: all have to spend probability on the same bytes.
+Bits per byte compares models with different tokenizers: all have to spend probability on the same bytes. Of tokens that were hidden only
+models with one tokenizer can be compared: another one hides other pieces of text, long or short ones.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import torch
 from torch import Tensor
 
 from understudy.errors import DataError, four_parts
-from understudy.evaluation.metrics import pseudo
+from understudy.evaluation.metrics import of_task, pseudo
 
 COLUMNS = ("nats", "positions", "right", "words", "words_first", "words_among_three")
 """What a tally adds up: the loss, positions, those where the first answer is right, words, those that greedy completion gets right, and
 those that one of three suggestions gets right, each the greedy completion of one of the three likeliest beginnings."""
 RATIOS = {"bits_per_byte": ("nats", ""), "next_token": ("right", "positions"), "next_word": ("words_first", "words"),
-          "next_word_of_three": ("words_among_three", "words")}
+          "next_word_of_three": ("words_among_three", "words"),
+          "masked_token": ("right", "positions"), "masked_bits": ("nats", "positions")}
 """Metric -> (numerator, denominator); bytes are no column, as they are the document's own."""
 
 
@@ -77,6 +80,16 @@ def tally(logits: Tensor, labels: Tensor, documents: Tensor, pieces: Tensor, cou
     return np.stack(columns, axis=1)
 
 
+def hidden(logits: Tensor, labels: Tensor, documents: Tensor, count: int) -> np.ndarray:
+    """(D, K) float64 sums over tokens that were hidden; see `tally`. There are no words to complete."""
+    log_probs = torch.log_softmax(logits.double() if logits.dtype == torch.float64 else logits.float(), dim=1)
+    chosen = log_probs.gather(1, labels[:, None])[:, 0].double().numpy()
+    columns = np.zeros((count, len(COLUMNS)))
+    for at, values in enumerate((-chosen, None, (log_probs.argmax(dim=1) == labels).double().numpy())):
+        columns[:, at] = np.bincount(documents.numpy(), values, count)
+    return columns
+
+
 def unigram(counts: np.ndarray, labels: np.ndarray, documents: np.ndarray, count: int) -> np.ndarray:
     """(D, K) tally of the trivial predictor: every token by its frequency in the training rows (one more each), whatever stands before.
 
@@ -90,6 +103,11 @@ def unigram(counts: np.ndarray, labels: np.ndarray, documents: np.ndarray, count
     return columns
 
 
+def counted(task: str, told: np.ndarray) -> list[str]:
+    """The task's metrics of which these tallies (..., D, K) hold something."""
+    return [name for name in of_task(task) if not (below := RATIOS[name][1]) or told[..., COLUMNS.index(below)].sum() > 0]
+
+
 def scores(metric: str, told: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """(D, K) -> (D,), or (S, D, K) -> (S, D): per-document pseudo-values whose mean is the metric. sizes: (D,) bytes.
 
@@ -98,7 +116,7 @@ def scores(metric: str, told: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     if told.ndim == 3:
         return np.stack([scores(metric, one, sizes) for one in told])
     above, below = RATIOS[metric]
-    numerator = told[:, COLUMNS.index(above)] / (math.log(2) if metric == "bits_per_byte" else 1.0)
+    numerator = told[:, COLUMNS.index(above)] / (math.log(2) if above == "nats" else 1.0)
     denominator = told[:, COLUMNS.index(below)] if below else np.asarray(sizes, dtype=np.float64)
     top, bottom = numerator.sum(), denominator.sum()
     if bottom <= 0:

@@ -39,6 +39,8 @@ MEASURES = {
     "bits_per_byte": Measure("bits per byte", "bits", False, math.inf, "language"),
     "next_token": Measure("next token right", task="language"), "next_word": Measure("next word right", task="language"),
     "next_word_of_three": Measure("next word among three", task="language"),
+    "masked_token": Measure("masked token right", task="masked"),
+    "masked_bits": Measure("bits per masked token", "bits", False, math.inf, "masked"),
 }
 LABELS = {name: measure.label for name, measure in MEASURES.items()}
 NAMES = tuple(MEASURES)

@@ -6,10 +6,8 @@ Shapes: B rows, L positions, D width, V tokens, n new positions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +15,9 @@ from torch import Tensor, nn
 
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.models._common import require
+from understudy.models._transformers import configured, described, library, loaded, with_prefix, without_prefix
 from understudy.models.decoder import documents, visible
-from understudy.models.pretrained import _with_prefix, _without_prefix, library, unusable
 
-DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "resid_dropout", "residual_dropout", "embedding_dropout",
-            "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout")  # fmt: skip
-"""What configurations call it."""
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale", "mup_output_alpha")
 """Fields of configurations that change logits behind the output layer, where they are neither None nor one."""
 MASKED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "phi", "smollm3", "stablelm")
@@ -66,28 +61,17 @@ class Model:
                 "Documents of a row would read each other", "Leave start to the tokenizer")
         if self.config:
             return Causal(kit.AutoModelForCausalLM.from_config(config, trust_remote_code=False), self.start)
-        try:
-            made, loaded = kit.AutoModelForCausalLM.from_pretrained(
-                self.path, config=config, dtype="float32", use_safetensors=True, trust_remote_code=False,
-                local_files_only=Path(self.path).exists(), output_loading_info=True)  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:
-            raise unusable(self.path, error) from None
-        if loaded["missing_keys"]:
+        made, report = loaded(kit.AutoModelForCausalLM, self.path, config, output_loading_info=True)
+        if report["missing_keys"]:
             raise DataError(four_parts(
-                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(loaded["missing_keys"])[:3]),
+                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(report["missing_keys"])[:3]),
                 expected="the weights of every layer, and of the output layer unless it is the embedding",
                 otherwise="What is missing would answer at random", do="Save the model as AutoModelForCausalLM, not its body alone"))
         return Causal(made, self.start)
 
     def configuration(self) -> Any:
         """The library's configuration. RecipeError for an encoder, and for a kind that is no language model."""
-        kit = library()
-        here = Path(self.path).exists()
-        try:
-            found = (kit.AutoConfig.for_model(**dict(self.config)) if self.config else
-                     kit.AutoConfig.from_pretrained(self.path, trust_remote_code=False, local_files_only=here))  # fmt: skip
-        except (OSError, ValueError) as error:
-            raise unusable(self.path or "config", error) from None
+        kit, found = library(), configured(self.path, self.config, self.dropout)
         auto = kit.models.auto.modeling_auto
         kind, both_ways = found.model_type, found.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if getattr(found, "is_encoder_decoder", False) or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
@@ -96,10 +80,6 @@ class Model:
                 "the model does not read from left to right", got=f"{kind}, an encoder or another kind of model",
                 expected="a causal language model", otherwise="It would see the tokens that it has to predict",
                 do="Use a model of AutoModelForCausalLM; `pretrained` is for encoders"))
-        if self.dropout is not None:
-            for name in DROPOUTS:
-                if getattr(found, name, None) is not None:
-                    setattr(found, name, self.dropout)
         return found
 
 
@@ -142,8 +122,8 @@ class Causal(nn.Module):
         self.model, self.start = model, start
         self.pad = int(model.config.pad_token_id or 0)
         self.linear = linear(model)
-        self.register_state_dict_post_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        self.register_state_dict_post_hook(without_prefix)
+        self.register_load_state_dict_pre_hook(with_prefix)
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
@@ -151,8 +131,7 @@ class Causal(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        found: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
-        return {name: value for name, value in found.items() if name not in ("_name_or_path", "transformers_version")}
+        return described(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder."""

@@ -1,4 +1,4 @@
-"""Passages of documents -> rows of tokens for models that say what comes next.
+"""Passages of documents -> rows of tokens for models that say what comes next, or which tokens are hidden.
 
 A raw row is text: pieces of documents, each behind START_MARK, and behind the end of a document END_MARK. How documents are cut into rows
 knows no tokenizer (`datasets/corpus.py`), so models with different ones read the same rows.
@@ -20,7 +20,7 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
 from understudy.tokens import Tokenizer
 
-OPTIONS = ("tokenizer", "length")
+OPTIONS = ("tokenizer", "length", "mask")
 START_MARK, END_MARK = "\x1e", "\x1f"
 LONGEST = 1024
 """Tokens of a row where nothing else is said."""
@@ -30,15 +30,17 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class Passages(Preprocess):
-    """Rows -> (N, length + 1) int32 tokens, filled up with -1: column t is read, column t + 1 is what comes next.
+    """Rows -> (N, columns) int32 tokens, filled up with -1: column t is read, column t + 1 is what comes next.
 
     A piece becomes `start`, its tokens, and `end` where its document ends. length: most tokens that are read of a row; what is longer
-    loses its end (`cut` counts those).
+    loses its end (`cut` counts those). mask: the share of tokens that are hidden from a model that says which they were (`collate.Masked`);
+    None: what comes next is told.
     """
 
     kind: ClassVar[str] = "passages"
     tokenizer: Tokenizer
     length: int
+    mask: float | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.length, int) and self.length >= 2):
@@ -46,6 +48,8 @@ class Passages(Preprocess):
                 "the length of passages is not usable", got=repr(self.length), expected="2 tokens or more",
                 otherwise="There would be nothing to go by", do="Use 64 to 1024"))
         self.tokenizer.ends  # noqa: B018  refuses a tokenizer without marks
+        if self.mask is not None:
+            self.tokenizer.mask  # noqa: B018  and one without a token for what is hidden
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Passages:
@@ -56,6 +60,11 @@ class Passages(Preprocess):
     def shape(self) -> tuple[int, ...]:
         """(L,)."""
         return (self.length,)
+
+    @property
+    def columns(self) -> int:
+        """Tokens of a row that are kept: those that are read, and the one that comes next."""
+        return self.length + (self.mask is None)
 
     @property
     def vocabulary(self) -> int:
@@ -79,10 +88,15 @@ class Passages(Preprocess):
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What transformers looks for beside a model that writes."""
+        """What transformers looks for beside a model that writes, or fills in."""
         files = self.tokenizer.files
-        names = {name: self.tokenizer.inner.id_to_token(number) for name, number in (("bos_token", self.start), ("eos_token", self.end))}
+        marks = {"bos_token": self.start, "eos_token": self.end}
+        if self.mask is not None:
+            marks = {"cls_token": self.start, "sep_token": self.end, "mask_token": self.tokenizer.mask}
+        names = {name: self.tokenizer.inner.id_to_token(number) for name, number in marks.items()}
         files["tokenizer_config.json"] = json.dumps(json.loads(files["tokenizer_config.json"]) | names).encode()
+        if self.mask is not None:
+            return files
         ends = {"bos_token_id": self.start, "eos_token_id": self.end, "pad_token_id": self.pad}
         return files | {"generation_config.json": json.dumps(ends).encode()}
 
@@ -108,24 +122,24 @@ class Passages(Preprocess):
         return found
 
     def encode(self, raw: Any) -> np.ndarray:
-        """(N, L + 1) int32 of rows of text."""
+        """(N, columns) int32 of rows of text."""
         if isinstance(raw, str) or not all(isinstance(text, str) for text in raw):
             raise DataError(four_parts(
                 "inputs are no texts", got=type(raw).__name__ if isinstance(raw, str) else "something that is no str",
                 expected="a list of str", otherwise="Something else than the text would be read", do='Pass ["a text", "another"]'))
-        rows = np.full((len(raw), self.length + 1), NOTHING, dtype=np.int32)
+        rows = np.full((len(raw), self.columns), NOTHING, dtype=np.int32)
         for row, ids in zip(rows, self.tokens(raw), strict=True):
-            row[: min(len(ids), self.length + 1)] = ids[: self.length + 1]
+            row[: min(len(ids), self.columns)] = ids[: self.columns]
         return rows
 
     def cut(self, raw: Sequence[str]) -> np.ndarray:
-        """(N,) bool: which rows are longer than `length`, so that their end is not read."""
-        return np.array([len(ids) > self.length + 1 for ids in self.tokens(raw)])
+        """(N,) bool: which rows are longer than `columns`, so that their end is not read."""
+        return np.array([len(ids) > self.columns for ids in self.tokens(raw)])
 
     def normalise(self, encoded: np.ndarray) -> np.ndarray:
         """(N, L') int64: what is read, less the columns that hold nothing."""
         used = np.flatnonzero((encoded != NOTHING).any(axis=0))
-        width = max(1, int(used[-1]) if len(used) else 1)
+        width = max(1, int(used[-1]) + (self.mask is not None) if len(used) else 1)
         read = encoded[:, :width].astype(np.int64)
         return np.where(read == NOTHING, self.pad, read)
 
@@ -135,12 +149,13 @@ class Passages(Preprocess):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {"kind": "passages", "tokenizer": json.loads(self.tokenizer.text), "pad": self.pad, "length": self.length}
+        said = {"kind": "passages", "tokenizer": json.loads(self.tokenizer.text), "pad": self.pad, "length": self.length}
+        return said if self.mask is None else said | {"mask": self.mask}
 
     @cached_property
     def fingerprint(self) -> str:
         """What decides which tokens a row becomes."""
-        return f"passages {self.tokenizer.fingerprint} {self.length}"
+        return f"passages {self.tokenizer.fingerprint} {self.length}" + ("" if self.mask is None else f" masked {self.mask}")
 
 
 def parts(text: str) -> list[str]:
@@ -149,11 +164,11 @@ def parts(text: str) -> list[str]:
     return pieces[1:] if len(pieces) > 1 and not pieces[0] else pieces
 
 
-def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None) -> Passages:
+def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None, mask: float | None = None) -> Passages:
     """The tokenizer is settled before; length: None takes the longest training row and an eighth more, up to 1,024 tokens."""
     if tokenizer is None:
         raise RecipeError(four_parts(
             "text needs a tokenizer", got="none", expected="student.tokenizer", otherwise="There would be no tokens",
             do="Set student.tokenizer: {kind: bpe}"))
     longest = max(len(ids) for ids in Passages(tokenizer, 2).tokens(list(raw)))
-    return Passages(tokenizer, length or max(2, min(LONGEST, longest + longest // 8)))
+    return Passages(tokenizer, length or max(2, min(LONGEST, longest + longest // 8)), mask)

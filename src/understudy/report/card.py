@@ -15,6 +15,7 @@ import yaml
 from understudy.report import numbers
 from understudy.report.plain import plain
 
+TEXTS = {"language": "what comes next in text", "masked": "which tokens of a text are hidden"}
 CLASSES = 40  # names listed; more are counted
 LABELS = {"teacher": "Teacher", "control": "Control: same student, no teacher", "distilled": "Distilled, mean of seeds"}
 
@@ -82,8 +83,8 @@ def _what(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     taught = f"distilled from a teacher with {numbers.count(teacher['parameters'])}{members}"
     origin = "that taught itself" if summary.get("self_taught") else taught
     weighs = f"with {numbers.count(student['parameters'])} parameters ({numbers.size(student['bytes'])}), {origin}."
-    if summary["task"] == "language":
-        return f"A model that says what comes next in text, {weighs}"
+    if summary["task"] in TEXTS:
+        return f"A model that says {TEXTS[summary['task']]}, {weighs}"
     names = details["dark_knowledge"]["classes"]
     listed = ", ".join(escaped(name) for name in names[:CLASSES]) + (f" and {len(names) - CLASSES} more" if len(names) > CLASSES else "")
     return (f"A classifier {weighs}\n\n"

@@ -240,6 +240,11 @@ class Language(Facts):
         """Arm -> its seeds."""
         return dict(self.numbers)
 
+    @property
+    def shared(self) -> np.ndarray:
+        """(D,) among what a document's bits are shared out: its bytes."""
+        return self.sizes
+
     def __post_init__(self) -> None:
         super().__post_init__()
         d, k = len(self.documents), len(COLUMNS)
@@ -248,3 +253,15 @@ class Language(Facts):
         for name, told in self.told.items():
             shapes[f"told.{name}"] = (np.shape(told), (len(self.numbers[name]), d, k))
         same_shapes(shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Language):
+    """How well models of text told which tokens were hidden."""
+
+    task: ClassVar[str] = "masked"
+
+    @property
+    def shared(self) -> np.ndarray:
+        """(D,) among what a document's bits are shared out: the tokens of it that were hidden."""
+        return self.teacher_told[:, COLUMNS.index("positions")]

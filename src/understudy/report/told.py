@@ -16,8 +16,14 @@ from understudy.report.facts import Language
 from understudy.report.measured import Measured
 
 HARD = 0.1
-"""The share of documents, those with most bits per byte for the teacher, that stands beside the average."""
+"""The share of documents, those with most bits per byte (or hidden token) for the teacher, that stands beside the average."""
 SHOWN = 12
+NOTES = {
+    "language": "A document is the item of the intervals; bits per byte count the end of every document as something to be told.",
+    "masked": "A document is the item of the intervals. The same tokens are hidden from every model; shares and bits per hidden token can "
+              "only be compared between models with one tokenizer.",
+}  # fmt: skip
+"""What to know of the figures, by task."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class Told(Measured):
 
     @cached_property
     def bits(self) -> dict[str, np.ndarray]:
-        """Model -> (D,) bits per byte of each document, mean over seeds."""
-        sizes = np.maximum(self.facts.sizes, 1)
+        """Model -> (D,) bits per byte (or hidden token) of each document, mean over seeds."""
+        sizes = np.maximum(self.facts.shared, 1)
         return {name: told[..., 0].reshape(-1, len(sizes)).mean(axis=0) / np.log(2) / sizes for name, told in self.told.items()}
 
     @cached_property
@@ -66,8 +72,8 @@ class Told(Measured):
         return np.argsort(-self.bits["teacher"], kind="stable")[: max(1, round(HARD * len(self.facts.documents)))]
 
     def worst_slice(self) -> dict[str, Any] | None:
-        """Bits per byte of the hardest documents together."""
-        sizes = self.facts.sizes[self.hard]
+        """Bits of the hardest documents together."""
+        sizes = self.facts.shared[self.hard]
         found = {name: float((self.bits[name][self.hard] * sizes).sum() / sizes.sum()) for name in ("teacher", "distilled")}
         return {"name": "documents: the hardest tenth by the teacher", "unit": "bits", **found}
 
@@ -81,7 +87,7 @@ class Told(Measured):
     def notes(self) -> list[str]:
         """What the figures stand on."""
         facts = self.facts
-        found = ["A document is the item of the intervals; bits per byte count the end of every document as something to be told."]
+        found = [NOTES[facts.task]]
         if not facts.kl_nats:
             found.append("How alike student and teacher answer is not measured: their tokens are not the same. Shares of right tokens "
                          "count each model's own.")
@@ -98,7 +104,7 @@ class Told(Measured):
         return {
             "examples": {"test": len(facts.documents), "validation": 0, "unlabelled_test": 0, "seeds": len(facts.seeds["distilled"]),
                          "bytes": int(facts.sizes.sum()), "positions": int(facts.teacher_told[:, 1].sum())},
-            "measures": [self._measure(name) for name in language.RATIOS if name != facts.metric and self._counted(name)],
+            "measures": [self._measure(name) for name in language.counted(facts.task, facts.teacher_told) if name != facts.metric],
             "worst_slice": self._worst(),
             "documents": self._documents(), "own_text": self._own(),
             "draft": None if self.facts.drafts is None else drafted.details(self.facts.drafts),
@@ -113,10 +119,6 @@ class Told(Measured):
     def _own(self) -> dict[str, Any]:
         return {name: {"kl_nats": float(values.mean()), "seeds": values} for name, values in self.facts.own_kl.items()}
 
-    def _counted(self, metric: str) -> bool:
-        below = language.RATIOS[metric][1]
-        return not below or self.facts.teacher_told[:, COLUMNS.index(below)].sum() > 0
-
     def _measure(self, metric: str) -> dict[str, Any]:
         scores = {name: language.scores(metric, told, self.facts.sizes) for name, told in self.told.items()}
         return {"name": metric, "label": metrics.LABELS[metric], "unit": metrics.unit(metric),
@@ -125,13 +127,13 @@ class Told(Measured):
     def _worst(self) -> dict[str, Any]:
         found = self.worst_slice()
         assert found is not None
-        sizes = self.facts.sizes[self.hard]
+        sizes = self.facts.shared[self.hard]
         values = {name: {"value": float((bits[self.hard] * sizes).sum() / sizes.sum()), "ci95": None} for name, bits in self.bits.items()}
         return {"name": found["name"], "unit": "bits", "examples": len(self.hard), "chosen_on": "the teacher's answers", **values}
 
     def _documents(self) -> dict[str, Any]:
         """Those where the students lost most against the teacher, by bits over the whole document."""
-        lost = (self.bits["distilled"] - self.bits["teacher"]) * self.facts.sizes
+        lost = (self.bits["distilled"] - self.bits["teacher"]) * self.facts.shared
         facts = self.facts
         rows = [{"name": facts.documents[at], "bytes": int(facts.sizes[at]), **{name: bits[at] for name, bits in self.bits.items()}}
                 for at in np.argsort(-lost, kind="stable")[:SHOWN]]

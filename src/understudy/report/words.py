@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy.evaluation.metrics import LABELS, unit
 
-NOUNS = {"classification": "rows", "language": "documents"}
+NOUNS = {"classification": "rows", "language": "documents", "masked": "documents"}
 """What is counted as one item of the test, by task."""
 CLEAR_LOSS = 0.05
 """A worst class that is this much below the teacher is named in the sentence."""

@@ -49,6 +49,12 @@ LANGUAGE: Looks = (
 
 WRITING: Looks = (("rollouts-arrive", writing.arrives), ("rollouts-share", writing.share))
 """Where students learn from their own texts."""
+MASKED: Looks = (
+    *(look for look in CHECKS if look[0] not in OF_EXAMPLES),
+    ("sees-what-is-hidden", language.holes),
+    ("teacher-below-trivial", language.below_trivial),
+)
+"""For models that say which tokens are hidden."""
 
 NO_ANSWER = "no-answer"
 ENDS = {

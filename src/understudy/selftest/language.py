@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from understudy.answer import answer
 from understudy.collate import Rows
 from understudy.records import Batch, Hidden
-from understudy.selftest.subject import Check, Heard, Named, Subject
+from understudy.selftest.subject import LIVE_SAMPLE, Check, Heard, Named, Subject, spread
 
 SHIFTS = (-2, -1, 1, 2)
 CLEARLY = 5.0
@@ -21,6 +21,8 @@ CLEARLY = 5.0
 FEWEST = 50
 ALIGNED = 0.9
 """Share of the characters below which a translation is worth a warning."""
+KEPT = 0.1
+"""Of the hidden tokens, the share that is left as it was (`collate.Masked`)."""
 SLACK = 1e-3
 """An earlier answer may move by this share of its row's range when a later token is another: sums are rounded in another order."""
 
@@ -165,6 +167,28 @@ def tokenizers(subject: Subject) -> Check:
             expected=f"{ALIGNED:.0%} or more, {1 - ALIGNED:.0%} or less",
             otherwise="The student learns from a part of the text alone",
             do="Take tokenizers that are more alike",
+        )
+    return check.ok(figure)
+
+
+def holes(subject: Subject) -> Check:
+    """What is to be told is not to be read: of the hidden tokens only one in ten stands in the text as it was."""
+    check = Named("sees-what-is-hidden")
+    batch = subject.batch(spread(subject.learnt_rows, subject.most(LIVE_SAMPLE)), subject.view)
+    assert batch.positions is not None
+    seen = (batch.inputs == batch.labels)[batch.positions].float()
+    if len(seen) < FEWEST:
+        return check.skipped(f"{len(seen)} hidden tokens are too few")
+    share, error = float(seen.mean()), math.sqrt(KEPT * (1 - KEPT) / len(seen))
+    figure = f"{share:.1%} of {len(seen):,} hidden tokens stand in the text"
+    if share > KEPT + CLEARLY * error:
+        return check.fault(
+            figure,
+            "the models read the tokens that they have to tell",
+            got=f"{share:.1%} of the hidden tokens unchanged in the text",
+            expected=f"{KEPT:.0%}",
+            otherwise="Its loss would fall to nothing in training, and it would know nothing of a token that is not there",
+            do="Put the mask into the inputs where labels are set, in every view",
         )
     return check.ok(figure)
 

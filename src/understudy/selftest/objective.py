@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -241,7 +241,8 @@ def sensitivity(subject: Subject) -> Check:
     if batch.positions is None:
         wrong = subject.teacher.teach(subject.batch(torch.cat([half, half])[: len(batch.ids)].roll(1), batch.view))
     else:
-        wrong = right.select(torch.arange(len(batch.rows().labels)).roll(1))
+        moved_on = {tap: value.roll(1, 1) for tap, value in right.features.items()}  # every token gets its neighbour's
+        wrong = replace(right.select(torch.arange(len(batch.rows().labels)).roll(1)), features=moved_on)
     least = dict.fromkeys(taught, 0.0)
     for disturbed in (False, True):
         student = fresh(subject, disturbed)

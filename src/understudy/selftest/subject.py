@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.collate import Rows, Windows
+from understudy.collate import Masked, Rows, Windows
 from understudy.errors import DataError, four_parts
 from understudy.objective import Objective
 from understudy.records import Batch, Knowledge, Shapes, Teacher, TopKRows
@@ -115,7 +115,7 @@ class Subject:
 
     def most(self, rows: int) -> int:
         """So many rows, or fewer where each has many answers over a large vocabulary."""
-        if not isinstance(self.rows, Windows):
+        if not isinstance(self.rows, Windows | Masked):
             return rows
         return max(2, min(rows, NUMBERS // (self.outputs * self.rows.stored.shape[1])))
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from understudy import kinds, randomness
+from understudy.collate import Masked, Windows
 from understudy.errors import RecipeError, four_parts
 from understudy.models.causal import Causal
 from understudy.preprocess.passages import Passages
@@ -110,9 +111,8 @@ def metric_identity(tree: Mapping[str, Any]) -> Any:
 
 def class_counts(prepared: Prepared) -> np.ndarray:
     """(C,) labelled training rows of each class, as the control sees them; of text how often each token has to be told."""
-    if prepared.generative:
-        tokens = prepared.rows.stored[prepared.control][:, 1:].flatten()
-        return np.bincount(tokens[tokens >= 0].numpy(), minlength=prepared.outputs)
+    if isinstance(prepared.rows, Windows | Masked):
+        return np.bincount(prepared.rows.told(prepared.control).numpy(), minlength=prepared.outputs)
     return np.bincount(prepared.student_rows.labels[prepared.control].numpy(), minlength=prepared.outputs)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from understudy import atomic, kinds, tokens
 from understudy.cache import Cache
 from understudy.errors import RecipeError, four_parts
+from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.stages import reading
 from understudy.stages.prepare import Prepared
@@ -22,6 +23,8 @@ from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
 VERSION = 1
+ARCHITECTURES = {"pretrained": Text, "masked": Passages}
+"""Architectures that can be cut, and what each reads."""
 CALIBRATION = 512
 """Training texts on which the importance of the teacher's parts is measured."""
 
@@ -33,25 +36,34 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
         return
     entry = tree["teacher"][0]
     folder = reading.folder_of(entry.get("model") or {})
-    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or folder is None or not isinstance(prepared.preprocess, Text):
+    read = prepared.preprocess
+    cuttable = folder is not None and isinstance(read, ARCHITECTURES.get(entry["model"]["arch"], ()))
+    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or not cuttable:
         raise RecipeError(
             four_parts(
                 "student.from_teacher needs one pretrained teacher that reads text",
                 got=f"{len(tree['teacher'])} teacher(s), the first of kind {entry['kind']}",
-                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}",
+                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}, or arch: masked where tokens are hidden",
                 otherwise="There would be no layers to copy",
                 do="Give the student a model of its own",
             )
         )
-    options = {key: value for key, value in entry["model"].items() if key != "arch"}
-    config = kinds.configure("models", "pretrained", options).configuration(prepared.outputs).to_dict()
-    chosen, read = _layers(wanted, config["num_hidden_layers"]), prepared.preprocess
-    rows_of(tokens.read(folder), read.tokenizer)
+    arch, options = entry["model"]["arch"], {key: value for key, value in entry["model"].items() if key != "arch"}
+    known: Any = kinds.configure("models", arch, options)
+    config = known.configuration(*([] if arch == "masked" else [prepared.outputs])).to_dict()
+    chosen = _layers(wanted, config["num_hidden_layers"])
+    assert folder is not None and isinstance(read, Text | Passages)
+    own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
     made = from_teacher.configured(
-        config, chosen, width=wanted["width"], inner=wanted["inner"], vocabulary=read.vocabulary, pad=read.pad
+        config,
+        chosen,
+        width=wanted["width"],
+        inner=wanted["inner"],
+        vocabulary=None if own else read.vocabulary,
+        pad=config["pad_token_id"] if own else read.pad,
     )
     unsaid = ("_name_or_path", "transformers_version", "id2label", "label2id")
-    tree["student"]["model"] = {"arch": "pretrained", "path": "", "config": {key: made[key] for key in made if key not in unsaid}}
+    tree["student"]["model"] = {"arch": arch, "path": "", "config": {key: made[key] for key in made if key not in unsaid}}
 
 
 def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: Cache) -> dict[str, Any]:
@@ -59,7 +71,7 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     wanted, entry = tree["student"]["from_teacher"], tree["teacher"][0]
     if wanted is None:
         return dict(tree)
-    assert isinstance(prepared.preprocess, Text)
+    assert isinstance(prepared.preprocess, Text | Passages)
     folder = cache.folder(
         "start", {"teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"]["config"],
                   "tokens": prepared.preprocess.fingerprint, "data": prepared.examples.fingerprint}, VERSION
@@ -89,7 +101,7 @@ def _chosen(tree: Mapping[str, Any], prepared: Prepared, theirs: Prepared, taugh
     module: Any = taught.modules[0]
     config, had = tree["student"]["model"]["config"], module.model.config
     layers = _layers(tree["student"]["from_teacher"], had.num_hidden_layers)
-    assert isinstance(prepared.preprocess, Text) and isinstance(theirs.preprocess, Text)
+    assert isinstance(prepared.preprocess, Text | Passages) and isinstance(theirs.preprocess, Text | Passages)
     rows = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
     if (config["hidden_size"], config["intermediate_size"]) == (had.hidden_size, had.intermediate_size):
         return Cut(layers, tokens=rows)

@@ -21,7 +21,7 @@ from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
 from understudy.records import Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Drafts, Facts, Language, Latency, Size
+from understudy.report.facts import Arm, Classification, Drafts, Facts, Language, Latency, Masked, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
@@ -128,7 +128,8 @@ def _told(
             name: on_own_text(prepared, lessons.taught.fixed, [trained(name, seed) for seed in arm.seeds], writing)
             for name, arm in arms.items()
         }
-    return Language(
+    kind = Masked if prepared.task == "masked" else Language
+    return kind(
         **common,
         documents=test.names,
         sizes=test.sizes,

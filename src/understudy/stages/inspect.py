@@ -16,6 +16,7 @@ from torch import nn
 
 from understudy import kinds, recipe
 from understudy.errors import RecipeError, four_parts
+from understudy.objective import Auto
 from understudy.randomness import seeded
 from understudy.stages.common import fresh_student
 from understudy.stages.layers import VISIBLE, seen_teacher, teachers_reading
@@ -141,7 +142,7 @@ def _options(name: str, text: str) -> dict[str, Any]:
 def _auto(student: Sequence[taps.Seen], teacher: Sequence[taps.Seen]) -> dict[str, dict[str, str]]:
     """{what an objective's `layers: auto` asks for: {student tap: teacher tap}}; what these two models have not is left out."""
     found = {}
-    for auto in get_args(taps.Auto):
+    for auto in get_args(Auto):
         try:
             found[auto] = taps.resolve(auto, student, teacher)
         except RecipeError:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from understudy import kinds, randomness
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import LayerObjective, Objective
+from understudy.recipe import LIVING
 from understudy.records import Shapes
 from understudy.stages.common import fresh_student, make_model
 from understudy.stages.prepare import Given, Prepared
@@ -28,6 +29,8 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
     asking = [entry for entry in tree["objective"] if "layers" in entry]
     if not asking:
         return plain
+    for entry in asking:
+        _refuse_tokens(entry["kind"], tree, prepared, given)
     rows = (prepared.distilled if len(prepared.distilled) else prepared.test)[:1].repeat(2)
     inputs = prepared.rows.inputs(rows)
     student = fresh_student(tree, prepared, given, 0)
@@ -50,6 +53,8 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
             if entry["layers"] == AUTO:
                 entry["layers"] = taps.resolve(cls.auto, of(student), of(teacher))
             entry["layers"] = expanded(entry["layers"], student, teacher)
+            if entry.get("heads") == AUTO:
+                entry["heads"] = _heads(entry["kind"], student, teacher)
     objectives = [_configured(entry) for entry in asking]
     if given.teacher is None and tree["teacher"][0]["kind"] == "peers":
         for objective, entry in zip(objectives, asking, strict=True):
@@ -87,6 +92,48 @@ def expanded(layers: Mapping[str, str], student: nn.Module, teacher: nn.Module) 
             )
         found |= dict(zip(left, right, strict=True))
     return found
+
+
+def _refuse_tokens(kind: str, tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
+    """RecipeError where tokens are to be matched one by one and there are none, other ones, or nobody who could be asked about them."""
+    if not getattr(kinds.find("objectives", kind), "of_tokens", False):
+        return
+    kept, living = tree["store"], given.teacher is None and tree["teacher"][0]["kind"] in LIVING
+    found = None
+    if prepared.rows.pad is None:
+        found = ("data without tokens", "data of kind text or corpus", "Use an objective of the family features")
+    elif teachers_reading(tree, prepared, given) is not prepared:
+        found = ("a teacher that reads other tokens than the student", "one tokenizer, and rows of one length",
+                 "Set student.tokenizer: {kind: folder}, without a length of its own")
+    elif not living and "live" not in (kept["keep"], kept["features"]):
+        found = (f"store.keep: {kept['keep']}, store.features: {kept['features']}", "a teacher that is asked in every step",
+                 "Set store.features: live (or store.keep: live)")
+    if found:
+        raise RecipeError(
+            four_parts(
+                f"{kind} can't match token by token",
+                got=found[0],
+                expected=found[1],
+                otherwise="Tokens would be matched with others, or every hidden state of every token kept on disk",
+                do=found[2],
+            )
+        )
+
+
+def _heads(kind: str, student: nn.Module, teacher: nn.Module) -> int:
+    """The attention heads of both models, as their configurations say; of relations, into which any width is cut, the teacher's."""
+    counts = [getattr(getattr(getattr(one, "model", None), "config", None), "num_attention_heads", None) for one in (student, teacher)]
+    if counts[1] is None or (counts[0] != counts[1] and kind == "tokens.AttentionMSE"):
+        raise RecipeError(
+            four_parts(
+                f"{kind}: the number of heads is not known",
+                got=f"student {counts[0]}, teacher {counts[1]}",
+                expected="the same number in both models' configurations",
+                otherwise="Heads would be matched with parts of others",
+                do="Set heads, or use tokens.SelfAttentionRelation with heads: a number that divides both widths",
+            )
+        )
+    return int(counts[1])
 
 
 def _refuse_shared(objective: Objective, kind: str) -> None:

@@ -79,9 +79,9 @@ def refuse_running_text(prepared: Prepared, what: str) -> None:
 def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
-    layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers")]
+    layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers") and not _of_tokens(entry["kind"])]
     _only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
-    _only("objective", layers, "the families sequence, logits and labels")
+    _only("objective", layers, "the families sequence, logits, labels and tokens")
     _only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     _only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
     entry = tree["teacher"][0]
@@ -103,6 +103,10 @@ def _translated(tree: Mapping[str, Any]) -> None:
                     do="Use one of those, or the teacher's tokenizer: student.tokenizer: {kind: folder}",
                 )
             )
+
+
+def _of_tokens(kind: str) -> bool:
+    return getattr(kinds.find("objectives", kind), "of_tokens", False)
 
 
 def _only(where: str, wrong: Sequence[str], expected: str) -> None:

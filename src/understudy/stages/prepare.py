@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from understudy import data as datasets
 from understudy import kinds, recipe
-from understudy.collate import Rows, Windows
+from understudy.collate import Masked, Rows, Windows
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import metrics
@@ -76,8 +76,13 @@ class Prepared:
 
     @property
     def generative(self) -> bool:
-        """Whether the data is running text, and the answer is what comes next."""
+        """Whether the data is running text, and an answer is a token: what comes next, or what is hidden."""
         return self.examples.kind == "passages"
+
+    @property
+    def task(self) -> str:
+        """What is asked of a student: the file in `stages/tasks/`."""
+        return "classification" if not self.generative else "language" if self.examples.mask is None else "masked"
 
     @property
     def outputs(self) -> int:
@@ -115,6 +120,8 @@ class Prepared:
         if key not in self._readings:
             wanted = recipe.Reader(**tokenizer) if tokenizer is not None else recipe.Reader(kind="folder", path=folder)
             made = reading.tokenizer_of(wanted, model, (), self.texts, self.generative, "teacher")
+            if isinstance(self.preprocess, Passages) and made.fingerprint == self.preprocess.tokenizer.fingerprint:
+                return self  # an answer belongs to a position, so that both have to read as much of a row
             preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=made, length=wanted.length)
             assert isinstance(preprocess, Text | Passages)
             preprocess = replace(preprocess, length=min(preprocess.length, reading.positions(model) or preprocess.length))
@@ -132,7 +139,8 @@ class Prepared:
         return reading.pieces(found) if self.generative else list(found)
 
     def _encoded(self, preprocess: Preprocess) -> Prepared:
-        rows = encoded(self.examples, preprocess, self.rows.labels, self.rows.keys)
+        seed = self.rows.seed if isinstance(self.rows, Masked) else 0
+        rows = encoded(self.examples, preprocess, self.rows.labels, self.rows.keys, seed)
         return replace(self, preprocess=preprocess, rows=rows, student_rows=replace(rows, labels=self.student_rows.labels))
 
     @property
@@ -142,7 +150,8 @@ class Prepared:
 
     def seen_through(self, view_count: int) -> str:
         """Fingerprint of the preprocessing and, where there are views, of how they are made and how many."""
-        parts = [self.preprocess.to_dict(), self.views.fingerprint if self.views and view_count else "plain", view_count]
+        plain = f"masked {self.rows.seed}" if isinstance(self.rows, Masked) else "plain"
+        parts = [self.preprocess.to_dict(), self.views.fingerprint if self.views and view_count else plain, view_count]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def plan_views(self) -> range:
@@ -168,7 +177,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     split = datasets.split(examples, wanted.data.split.validation, wanted.data.split.test, wanted.data.split.seed)
     preprocess, notes = read(wanted, examples, split)
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
-    rows = encoded(examples, preprocess, labels, keys)
+    rows = encoded(examples, preprocess, labels, keys, wanted.data.split.seed)
     train, validation, test = (torch.from_numpy(part) for part in (split.train, split.validation, split.test))
     distilled, hidden, said = transfer_rows(wanted.data.transfer, examples, labels, train)
     student_labels = labels.clone()
@@ -258,13 +267,12 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
                 do="Set data.split.test, for example 0.2",
             )
         )
-    task = "language" if prepared.generative else "classification"
-    if wanted.metric != "auto" and wanted.metric not in metrics.of_task(task):
+    if wanted.metric != "auto" and wanted.metric not in metrics.of_task(prepared.task):
         raise RecipeError(
             four_parts(
                 "the metric is another task's",
                 got=f"metric: {wanted.metric}",
-                expected="auto, " + ", ".join(metrics.of_task(task)),
+                expected="auto, " + ", ".join(metrics.of_task(prepared.task)),
                 otherwise="There would be nothing to measure it on",
                 do="Use one of those",
             )
@@ -313,10 +321,15 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Prepr
     return made, (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)
 
 
-def encoded(examples: Examples, preprocess: Preprocess, labels: Tensor, keys: Tensor) -> Rows:
-    """The examples as tensors."""
+def encoded(examples: Examples, preprocess: Preprocess, labels: Tensor, keys: Tensor, seed: int) -> Rows:
+    """The examples as tensors. seed: of what is drawn for each of them, where tokens are hidden."""
     scale, shift = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in (preprocess.scale, preprocess.shift))
     stored = torch.from_numpy(preprocess.encode(examples.raw))
+    if isinstance(preprocess, Passages) and preprocess.mask is not None:
+        reads = preprocess.tokenizer
+        ordinary = torch.tensor([number not in reads.special for number in range(reads.size)])
+        return Masked(stored, labels, keys, scale, shift, preprocess.pad, start=preprocess.start, mask=reads.mask,
+                      share=preprocess.mask, ordinary=ordinary, seed=seed)
     if isinstance(preprocess, Passages):
         return Windows(stored, labels, keys, scale, shift, preprocess.pad, preprocess.start, preprocess.start != preprocess.end)
     if stored.ndim == 4:

@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy import kinds, tokens
 from understudy.errors import RecipeError, four_parts
-from understudy.models import pretrained
+from understudy.models import _transformers
 from understudy.preprocess.passages import END_MARK, parts
 from understudy.recipe import Reader
 from understudy.tokens import Tokenizer
@@ -74,14 +74,14 @@ def pieces_of(corpus: Mapping[str, Any]) -> list[str]:
 
 def folder_of(model: Mapping[str, Any]) -> str | None:
     """The folder of a pretrained model, which says how its texts are read; None for any other."""
-    path = model.get("path") if model.get("arch") in ("pretrained", "causal") else None
+    path = model.get("path") if model.get("arch") in ("pretrained", "causal", "masked") else None
     return str(Path(path).expanduser()) if path else None
 
 
 def positions(model: Mapping[str, Any]) -> int | None:
     """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
     folder = folder_of(model)
-    config = model.get("config") or (pretrained.config_of(folder) if folder else {})
+    config = model.get("config") or (_transformers.config_of(folder) if folder else {})
     found = config.get("max_position_embeddings")
     if not isinstance(found, int) or found < 1:
         return None

@@ -34,13 +34,25 @@ from understudy.teachers import stored
 
 VERSION = 1
 BATCH = 256
+KEPT = {"classification": ("dense", "topk", "live"), "language": ("tokens", "live"), "masked": ("live",)}
+"""What can be kept of a teacher's answers, by task; what `auto` is stands first."""
 NUMBERS = 1 << 26
 """Most numbers in the answers to one batch of text: a quarter of a gigabyte."""
 
 
 def kept(tree: Mapping[str, Any], prepared: Prepared) -> str:
     """What is kept of the teacher: as the recipe says, or what `auto` is for this data. RecipeError where its answers can't be kept so."""
-    wanted, fit = str(tree["store"]["keep"]), ("tokens", "live") if prepared.generative else ("dense", "topk", "live")
+    wanted, fit = str(tree["store"]["keep"]), KEPT[prepared.task]
+    if wanted not in ("auto", *fit) and prepared.task == "masked":
+        raise RecipeError(
+            four_parts(
+                f"store.keep: {wanted} can't serve tokens that are hidden anew in every epoch",
+                got="data.task: masked",
+                expected="live",
+                otherwise="What the teacher said of other holes would be taken for these",
+                do="Use store: {keep: live}",
+            )
+        )
     if wanted != "auto" and wanted not in fit:
         raise RecipeError(
             four_parts(
@@ -174,7 +186,7 @@ def feature_headers(
 
 def _planned(tree: Mapping[str, Any], prepared: Prepared, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Header]:
     """The headers of the stores of layers, as far as they are known before there is a teacher."""
-    if tree["store"]["features"] == "live":
+    if "live" in (tree["store"]["features"], tree["store"]["keep"]):
         return {}
     return {
         tap: Header(

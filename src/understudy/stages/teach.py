@@ -213,6 +213,9 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
         which, validation = (_of_classes(part, entry["classes"], prepared) for part in (prepared.teacher, prepared.validation))
         lesson = Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which, validation)
         rows, notes = trained(replace(making, prepared=prepared), lesson, entry, module, numerics)
+    if new := getattr(module, "fresh", ()):
+        said = ", ".join(new[:2]) + (f" and {len(new) - 2} more" if len(new) > 2 else "")
+        notes = (f"The teacher's folder does not hold {said}: they start at random, and are trained by this recipe.", *notes)
     place = Numerics(numerics.precision, numerics.memory_format).place(module)
     mark = local.fingerprint(module, entry["model"])
     own = None if prepared is making.prepared else prepared

@@ -48,6 +48,10 @@ class Student:
 
     def predict(self, raw: Any) -> np.ndarray:
         """(N, C) float32 probabilities of raw inputs, as they were given in training: pixels, numbers, or columns of a table."""
+        if isinstance(self.preprocess, Passages) and self.preprocess.mask is not None:
+            raise RecipeError(four_parts(
+                "this student fills in tokens", got="a masked language model", expected="one that tells classes apart",
+                otherwise="Tokens would be taken for classes", do="Load the folder with transformers: AutoModelForMaskedLM"))
         if isinstance(self.preprocess, Passages):
             raise RecipeError(four_parts(
                 "this student writes", got="a student that says what comes next", expected="one that tells classes apart",
@@ -65,9 +69,10 @@ class Student:
         leaves no room.
         """
         read = self.preprocess
-        if not isinstance(read, Passages):
+        if not isinstance(read, Passages) or read.mask is not None:
+            kind = "masked text" if isinstance(read, Passages) else read.kind
             raise RecipeError(four_parts(
-                "this student does not write", got=f"a student for inputs of kind {read.kind}", expected="one that says what comes next",
+                "this student does not write", got=f"a student for inputs of kind {kind}", expected="one that says what comes next",
                 otherwise="Its classes would be taken for words", do="Use predict"))
         given = [torch.from_numpy(np.array([read.start, *ids])) for ids in (one.ids for one in read.tokenizer.literal.encode_batch_fast(
             list(prompts), add_special_tokens=False))]

@@ -17,6 +17,8 @@ from understudy.errors import RecipeError, four_parts
 
 LAYER = re.compile(r"^(?P<before>.*encoder\.layer\.)(?P<number>\d+)\.(?P<after>.*)$")
 TOKENS = "embeddings.word_embeddings.weight"
+SQUARE = ("pooler.dense", "classifier.dense", "transform.dense", "lm_head.dense")
+"""Layers outside the encoder that write the residual stream's width as well as read it."""
 KINDS = ("bert", "roberta", "electra", "camembert", "xlm-roberta")
 
 
@@ -106,10 +108,10 @@ def _outside(name: str, tensor: Tensor, kept: Cut) -> Tensor:
         tensor = tensor[kept.tokens]
     if kept.hidden is None:
         return tensor
-    square = name.endswith(("pooler.dense.weight", "classifier.dense.weight"))
-    if square or name.endswith(("pooler.dense.bias", "classifier.dense.bias")):
+    if name.endswith(tuple(f"{part}.{kind}" for part in SQUARE for kind in ("weight", "bias"))):
         tensor = tensor[kept.hidden]
-    if name.endswith(("classifier.bias", "out_proj.bias", "dense.bias")) or tensor.ndim == 0:
+    if name.endswith(("classifier.bias", "out_proj.bias", "dense.bias", "predictions.bias", "lm_head.bias", "decoder.bias")) or (
+            tensor.ndim == 0):  # fmt: skip
         return tensor
     return tensor[..., kept.hidden]
 

@@ -11,12 +11,13 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.objective import PROJECTIONS, Auto
 
 SIDES = ("output", "input")
 GLOB = set("*?[")
@@ -196,13 +197,12 @@ def listing(module: nn.Module, inputs: Tensor) -> list[Seen]:
     return found
 
 
-Auto = Literal["maps", "preactivations", "vectors", "last"]
-
-
 def resolve(auto: Auto, student: Sequence[Seen], teacher: Sequence[Seen]) -> dict[str, str]:
     """{student tap: teacher tap} for `layers: auto`; see `LayerObjective`. RecipeError where the models have nothing in common."""
     if auto == "vectors":
         return {_embedding(student, "the student"): _embedding(teacher, "the teacher")}
+    if "block" in auto or "attention" in auto:
+        return _of_text(auto, student, teacher)
     mine, theirs = stages(student), stages(teacher)
     if auto == "preactivations" and (before := (activated(student), activated(teacher)))[0].keys() & before[1].keys():
         mine, theirs = before
@@ -224,6 +224,41 @@ def resolve(auto: Auto, student: Sequence[Seen], teacher: Sequence[Seen]) -> dic
             for index, tap in enumerate(mine_list)
         }
     return dict(list(pairs.items())[-1:]) if auto == "last" else pairs
+
+
+def _of_text(auto: str, student: Sequence[Seen], teacher: Sequence[Seen]) -> dict[str, str]:
+    """The student's blocks, or their query projections, with the teacher's at the same relative depth, the last with the last."""
+    mine, theirs = (queries(seen) if "attention" in auto else blocks(seen) for seen in (student, teacher))
+    pairs = {tap: theirs[max(0, round((at + 1) * len(theirs) / len(mine)) - 1)] for at, tap in enumerate(mine)} if theirs else {}
+    chosen = list(pairs.items())[-1:] if auto.startswith("last") else list(pairs.items())[: -1 if auto == "inner blocks" else None]
+    if not chosen:
+        raise RecipeError(
+            four_parts(
+                f"no {auto.removeprefix('last ')} can be found to match",
+                got=f"{len(mine)} in the student, {len(theirs)} in the teacher",
+                expected="numbered layers that give a row of numbers a token, with query projections named as in transformers",
+                otherwise="There would be nothing to match",
+                do="Name the layers: {student path: teacher path}; `understudy inspect` lists them",
+            )
+        )
+    return dict(chosen)
+
+
+def blocks(seen: Sequence[Seen]) -> list[str]:
+    """The numbered layers that give a row of numbers a token and hold most of the weights among such: a transformer's blocks, in order."""
+    found: dict[str, list[Seen]] = {}
+    for one in seen:
+        above, _, number = one.tap.rpartition(".")
+        if number.isdigit() and one.shape is not None and len(one.shape) == 2:
+            found.setdefault(above, []).append(one)
+    largest = max(found.values(), key=lambda group: sum(one.parameters for one in group), default=[])
+    return [one.tap for one in largest]
+
+
+def queries(seen: Sequence[Seen]) -> list[str]:
+    """The query projections, in order."""
+    names = {row[0] for row in PROJECTIONS}
+    return [one.tap for one in seen if one.tap.rpartition(".")[2] in names and one.shape is not None and len(one.shape) == 2]
 
 
 def stages(seen: Sequence[Seen]) -> dict[tuple[int, ...], str]:

@@ -20,7 +20,10 @@ Validate = Callable[[nn.Module], dict[str, float]]
 class Task(Protocol):
     """One file of this folder."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As `Prepared.task` and `evaluation.metrics` call it."""
+        ...
 
     def metric(self, prepared: Prepared) -> str:
         """The metric that `auto` is for this data."""
@@ -39,7 +42,9 @@ def of(prepared: Prepared) -> Task:
     """The task of this data."""
     from understudy.stages.tasks import classification, language
 
-    return language.Task() if prepared.generative else classification.Task()
+    known = (classification.Task(), language.Task("language", "bits_per_byte"), language.Task("masked", "masked_token"))
+    found: dict[str, Task] = {one.name: one for one in known}
+    return found[prepared.task]
 
 
 def validator(tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics, which: Tensor | None = None) -> Validate | None:

@@ -1,4 +1,5 @@
-"""What comes next in text: of each test document a tally is kept (`evaluation.language`), never its rows over the vocabulary."""
+"""What comes next in text, or which tokens of it are hidden: of each test document a tally is kept (`evaluation.language`), never its rows
+over the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.answer import answer
-from understudy.collate import Windows
+from understudy.collate import Masked, Windows
 from understudy.divergence import forward_kl, reverse_kl
 from understudy.evaluation import language
 from understudy.evaluation.language import COLUMNS, Spelling
@@ -31,14 +32,16 @@ WRITTEN = 128
 """Test rows whose beginnings students continue, to be compared with their teacher on what they say themselves."""
 
 
+@dataclass(frozen=True)
 class Task:
-    """Language."""
+    """Text, token by token. usual: the metric that `auto` is."""
 
-    name = "language"
+    name: str
+    usual: str
 
     def metric(self, prepared: Prepared) -> str:
-        """Bits per byte."""
-        return "bits_per_byte"
+        """The usual one."""
+        return self.usual
 
     def validator(self, tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics, which: Tensor) -> Validate:
         """All metrics of the task on these rows."""
@@ -46,8 +49,7 @@ class Task:
 
         def validate(model: nn.Module) -> dict[str, float]:
             told = test.told(model, numerics)
-            kept = [name for name, (_, below) in language.RATIOS.items() if not below or told[:, COLUMNS.index(below)].sum() > 0]
-            return {name: float(language.scores(name, told, test.sizes).mean()) for name in kept}
+            return {name: float(language.scores(name, told, test.sizes).mean()) for name in language.counted(self.name, told)}
 
         return validate
 
@@ -96,15 +98,15 @@ class Documents:
         return [preprocess.tokenizer.inner.decode(part[part != NOTHING].tolist()) for part in np.split(stored, starts)[1:]]
 
     @cached_property
-    def spelling(self) -> Spelling:
-        """Of the student's tokens."""
+    def spelling(self) -> Spelling | None:
+        """Of the student's tokens; None where tokens are hidden, and no word is completed."""
         assert isinstance(self.prepared.preprocess, Passages)
-        return language.spelling(self.prepared.preprocess.tokenizer.texts)
+        return None if self.prepared.preprocess.mask is not None else language.spelling(self.prepared.preprocess.tokenizer.texts)
 
     def batches(self) -> list[tuple[Batch, Tensor, Tensor]]:
         """Batches with (N,) which document, by its place in `numbers`, and (N,) which piece each position is of."""
         rows = self.prepared.rows
-        assert isinstance(rows, Windows)
+        assert isinstance(rows, Windows | Masked)
         size = max(1, BYTES // (4 * self.prepared.outputs * self.prepared.shape[0]))
         found = []
         for batch in rows.batches(self.which, size):
@@ -127,15 +129,20 @@ class Documents:
         for batch, owner, piece in self.batches():
             said = answer(model, batch, numerics.autocast)
             rows = said.logits() if isinstance(said, Hidden) else said
-            total += language.tally(rows, batch.rows().labels, owner, piece, len(self.numbers), self.spelling)
+            total += self._tally(rows, batch.rows().labels, owner, piece)
         return total
+
+    def _tally(self, rows: Tensor, labels: Tensor, owner: Tensor, piece: Tensor) -> np.ndarray:
+        if self.spelling is None:
+            return language.hidden(rows, labels, owner, len(self.numbers))
+        return language.tally(rows, labels, owner, piece, len(self.numbers), self.spelling)
 
     def heard(self, teacher: Teacher) -> np.ndarray:
         """(D, K) a teacher's tallies."""
         total = np.zeros((len(self.numbers), len(COLUMNS)))
         for batch, owner, piece in self.batches():
             rows = teacher.teach(batch).row_logits()
-            total += language.tally(rows, batch.rows().labels, owner, piece, len(self.numbers), self.spelling)
+            total += self._tally(rows, batch.rows().labels, owner, piece)
         return total
 
     def trivial(self, counts: np.ndarray) -> np.ndarray:
