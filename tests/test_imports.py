@@ -9,7 +9,7 @@ import understudy
 
 LEVELS = [
     {"errors", "atomic", "randomness", "events"},
-    {"divergence", "records", "columns", "readers", "threads", "tokens"},
+    {"divergence", "records", "columns", "readers", "threads", "tokens", "model_folder"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
     {"alignment", "fused"},
     {"objective", "data", "answer"},

@@ -6,7 +6,6 @@ Shapes: B rows, L positions, D width, V tokens, n new positions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.model_folder import library, loaded, unusable
 from understudy.models._common import require
+from understudy.models._wrapped import own_names, written
 from understudy.models.decoder import documents, visible
-from understudy.models.pretrained import _with_prefix, _without_prefix, library, unusable
 
 DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "resid_dropout", "residual_dropout", "embedding_dropout",
             "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout")  # fmt: skip
@@ -66,15 +66,10 @@ class Model:
                 "Documents of a row would read each other", "Leave start to the tokenizer")
         if self.config:
             return Causal(kit.AutoModelForCausalLM.from_config(config, trust_remote_code=False), self.start)
-        try:
-            made, loaded = kit.AutoModelForCausalLM.from_pretrained(
-                self.path, config=config, dtype="float32", use_safetensors=True, trust_remote_code=False,
-                local_files_only=Path(self.path).exists(), output_loading_info=True)  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:
-            raise unusable(self.path, error) from None
-        if loaded["missing_keys"]:
+        made, found = loaded("AutoModelForCausalLM", self.path, config, output_loading_info=True)
+        if found["missing_keys"]:
             raise DataError(four_parts(
-                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(loaded["missing_keys"])[:3]),
+                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(found["missing_keys"])[:3]),
                 expected="the weights of every layer, and of the output layer unless it is the embedding",
                 otherwise="What is missing would answer at random", do="Save the model as AutoModelForCausalLM, not its body alone"))
         return Causal(made, self.start)
@@ -142,8 +137,7 @@ class Causal(nn.Module):
         self.model, self.start = model, start
         self.pad = int(model.config.pad_token_id or 0)
         self.linear = linear(model)
-        self.register_state_dict_post_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        own_names(self)
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
@@ -151,8 +145,7 @@ class Causal(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        found: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
-        return {name: value for name, value in found.items() if name not in ("_name_or_path", "transformers_version")}
+        return written(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder."""

@@ -5,17 +5,16 @@ The library is imported where a model is built; no code of a folder or hub is ev
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from understudy.errors import DataError, RecipeError, four_parts
+from understudy import model_folder
+from understudy.errors import RecipeError, four_parts
 from understudy.models._text import real
+from understudy.models._wrapped import own_names, written
 
 
 @dataclass(frozen=True)
@@ -46,35 +45,16 @@ class Model:
             raise RecipeError(four_parts(
                 "pretrained reads tokens", got=f"inputs of shape {shape}", expected="text",
                 otherwise="Numbers would be taken for words", do="Use data of kind text, or another architecture"))
-        kit = library()
         config = self.configuration(classes)
         if self.config:
+            kit = model_folder.library()
             return Pretrained(kit.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
-        try:
-            made = kit.AutoModelForSequenceClassification.from_pretrained(
-                self.path, config=config, dtype="float32", use_safetensors=True, trust_remote_code=False,
-                local_files_only=Path(self.path).exists(), ignore_mismatched_sizes=True)  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:
-            raise unusable(self.path, error) from None
+        made = model_folder.loaded("AutoModelForSequenceClassification", self.path, config, ignore_mismatched_sizes=True)
         return Pretrained(made)
 
     def configuration(self, classes: int) -> Any:
         """The library's configuration for so many classes."""
-        kit = library()
-        named = {"num_labels": classes}
-        if self.config:
-            found = kit.AutoConfig.for_model(**(dict(self.config) | named))
-        else:
-            here = Path(self.path).exists()
-            try:
-                found = kit.AutoConfig.from_pretrained(self.path, trust_remote_code=False, local_files_only=here, **named)
-            except (OSError, ValueError) as error:
-                raise unusable(self.path, error) from None
-        if self.dropout is not None:
-            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "classifier_dropout"):
-                if getattr(found, name, None) is not None:
-                    setattr(found, name, self.dropout)
-        return found
+        return model_folder.configuration(self.path, self.config, self.dropout, num_labels=classes)
 
 
 class Pretrained(nn.Module):
@@ -87,8 +67,7 @@ class Pretrained(nn.Module):
         super().__init__()
         self.model = model
         self.pad = int(model.config.pad_token_id or 0)
-        self.register_state_dict_post_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        own_names(self)
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
@@ -96,8 +75,7 @@ class Pretrained(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        found: dict[str, Any] = json.loads(self.model.config.to_json_string(use_diff=False))
-        return {name: value for name, value in found.items() if name not in ("_name_or_path", "transformers_version")}
+        return written(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder, with the classes' names."""
@@ -124,46 +102,3 @@ class Pretrained(nn.Module):
         """(B, classes) logits; padding is not attended to."""
         logits: Tensor = self.model(input_ids=x, attention_mask=real(x, self.pad).to(x.dtype)).logits
         return logits
-
-
-def _without_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}model.")]:
-        state[prefix + name.removeprefix(f"{prefix}model.")] = state.pop(name)
-
-
-def _with_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *words: Any) -> None:
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[f"{prefix}model.{name.removeprefix(prefix)}"] = state.pop(name)
-
-
-def library() -> Any:
-    """The transformers package, silent. RecipeError where it is not installed."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import transformers
-    except ImportError:
-        raise RecipeError(four_parts(
-            "pretrained needs the transformers package", got="it is not installed", expected="pip install 'understudy[hf]'",
-            otherwise="The model could not be built", do="Install it")) from None
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
-
-
-def unusable(path: str, error: Exception) -> DataError:
-    """The error for a folder, or a hub id, that gives no model."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return DataError(four_parts(
-        f'"{path}" gives no model', got=(lines or [type(error).__name__])[0][:300],
-        expected="a folder with config.json, model.safetensors and tokenizer.json, or the id of one on the hub",
-        otherwise="There would be nobody to learn from", do="Check the path; pickled weights (.bin) are refused: save with safetensors"))
-
-
-def config_of(folder: str) -> dict[str, Any]:
-    """config.json of a folder."""
-    try:
-        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unusable(folder, error) from None
-    return dict(found)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy import kinds, tokens
+from understudy import kinds, model_folder, tokens
 from understudy.errors import RecipeError, four_parts
-from understudy.models import pretrained
 from understudy.recipe import Reader
 from understudy.tokens import Tokenizer
 
@@ -67,7 +66,7 @@ def folder_of(model: Mapping[str, Any]) -> str | None:
 def positions(model: Mapping[str, Any]) -> int | None:
     """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
     folder = folder_of(model)
-    config = model.get("config") or (pretrained.config_of(folder) if folder else {})
+    config = model.get("config") or (model_folder.config_of(folder) if folder else {})
     found = config.get("max_position_embeddings")
     if not isinstance(found, int) or found < 1:
         return None
