@@ -23,9 +23,11 @@ from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import END_MARK, NOTHING, Passages, parts
 from understudy.preprocess.text import Text
 from understudy.randomness import generator
-from understudy.stages import reading
+from understudy.stages import reading, vectors
 from understudy.views import Views
 
+TASKS = {"passages": "language", "sentences": "embedding"}
+"""Task by kind of examples, where it is not classification."""
 FEWEST = 5
 """Documents of text that a student is judged on, at least."""
 
@@ -47,6 +49,7 @@ class Prepared:
     teacher: labelled training rows, for a teacher that is trained here. distilled: what the students with a teacher see (may hold
     unlabelled rows). control: the labelled ones of those. validation, test: labelled rows kept apart; training never sees them.
     view_count: how many views of an example students train on (0: the plain example); a teacher trained here sees ever fresh ones.
+    width: of sentences, how many numbers the teacher's vector has.
     rows: the examples as tensors with all labels; `student_rows`: the same with the labels that the recipe hides set to -1.
     """
 
@@ -64,6 +67,7 @@ class Prepared:
     test: Tensor
     duplicates: np.ndarray
     notes: tuple[str, ...]
+    width: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,8 +80,15 @@ class Prepared:
         return self.examples.kind == "passages"
 
     @property
+    def task(self) -> str:
+        """What is asked of a model of this data: "classification", "language" or "embedding"."""
+        return TASKS.get(self.examples.kind, "classification")
+
+    @property
     def outputs(self) -> int:
-        """How many numbers an answer has: one a class, or a token."""
+        """How many numbers an answer has: one a class, or a token, or as many as the teacher's vector has."""
+        if self.width is not None:
+            return self.width
         return self.preprocess.vocabulary if isinstance(self.preprocess, Passages) else len(self.classes)
 
     @cached_property
@@ -189,7 +200,8 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         validation=validation[labels[validation] >= 0],
         test=test[labels[test] >= 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*notes, *said),
+        notes=(*notes, *said, *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
+        width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )
     if not len(prepared.control):
         raise DataError(
@@ -222,13 +234,12 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
                 do="Set data.split.test, for example 0.2",
             )
         )
-    task = "language" if prepared.generative else "classification"
-    if wanted.metric != "auto" and wanted.metric not in metrics.of_task(task):
+    if wanted.metric != "auto" and wanted.metric not in metrics.of_task(prepared.task):
         raise RecipeError(
             four_parts(
                 "the metric is another task's",
                 got=f"metric: {wanted.metric}",
-                expected="auto, " + ", ".join(metrics.of_task(task)),
+                expected="auto, " + ", ".join(metrics.of_task(prepared.task)),
                 otherwise="There would be nothing to measure it on",
                 do="Use one of those",
             )
@@ -248,14 +259,17 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
 
 def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Preprocess, tuple[str, ...]]:
     """The student's preprocess, and a sentence for the report where texts are cut."""
-    if examples.kind not in ("text", "passages"):
+    if examples.kind not in ("text", "passages", "sentences"):
         return examples.fit_preprocess(split.train), ()
-    running = examples.kind == "passages"
+    running, whole = examples.kind == "passages", examples.kind == "sentences"
     texts = examples.subset(split.train).raw
     asked = wanted.student.tokenizer
     model = wanted.student.model if isinstance(wanted.student.model, dict) else {}
     pieces = [piece.removesuffix(END_MARK) for text in texts for piece in parts(text)] if running else list(texts)
-    tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running)
+    if wanted.student.from_teacher is not None and wanted.student.from_teacher.static:
+        tokenizer = vectors.bare_tokenizer(wanted)
+    else:
+        tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running, whole)
     made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
     assert isinstance(made, Text | Passages) and isinstance(examples.raw, np.ndarray)
     most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)
