@@ -17,6 +17,7 @@ from understudy.errors import DataError, RecipeError, four_parts
 
 Pooling = Literal["mean", "cls"]
 MODULES, POOLING, LENGTH = "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"
+SETTINGS = "config_sentence_transformers.json"
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "classifier_dropout")
 """What the configurations of encoders call it."""
 WANTED = "a folder with config.json, model.safetensors and tokenizer.json, or the id of one on the hub"
@@ -166,6 +167,6 @@ def described(width: int, length: int, pooling: Pooling, normalise: bool) -> dic
     files: dict[str, Any] = {
         MODULES: modules, POOLING: {"word_embedding_dimension": width, **modes, "include_prompt": True},
         LENGTH: {"max_seq_length": length, "do_lower_case": False},
-        "config_sentence_transformers.json": {
+        SETTINGS: {
             "model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"}}
     return {name: json.dumps(said, indent=2).encode() + b"\n" for name, said in files.items()}

@@ -1,4 +1,4 @@
-"""Static sentence embeddings: a row of a table for every token, and their mean; at inference numpy alone can do it (static_embedding.py)."""
+"""Static sentence embeddings: a row of a table a token, and their mean; at inference numpy alone can do it (static_embedding.py)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 NOTHING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
 _UNITS = {"fraction": (100.0, f"{_SPACE}%", f"{_SPACE}points"), "nats": (1.0, f"{_SPACE}nats", f"{_SPACE}nats"),
-          "times": (1.0, "×", "×")}
+          "times": (1.0, "×", "×"), "correlation": (1.0, "", "")}
 
 
 def unit_of(unit: str) -> tuple[float, str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.objective import Objective
 from understudy.records import Shapes, Teacher
-from understudy.selftest.examine import CHECKS, LANGUAGE, Looks, examine, raise_first
+from understudy.selftest.examine import CHECKS, LANGUAGE, VECTORS, Looks, examine, raise_first
 from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Subject
@@ -126,7 +126,7 @@ def asked(
 
 def checks_of(prepared: Prepared) -> Looks:
     """The checks that this data's answers allow."""
-    return LANGUAGE if prepared.generative else CHECKS
+    return {"language": LANGUAGE, "embedding": VECTORS}.get(prepared.task, CHECKS)
 
 
 def subject(

@@ -51,14 +51,15 @@ def temperatures_of(tree: Mapping[str, Any]) -> tuple[float, ...]:
 
 def kept(tree: Mapping[str, Any], prepared: Prepared) -> str:
     """What is kept of the teacher: as the recipe says, or what `auto` is for this data. RecipeError where its answers can't be kept so."""
-    wanted, fit = str(tree["store"]["keep"]), ("tokens", "live") if prepared.generative else ("dense", "topk", "live")
+    wanted = str(tree["store"]["keep"])
+    fit = {"language": ("tokens", "live"), "embedding": ("dense", "live")}.get(prepared.task, ("dense", "topk", "live"))
     if wanted != "auto" and wanted not in fit:
         raise RecipeError(
             four_parts(
                 f"store.keep: {wanted} is for other data",
-                got="running text" if prepared.generative else "examples with one answer each",
+                got={"language": "running text", "embedding": "pairs of sentences"}.get(prepared.task, "examples with one answer each"),
                 expected=" or ".join(fit),
-                otherwise="The disk would fill up" if prepared.generative else "Nothing would be kept",
+                otherwise="The disk would fill up" if prepared.generative else "What is kept would be no answer of this kind",
                 do=f"Use {fit[0]}, or leave it out",
             )
         )

@@ -37,9 +37,10 @@ class Task(Protocol):
 
 def of(prepared: Prepared) -> Task:
     """The task of this data."""
-    from understudy.stages.tasks import classification, language
+    from understudy.stages.tasks import classification, embedding, language
 
-    return language.Task() if prepared.generative else classification.Task()
+    found: dict[str, type[Task]] = {"classification": classification.Task, "language": language.Task, "embedding": embedding.Task}
+    return found[prepared.task]()
 
 
 def validator(tree: Mapping[str, Any], prepared: Prepared, numerics: Numerics, which: Tensor | None = None) -> Validate | None:
