@@ -24,7 +24,7 @@ from understudy.errors import DataError, RecipeError, four_parts
 
 @dataclass(frozen=True)
 class Measure:
-    """What is known of a metric by its name: its label, the unit of its values, whether more is better, its largest value, its task, and its
+    """What is known of a metric by its name: its label, the unit of its values, whether more is better, its largest value, its task, its
     smallest value."""
 
     label: str

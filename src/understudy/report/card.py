@@ -52,7 +52,8 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     for head, rows in (("Claim", _claims(details)), ("Gate (shipped student)", _gates(details))):
         parts += [_table([head, "Needed", "Measured", "Result"], rows)] if rows else []
     parts += ["## Know before you use it", _list([*_worst(details), *(escaped(note) for note in details["notes"])])]
-    parts += ["## Use it", VECTORS if summary["task"] == "embedding" else USE, "## Rights", _rights(details["provenance"].get("rights")), "## Where it comes from", _origin(details)]
+    parts += ["## Use it", VECTORS if summary["task"] == "embedding" else USE]
+    parts += ["## Rights", _rights(details["provenance"].get("rights")), "## Where it comes from", _origin(details)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

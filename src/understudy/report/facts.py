@@ -1,8 +1,8 @@
 """`Facts`: all that a report is made from, as plain arrays and numbers. The pipeline fills it; `summary.summarise` reads it.
 
-What every task has is here; what classifiers said is `Classification`, what models of text said `Language`, and which sentences were held
-alike `Embedding`. Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes, D documents, K columns of a
-tally, P pairs of sentences.
+What every task has is here; what classifiers said is `Classification`, what models of text said `Language`, and which sentences models held
+alike `Embedding`. Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes, D documents, K columns of
+a tally, P pairs of sentences.
 Nothing in here is a model, a file or a clock: the same facts give the same summary, byte for byte.
 """
 

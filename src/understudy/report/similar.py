@@ -1,4 +1,4 @@
-"""What is measured of models that make vectors of sentences, beside what every task has: another metric, and pairs that are hard or lost."""
+"""What is measured of models that make vectors of sentences, beside what every task has: another metric, pairs that are hard or lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Similar(Measured):
 
     def of_shipped(self) -> dict[str, float | None]:
         """Of the shipped student."""
-        return {"agreement": None, "kl_nats": None, "ece": None, "worst_slice": float(self._within("distilled")[self.facts.shipped].mean())}
+        worst = float(self._within("distilled")[self.facts.shipped].mean())
+        return {"agreement": None, "kl_nats": None, "ece": None, "worst_slice": worst}
 
     def notes(self) -> list[str]:
         """What the figures stand on."""
@@ -57,18 +58,20 @@ class Similar(Measured):
         words = float(similarity.scores(facts.metric, facts.overlap_said, facts.scores).mean())
         found = [f"A pair of sentences is the item of the intervals. Shared words alone (Jaccard) have a {metrics.LABELS[facts.metric]} of "
                  f"{words:.3f}."]
-        if facts.widths["student"] != facts.widths["teacher"]:
-            found.append(f"The student's vectors have {facts.widths['student']} numbers, the teacher's {facts.widths['teacher']}: they can't "
-                         "be compared with vectors of the teacher that lie in an index already.")
+        mine, theirs = facts.widths["student"], facts.widths["teacher"]
+        if mine != theirs:
+            found.append(f"The student's vectors have {mine} numbers, the teacher's {theirs}: they can't be compared with vectors of the "
+                         "teacher that lie in an index already.")
         return found
 
     def sections(self) -> dict[str, Any]:
         """What only models of vectors have."""
         facts = self.facts
+        others = [name for name in metrics.of_task(facts.task) if name != facts.metric]
         return {
             "examples": {"test": len(facts.scores), "validation": int(facts.split.get("validation", 0)), "unlabelled_test": 0,
                          "seeds": len(facts.seeds["distilled"])},
-            "measures": [*(self._measure(name, facts.scores) for name in metrics.of_task(facts.task) if name != facts.metric), self._alike()],
+            "measures": [*(self._measure(name, facts.scores) for name in others), self._alike()],
             "worst_slice": self._worst(),
             "pairs": self._pairs(),
         }
@@ -76,7 +79,7 @@ class Similar(Measured):
     def _measure(self, metric: str, gold: np.ndarray) -> dict[str, Any]:
         scores = {name: similarity.scores(metric, said, gold) for name, said in self.said.items()}
         return {"name": metric, "label": metrics.LABELS[metric], "unit": metrics.unit(metric),
-                **{name: {"value": one.mean(), "ci95": mean_interval(one, *metrics.bounds(metric))} for name, one in scores.items()}}
+                **{name: {"value": float(one.mean()), "ci95": mean_interval(one, *metrics.bounds(metric))} for name, one in scores.items()}}
 
     def _alike(self) -> dict[str, Any]:
         """How the cosines follow the teacher's own, in place of people's scores."""
@@ -91,7 +94,8 @@ class Similar(Measured):
     def _worst(self) -> dict[str, Any]:
         facts = self.facts
         scores = {name: self._within(name) for name in self.models}
-        values = {name: {"value": float(one.mean()), "ci95": mean_interval(one, *metrics.bounds(facts.metric))} for name, one in scores.items()}
+        bounds = metrics.bounds(facts.metric)
+        values = {name: {"value": float(one.mean()), "ci95": mean_interval(one, *bounds)} for name, one in scores.items()}
         return {"name": facts.hard_name, "unit": metrics.unit(facts.metric), "examples": len(facts.hard),
                 "chosen_on": "the length of the sentences", **values}
 

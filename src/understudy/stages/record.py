@@ -145,7 +145,7 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
                 total += len(left)
                 missing.append((view, left))
             for view, rows in missing:
-                for batch in prepared.rows.batches(rows, batch_of(prepared), prepared.views, view):
+                for batch in prepared.rows.batches(prepared.rows.by_length(rows), batch_of(prepared), prepared.views, view):
                     said = taught.fixed.teach(batch).dense()
                     encoded = codec.encode(said, header, batch.labels if header.keep == "tokens" else None)
                     writer.append(list(names[batch.ids.numpy()]), view, encoded)

@@ -56,8 +56,9 @@ class Student:
         """(N, D) float32 vectors of texts. RecipeError for a student that makes none, DataError for anything but a list of texts."""
         if self.vectors is None:
             raise RecipeError(four_parts(
-                "this student makes no vectors", got=f"a student for inputs of kind {self.preprocess.kind}", expected="one of sentence vectors",
-                otherwise="Answers would be taken for places in a space", do="Use predict, or generate for one that writes"))
+                "this student makes no vectors", got=f"a student for inputs of kind {self.preprocess.kind}",
+                expected="one of sentence vectors", otherwise="Answers would be taken for places in a space",
+                do="Use predict, or generate for one that writes"))
         return self.logits(self.preprocess.encode(texts)) if len(texts) else np.zeros((0, self.vectors), np.float32)
 
     def predict(self, raw: Any) -> np.ndarray:
@@ -140,7 +141,8 @@ def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[st
         published = publish(classes) if publish else {"model_type": "understudy", "architectures": [type(module).__name__]}
         config = json.dumps({
             **published, "schema": SCHEMA, "model": dict(model),
-            "shape": list(shape), "classes": list(classes), **({} if vectors is None else {"vectors": vectors}), "preprocess": dict(preprocess),
+            "shape": list(shape), "classes": list(classes), "preprocess": dict(preprocess),
+            **({} if vectors is None else {"vectors": vectors}),
             "weights": {"file": weights.FILE, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
                         "parameters": sum(parameter.numel() for parameter in module.parameters())},
             "extra": dict(extra or {})}, indent=2, allow_nan=False)  # ASCII: class names from file names may be no valid UTF-8

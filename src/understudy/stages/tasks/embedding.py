@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from understudy.evaluation import metrics, similarity
 from understudy.stages.prepare import Prepared
 from understudy.stages.tasks import Validate
-from understudy.stages.tasks.classification import answered, inputs_of
+from understudy.stages.tasks.classification import answered
 from understudy.training.numerics import Numerics
+
+AT_ONCE = 256
+"""Sentences that a model is asked about together."""
 
 
 class Task:
@@ -41,7 +44,11 @@ class Task:
         """(n, D) float32 vectors of the plain rows, in their order."""
         if not len(which):
             return torch.zeros(0, prepared.outputs)
-        return answered(model, inputs_of(prepared.rows, which, numerics), numerics)
+        sorted_ = prepared.rows.by_length(which)
+        found = answered(model, (batch.inputs for batch in prepared.rows.batches(sorted_, AT_ONCE)), numerics)
+        place = torch.empty(len(prepared.rows.labels), dtype=torch.long)
+        place[sorted_] = torch.arange(len(sorted_))
+        return found[place[which]]
 
 
 @dataclass(frozen=True)
