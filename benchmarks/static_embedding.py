@@ -34,7 +34,7 @@ from scipy.stats import rankdata
 from understudy import static_embedding
 from understudy.evaluation.compare import mean_interval
 from understudy.static_embedding import StaticEmbedding
-from understudy.students import static
+from understudy.students import sentences, static, static_tokens, static_tuning
 
 HERE = Path(__file__).resolve().parent
 DIMENSIONS = (256, 128, 64)
@@ -79,7 +79,7 @@ class Teacher:
         missing = [text for text in dict.fromkeys(texts) if text not in self.known]
         if missing:
             began = time.process_time()
-            self.known.update(zip(missing, static.vectors(self.folder, missing, length=TEACHER_LENGTH), strict=True))
+            self.known.update(zip(missing, sentences.vectors(self.folder, missing, length=TEACHER_LENGTH), strict=True))
             self.seconds, self.computed = self.seconds + time.process_time() - began, self.computed + len(missing)
             if self.cache is not None:
                 self.cache.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def main() -> None:
     for size in DIMENSIONS:
         add("ours, no data", cut(plain, size).model, seconds)
 
-    salads, text = static.salads(plain), unlabelled(options.data)
+    salads, text = static_tuning.salads(plain), unlabelled(options.data)
     first, second, _ = sts(options.data, "train")
     domain = list(dict.fromkeys(first + second))
     runs = [("ours, tuned on word salads (no data)", salads, DIMENSIONS[:1], IN_DOMAIN),
@@ -179,7 +179,7 @@ def main() -> None:
     for name, texts, sizes, how in runs:
         targets = teacher(texts)
         for size in sizes:
-            tuned, seconds = timed(partial(static.tune, cut(plain, size), texts, targets, **how))
+            tuned, seconds = timed(partial(static_tuning.tune, cut(plain, size), texts, targets, **how))
             add(name, tuned.static.model, {**seconds, "texts": len(texts), "held_out_loss": [round(x, 4) for x in tuned.held_out]})
             print(name, size, facts[f"{name} {size}"], flush=True)
 
@@ -229,7 +229,7 @@ def main() -> None:
         "Model2Vec": theirs}, speakers, options.rounds)
     sample = speakers[:300]
     began = time.process_time()
-    static.vectors(options.teacher, sample)
+    sentences.vectors(options.teacher, sample)
     speed["teacher (with loading)"] = {"median": round(len(sample) / (time.process_time() - began))}
 
     result = {

@@ -29,6 +29,36 @@ def wordpiece(pad: str = "[PAD]") -> object:
     return made
 
 
+def embedder(folder: Path, *, layers: int = 3, width: int = 16, seed: int = 0) -> Path:
+    """The same as sentence-transformers saves it: vectors are means of tokens' states, divided by their length."""
+    encoder(folder, layers=layers, width=width, seed=seed)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [{"idx": at, "name": str(at), "path": f"{at}_{kind}" if at else "", "type": f"sentence_transformers.models.{kind}"}
+               for at, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": False}))
+    return folder
+
+
+def pairs(folder: Path, *, train: int = 150, validation: int = 40, test: int = 60) -> dict[str, Path]:
+    """Files of sentence pairs as STS-B has them, without header: the score is how many of four words both sentences have."""
+    import random
+
+    dice, found = random.Random(0), {}
+    words = [word for word in WORDS if not word.startswith("##") and word != "un"]
+    for part, count in (("train", train), ("dev", validation), ("test", test)):
+        lines = []
+        for number in range(count):
+            first, shared = dice.sample(words, 4), dice.randrange(5)
+            second = first[:shared] + dice.sample(words, 4 - shared)
+            lines.append(f"main\timages\t2014\t{number}\t{shared}\t{' '.join(first)}\t{' '.join(second)}")
+        found[part] = folder / f"sts-{part}.tsv"
+        found[part].write_text("\n".join(lines) + "\n")
+    return found
+
+
 def encoder(folder: Path, *, layers: int = 2, width: int = 16, seed: int = 0) -> Path:
     """A BERT without a head, its tokenizer, and its weights as safetensors."""
     import torch

@@ -50,6 +50,8 @@ TOY = {
     "next_word": TOY_TEXT,
     "on_policy": [*TOY_TEXT, "data.transfer.rollouts.prompt=12", "data.transfer.rollouts.tokens=12"],
     "draft_model": [*TOY_TEXT, "draft.prompts=6", "draft.tokens=12"],
+    "sentence_embedding": [*QUICK, "training.batch_size=16", "student.from_teacher.layers=2"],
+    "static_embedding": [*QUICK, "training.batch_size=16", "student.from_teacher.static=8"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -91,6 +93,11 @@ def test_runs_to_its_report(name, tmp_path, request):
     if name == "intent_classifier":
         encoder = request.getfixturevalue("folders").encoder(tmp_path / "encoder")
         overrides += [f"data.path={intents(tmp_path)}", f"teacher.model.path={encoder}"]
+    if name in ("sentence_embedding", "static_embedding"):
+        made = request.getfixturevalue("folders")
+        parts = made.pairs(tmp_path)
+        overrides += [f"data.path={parts['train']}", f"data.validation_path={parts['dev']}", f"data.test_path={parts['test']}",
+                      f"teacher.model.path={made.embedder(tmp_path / 'encoder')}"]
     wanted = recipe.load(name, overrides)
     options = pipeline.Options(runs=tmp_path)
     if wanted.series is not None:

@@ -49,6 +49,12 @@ class Rows:
             picked = views.apply(picked, self.keys.index_select(0, rows), view)
         return picked.float() * self.scale + self.shift
 
+    def by_length(self, rows: Tensor) -> Tensor:
+        """These rows, of tokens the shortest first: neighbours then fill one another up with little padding."""
+        if self.pad is None:
+            return rows
+        return rows[(self.stored.index_select(0, rows) != self.pad).sum(1).argsort(stable=True)]
+
     def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
         """These rows as a batch; that of texts says where its tokens are."""
         inputs = self.inputs(rows, views, view)
@@ -72,6 +78,10 @@ class Windows(Rows):
 
     start: int = 0
     splits: bool = True
+
+    def by_length(self, rows: Tensor) -> Tensor:
+        """These rows as they are: most are filled up with several documents."""
+        return rows
 
     def inputs(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Tensor:
         """(B, L') int64, as long as the longest row."""

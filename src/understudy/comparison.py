@@ -108,7 +108,7 @@ def compare(
     with folder.claim(), start.computing_with(wanted["training"]["threads"]):
         before = folder.begin(wanted, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
-        modes.refuse_running_text(data, "a comparison")
+        modes.refuse_unclassed(data, "a comparison")
         tree = before or wanted
         for one in _variants(tree):
             with ready.naming(one):

@@ -26,6 +26,27 @@ from understudy.randomness import key
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
           "dev": "validation", "test": "test", "testing": "test", "": ""}
 """Words for the parts of a split, and the one that is used here."""
+UNCLASSED = ("passages", "sentences")
+"""Kinds of examples that are in no class: all of them are of one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of sentences beside the examples, which are the sentences.
+
+    rows: (P, 2) int64 of the examples. scores: (P,) float64, larger is more alike. parts: (P,) "train", "validation", "test" or "" (not
+    said). held_back: sentences that were to be learnt from, but are in a validation or test pair too.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    parts: np.ndarray
+    held_back: int = 0
+
+    def within(self, which: np.ndarray, part: str) -> np.ndarray:
+        """Numbers of the pairs of this part of the split whose sentences are both among these rows."""
+        whole: np.ndarray = np.isin(self.rows, which).all(axis=1) & ((self.parts == part) | (self.parts == ""))
+        return np.flatnonzero(whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +64,7 @@ class Examples:
     outside: (N,) bool, rows that belong to none of the classes, label -1: nobody learns from them, and how models tell them apart from the
         others is measured; None: no such rows.
     mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
+    pairs: of sentences, which of them were compared; no training sees them.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -60,6 +82,7 @@ class Examples:
     items: tuple[tuple[int, ...], ...] = ()
     outside: np.ndarray | None = None
     mask: float | None = None
+    pairs: Pairs | None = None
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -94,7 +117,8 @@ class Examples:
                 digest.update(f"{part.dtype.str}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).data if part.size else b"")
 
-        for given in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters, self.outside):
+        pairs = () if self.pairs is None else (self.pairs.rows, self.pairs.scores, self.pairs.parts)
+        for given in (self.ids, self.labels, np.array(self.classes, dtype=object), self.split, self.clusters, self.outside, *pairs):
             if given is not None:
                 add(given)
         if isinstance(self.raw, Mapping):
@@ -104,8 +128,8 @@ class Examples:
         return digest.hexdigest()
 
     def subset(self, rows: np.ndarray) -> Examples:
-        """These rows, in this order."""
-        return replace(self, ids=self.ids[rows], raw=_rows(self.raw, rows), labels=self.labels[rows],
+        """These rows, in this order; without pairs, which go by the number of a row."""
+        return replace(self, pairs=None, ids=self.ids[rows], raw=_rows(self.raw, rows), labels=self.labels[rows],
                        split=None if self.split is None else self.split[rows],
                        clusters=None if self.clusters is None else self.clusters[rows],
                        items=tuple(self.items[row] for row in rows) if self.items else (),
@@ -114,7 +138,8 @@ class Examples:
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
         own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std, "mask": self.mask}
-        return Preprocess.fit(self.kind, _rows(self.raw, rows), **own, **options)
+        kind = "text" if self.kind == "sentences" else self.kind
+        return Preprocess.fit(kind, _rows(self.raw, rows), **own, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +229,7 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
                                      do="Use for example validation: 0.1, test: 0.2"))
     labelled = examples.labels >= 0
     present = np.unique(examples.labels[labelled])
-    if len(present) < (1 if examples.kind == "passages" else 2):
+    if len(present) < (1 if examples.kind in UNCLASSED else 2):
         raise DataError(four_parts(
             "the data has fewer than two classes" if len(examples) else "the data set is empty",
             got=f"{len(examples)} rows, labelled as {', '.join(repr(examples.classes[label]) for label in present) or 'nothing'}",
@@ -233,7 +258,8 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
         if len(parts[name]):
             made.append(f"{name} as the data gives it")
         elif share:
-            draw, how = (_stratified, "stratified by label") if examples.clusters is None else (_clustered, "whole documents")
+            together = "whole documents" if examples.kind == "passages" else "with all that pairs connect"
+            draw, how = (_stratified, "stratified by label") if examples.clusters is None else (_clustered, together)
             parts[name] = draw(pool, examples, int(total * share + 0.5), key(seed, "split", name))
             pool = np.setdiff1d(pool, parts[name], assume_unique=True)
             made.append(f"{name} {share:g} of {total} labelled rows, {how}, seed {seed}")

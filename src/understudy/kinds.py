@@ -21,6 +21,9 @@ from understudy.errors import RecipeError, four_parts
 ONE_CLASS = {"models": "Model", "datasets": "Dataset", "teachers": "Options", "export": "Exporter"}
 """Folders in which a file is one kind, and the name of its class. In `objectives` a file is a family of classes."""
 
+READY = ("embedder",)
+"""Architectures whose folder brings all their weights: as a teacher there is nothing left to train."""
+
 
 def names(folder: str) -> list[str]:
     """The files of a folder of kinds, sorted; nothing is imported."""

@@ -147,7 +147,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         module = finish.shipped_module(tree, data, given, folder, shipped)
         student = finish.ship(tree, data, module, folder, shipped, "")
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
-        latency = stage("measure", lambda: finish.latency_of(found, module, about["hardware"]["words"]))
+        latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
         drafts = stage("draft", lambda: _drafts(begun, found, students, on_event)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from understudy import kinds
 from understudy.errors import RecipeError, four_parts
@@ -209,11 +209,22 @@ class FromTeacher(_Part):
     layers: how many, at equal distances, the first and last among them; or their numbers from 0. width: of the residual stream, a multiple
     of the teacher's head size. inner: units of each feed-forward layer. Where these are smaller than the teacher's, the parts that say most
     on training texts are kept. Embeddings are those of the student's tokens.
+    static: in place of layers, of a teacher of sentence vectors: a table of so many numbers a token, from what it says of each token alone.
     """
 
-    layers: int | tuple[int, ...]
+    layers: int | tuple[int, ...] | None = None
     width: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
+    static: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> FromTeacher:
+        if (self.layers is None) == (self.static is None) or (self.static is not None and (self.width or self.inner)):
+            raise RecipeError(four_parts(
+                "student.from_teacher says two things, or nothing", got=", ".join(name for name, value in self if value) or "neither",
+                expected="layers, with width and inner where it shall be narrower; or static alone",
+                otherwise="It would not be known what is cut out", do="Use {layers: 3}, or {static: 256}"))
+        return self
 
 
 class Student(_Part):
@@ -437,7 +448,9 @@ def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -
     if teacher.kind == "local":
         options["seed"] = options["seed"] if options.get("seed") is not None else seed
         training = options.get("train")
-        options["train"] = None if options.get("weights") and not training else _training({} if training is None else training, where, path)
+        arch = options["model"].get("arch") if isinstance(options.get("model"), Mapping) else None
+        ready = options.get("weights") or arch in kinds.READY
+        options["train"] = None if ready and not training else _training({} if training is None else training, where, path)
         if options.get("model") is not None:
             options["model"] = model(options["model"], where, (*path, "model"))
         if options.get("tokenizer") is not None:
@@ -542,7 +555,8 @@ def _student(student: Student, where: Where) -> Student:
         student = student.model_copy(update={"model": {}})
     student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
-    settled = student.model.get("arch") in ("pretrained", "masked") and student.model.get("config")  # an earlier run wrote down what it was
+    arch = student.model.get("arch")  # an earlier run wrote down what it was
+    settled = student.model.get("config") if arch in ("pretrained", "masked", "embedder") else arch == "static"
     if student.from_teacher is not None and student.model and not settled:
         raise RecipeError(
             four_parts(

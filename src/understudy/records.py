@@ -244,13 +244,14 @@ class Shapes:
     """What a term may need to know to make its parameters and buffers.
 
     examples: rows of the data set's table of ids, which `Batch.ids` point into. student, teacher: {tap: shape without B} of the tapped
-    features, as far as an objective taps any.
+    features, as far as an objective taps any. width: of the student's answer, where that is a vector of another width than the teacher's.
     """
 
     classes: int
     examples: int
     student: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     teacher: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    width: int | None = None
 
 
 class Teacher(Protocol):

@@ -142,20 +142,13 @@ class StaticEmbedding:
 
     def _described(self, layout: Layout, digest: str) -> dict[str, bytes]:
         """The JSON files that say what the folder is."""
-        kind = "sentence_transformers.models."
-        modules = [{"idx": 0, "name": "0", "path": INSIDE if layout != "model2vec" else ".", "type": kind + "StaticEmbedding"}]
-        if self.normalise:
-            modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": kind + "Normalize"})
         about = {**self.about, "sha256": digest}
-        config = {
-            "model_type": "model2vec", "architectures": ["StaticModel"], "tokenizer_name": about.get("teacher", ""),
-            "apply_pca": self.dimensions, "sif_coefficient": about.get("sif"), "hidden_dim": self.dimensions, "seq_length": 1_000_000,
-            "max_length": None, "normalize": self.normalise, "embedding_dtype": self.table.dtype.name, "understudy": about}
-        if layout != "model2vec":
-            config = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
-                      "normalize": self.normalise, "understudy": about}
-        name = CONFIG if layout == "model2vec" else "config_sentence_transformers.json"
-        return {name: _json(config), MODULES: _json(modules)}
+        if layout == "model2vec":
+            config = {**settings(self.dimensions, self.normalise, self.table.dtype.name, self.about), "understudy": about}
+            return {CONFIG: _json(config), MODULES: modules(self.normalise, ".")}
+        config = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine",
+                  "normalize": self.normalise, "understudy": about}
+        return {"config_sentence_transformers.json": _json(config), MODULES: modules(self.normalise, INSIDE)}
 
     def _card(self) -> str:
         return ("---\nlibrary_name: model2vec\ntags: [static-embeddings, sentence-transformers]\n---\n\n# Static sentence embeddings\n\n"
@@ -203,6 +196,23 @@ class StaticEmbedding:
         return unknown(json.loads(self.tokenizer.text))
 
 
+def settings(dimensions: int, normalise: bool, dtype: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json has to say for model2vec to read the table beside it."""
+    return {
+        "model_type": "model2vec", "architectures": ["StaticModel"], "tokenizer_name": about.get("teacher", ""), "apply_pca": dimensions,
+        "sif_coefficient": about.get("sif"), "hidden_dim": dimensions, "seq_length": 1_000_000, "max_length": None, "normalize": normalise,
+        "embedding_dtype": dtype}
+
+
+def modules(normalise: bool, path: str) -> bytes:
+    """modules.json, by which sentence-transformers reads a table that lies at `path`."""
+    kind = "sentence_transformers.models."
+    found = [{"idx": 0, "name": "0", "path": path, "type": kind + "StaticEmbedding"}]
+    if normalise:
+        found.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": kind + "Normalize"})
+    return _json(found)
+
+
 def unknown(content: Mapping[str, Any]) -> int | None:
     """The id that a tokenizer.json gives to what it does not know; None where nothing is unknown to it."""
     model = content["model"]
@@ -224,8 +234,8 @@ def load(folder: str | os.PathLike[str]) -> StaticEmbedding:
         table = tensors["embeddings"] if "embeddings" in tensors else tensors["embedding.weight"]
         normalise = config.get("normalize")
         if normalise is None:
-            modules = json.loads((folder / MODULES).read_text(encoding="utf-8")) if (folder / MODULES).is_file() else []
-            normalise = any(one["type"].endswith(".Normalize") for one in modules)
+            parts = json.loads((folder / MODULES).read_text(encoding="utf-8")) if (folder / MODULES).is_file() else []
+            normalise = any(one["type"].endswith(".Normalize") for one in parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(four_parts(
             f'"{folder}" holds no static embedding', got=f"{type(error).__name__}: {error}",

@@ -49,7 +49,15 @@ def _corpus(folder):
     return {"path": str(folder / "a.txt"), "documents": "line", "passage": 64}
 
 
-SAMPLES = {"corpus": _corpus, "builtin": lambda folder: {"name": "iris"}, "idx": _idx, "images": _images, "table": _table, "text": _text}
+def _pairs(folder):
+    said = [f"the light is {'on' if i % 2 else 'off'} at {i}" for i in range(60)]
+    rows = [f"{one},{other},{i % 5}" for i, (one, other) in enumerate(zip(said[::2], said[1::2], strict=True))]
+    (folder / "a.csv").write_text("sentence1,sentence2,score\n" + "\n".join(rows))
+    (folder / "more.txt").write_text("turn the light on\nturn the light off\n")
+    return {"path": str(folder / "a.csv"), "unlabelled_path": str(folder / "more.txt")}
+
+
+SAMPLES = {"pairs": _pairs, "corpus": _corpus, "builtin": lambda folder: {"name": "iris"}, "idx": _idx, "images": _images, "table": _table, "text": _text}
 """kind -> a function that makes a small data set of it and gives its options."""
 
 
@@ -57,7 +65,7 @@ def reading(found):
     """What a preprocess of these examples needs that they don't say themselves."""
     if found.kind == "passages":
         return {"tokenizer": tokens.train("bpe", ["the light is on off at"], 300, lowercase=False, closed=False), "length": 99}
-    return {"tokenizer": tokens.train("words", ["turn the light on off"], 300)} if found.kind == "text" else {}
+    return {"tokenizer": tokens.train("words", ["turn the light on off"], 300)} if found.kind in ("text", "sentences") else {}
 
 
 @pytest.fixture(params=kinds.names("datasets"))
@@ -99,12 +107,12 @@ def test_examples_are_whole(dataset):
     assert count and len(set(found.ids.tolist())) == count and found.ids.dtype.kind == "U" and "" not in found.ids
     assert found.labels.dtype == np.int64 and found.labels.min() >= -1 and found.labels.max() < len(found.classes)
     assert all(isinstance(name, str) for name in found.classes) and len(set(found.classes)) == len(found.classes)
-    assert found.kind in ("image", "vector", "table", "text", "passages") and set(found.groups) <= set(found.classes)
+    assert found.kind in ("image", "vector", "table", "text", "passages", "sentences") and set(found.groups) <= set(found.classes)
     assert found.split is None or set(found.split) <= {"train", "validation", "test", ""}
     assert len(set(found.keys.tolist())) == count and found.keys.dtype == np.int64
     if found.kind == "table":
         assert {column.name for column in found.columns if column.used} == set(found.raw)
-    elif found.kind in ("text", "passages"):
+    elif found.kind in ("text", "passages", "sentences"):
         assert len(found.raw) == count and all(isinstance(text, str) and text for text in found.raw.tolist())
     else:
         assert len(found.raw) == count and found.raw.dtype in (np.uint8, np.float32, np.float64)
@@ -115,7 +123,7 @@ def test_preprocess_is_fitted_on_training_rows_and_survives_json(dataset):
     parts = data.split(found, 0.1, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
     preprocess = found.fit_preprocess(parts.train, **reading(found))
     encoded = preprocess.encode(found.raw)
-    expected = {"image": np.uint8, "text": np.int32, "passages": np.int32}.get(found.kind, np.float32)
+    expected = {"image": np.uint8, "text": np.int32, "passages": np.int32, "sentences": np.int32}.get(found.kind, np.float32)
     shape = (preprocess.length + 1,) if found.kind == "passages" else preprocess.shape  # what is told stands one further
     assert encoded.shape == (len(found), *shape) and encoded.dtype == expected
     torch.from_numpy(encoded)  # warns, which is an error here, where the memory must not be written

@@ -19,15 +19,18 @@ TABLES = {"mlp", "linear"}
 """Architectures that take rows of numbers too."""
 LANGUAGE = {"decoder", "causal", "masked"}
 """Architectures that say at every place of a text which token comes next, or stands there: (B, L) -> (B, L, tokens)."""
-TEXTS = {"bag", "textcnn", "bilstm", "pretrained"} | LANGUAGE
+VECTORS = {"embedder", "static"}
+"""Architectures that give one vector a text: (B, L) -> (B, W), of a width of their own, without an output layer."""
+TEXTS = {"bag", "textcnn", "bilstm", "pretrained"} | LANGUAGE | VECTORS
 """Architectures that take rows of tokens, and nothing else."""
 WORDS = {"vocabulary": 40, "pad": 3}
 TINY = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 12, "max_position_embeddings": 20, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LLAMA = {"model_type": "llama", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 12, "max_position_embeddings": 20}
-NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA}, "masked": {"config": TINY},
-          "decoder": WORDS | {"width": 16, "layers": 2}}
+NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA},
+          "masked": {"config": TINY}, "decoder": WORDS | {"width": 16, "layers": 2}, "embedder": {"config": TINY},
+          "static": WORDS | {"width": 8}}
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
 OTHER = {
@@ -42,7 +45,9 @@ OTHER = {
     "causal": {"config": LLAMA | {"hidden_size": 12}, "dropout": 0.5, "start": 10},
     "masked": {"config": TINY | {"hidden_size": 12}, "dropout": 0.5, "start": 10, "pad": 4},
     "decoder": {"width": 24, "layers": 3, "heads": 2, "kv_heads": 2, "inner": 20, "tied": False, "dropout": 0.5, "vocabulary": 41, "pad": 4,
-                "start": 10, "rope_base": 50.0}}
+                "start": 10, "rope_base": 50.0},
+    "embedder": {"config": TINY | {"hidden_size": 12}, "pooling": "cls", "normalise": True, "dropout": 0.5},
+    "static": {"width": 5, "normalise": False, "vocabulary": 41, "pad": 4}}
 """For every field a value that is not the default."""
 
 
@@ -81,7 +86,9 @@ def settled(module, shape):
     return module.eval()
 
 
-@pytest.mark.parametrize(("arch", "shape"), [(arch, shape) for arch in NAMES for shape in ([(5,), (17,)] if arch in TEXTS else SHAPES)])
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [(arch, shape) for arch in NAMES if arch not in VECTORS for shape in ([(5,), (17,)] if arch in TEXTS else SHAPES)])
 def test_logits_are_the_head_of_the_features(arch, shape):
     module = settled(build(arch, shape), shape)
     x = some(arch, 3, shape)
@@ -91,6 +98,19 @@ def test_logits_are_the_head_of_the_features(arch, shape):
     logits = module(x)
     assert logits.shape == (*rows, classes) and logits.dtype == torch.float32 and bool(torch.isfinite(logits).all())
     assert torch.equal(logits, module.head(features))
+
+
+@pytest.mark.parametrize("arch", sorted(VECTORS))
+def test_a_vector_has_the_models_own_width_and_passes_through_its_last_module(arch):
+    """Objectives on layers tap `vector`: what they match has to be what the model gives."""
+    module, seen = build(arch).eval(), []
+    module.vector.register_forward_hook(lambda part, given, found: seen.append(found))
+    x = some(arch, 3)
+    found = module(x)
+    assert found.shape == (3, 8) and found.dtype == torch.float32 and torch.equal(found, seen[0])
+    unit = build(arch, normalise=True).eval()(x)
+    torch.testing.assert_close(unit, torch.nn.functional.normalize(build(arch, normalise=False).eval()(x), dim=1))
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
 
 
 @pytest.mark.parametrize("arch", NAMES)
@@ -179,8 +199,8 @@ def test_a_copy_is_independent(arch):
     module = build(arch)
     twin = copy.deepcopy(module)
     with torch.no_grad():
-        twin.head.weight.zero_()
-    assert bool((module.head.weight != 0).any())
+        next(twin.parameters()).zero_()
+    assert bool((next(module.parameters()) != 0).any())
 
 
 @pytest.mark.parametrize("arch", sorted(TEXTS))

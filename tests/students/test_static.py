@@ -10,7 +10,7 @@ import torch
 
 from understudy.errors import DataError, RecipeError
 from understudy.static_embedding import load
-from understudy.students import static
+from understudy.students import sentences, static, static_tokens, static_tuning
 from understudy.tokens import Tokenizer
 
 transformers = pytest.importorskip("transformers", reason="needs the transformers package")
@@ -68,21 +68,21 @@ def test_shares_by_hand(folder):
     """Zipf's over the known tokens in the order of their ids; a Unigram tokenizer's own; and counts, plus one each."""
     import tokenizers
 
-    tokenizer, _ = static.bare(static.tokenizer_of(folder))
+    tokenizer, _ = static_tokens.bare(static_tokens.tokenizer_of(folder))
     known = np.array([False, True, True, False, True])
-    np.testing.assert_allclose(static.expected(tokenizer, known), np.array([0, 1 / 2, 1 / 3, 0, 1 / 4]) / (13 / 12))
+    np.testing.assert_allclose(static_tokens.expected(tokenizer, known), np.array([0, 1 / 2, 1 / 3, 0, 1 / 4]) / (13 / 12))
 
     unigram = tokenizers.Tokenizer(tokenizers.models.Unigram([("<unk>", 0.0), ("a", np.log(0.75)), ("b", np.log(0.25))], unk_id=0))
     unigram = Tokenizer(unigram.to_str(), 0)
-    np.testing.assert_allclose(static.expected(unigram, np.array([False, True, True])), [0, 0.75, 0.25])
-    np.testing.assert_allclose(static.counted(unigram, np.array([False, True, True]), ["aab", "a"]), [0, 4 / 6, 2 / 6])
+    np.testing.assert_allclose(static_tokens.expected(unigram, np.array([False, True, True])), [0, 0.75, 0.25])
+    np.testing.assert_allclose(static_tokens.counted(unigram, np.array([False, True, True]), ["aab", "a"]), [0, 4 / 6, 2 / 6])
 
 
 @pytest.mark.parametrize("pooling", ["first", "token", "mean"])
 def test_a_row_is_the_teachers_state_of_the_token_alone(folder, pooling):
     """Whole chain by hand for one token: state, mean, components, weight."""
     made = static.distil(folder, dimensions=6, pooling=pooling, sif=0.01)
-    source, tokenizer = static.tokenizer_of(folder), made.model.tokenizer
+    source, tokenizer = static_tokens.tokenizer_of(folder), made.model.tokenizer
     states = teacher_alone(folder, [2, source.inner.token_to_id("music"), 3]).double().numpy()
     state = {"first": states[0], "token": states[1], "mean": states.mean(0)}[pooling]
     at, names = tokenizer.inner.token_to_id("music"), tokenizer.inner.get_vocab_size()
@@ -111,8 +111,8 @@ def test_the_same_folder_gives_the_same_table(folder, made):
 def test_all_dimensions_keep_all_cosines(folder):
     """PCA with every component and no weights is a rotation of the centred states."""
     made = static.distil(folder, dimensions=16, sif=None)
-    tokenizer, pieces = static.bare(static.tokenizer_of(folder))
-    states = static.single_states(static.teacher(folder), static.tokenizer_of(folder), pieces, "first")
+    tokenizer, pieces = static_tokens.bare(static_tokens.tokenizer_of(folder))
+    states = sentences.single_states(sentences.teacher(folder), static_tokens.tokenizer_of(folder), pieces, "first")
     known = np.array([bool(one) for one in pieces])
     centred = (states - made.mean)[known]
     np.testing.assert_allclose(made.model.table[known] @ made.model.table[known].T, centred @ centred.T, atol=1e-4)
@@ -123,7 +123,7 @@ def test_counts_replace_ranks(folder, made):
     counted = static.distil(folder, dimensions=6, texts=["music"] * 500, sif=0.01)
     inner = made.model.tokenizer.inner
     music, money = inner.token_to_id("music"), inner.token_to_id("money")
-    share = static.counted(made.model.tokenizer, np.arange(len(made.model.table)) > 0, ["music"] * 500)
+    share = static_tokens.counted(made.model.tokenizer, np.arange(len(made.model.table)) > 0, ["music"] * 500)
     ratio = static.weights(share, 0.01)
     assert ratio[music] < 0.1 * ratio[money] and counted.model.about["counted"]
     weighted = np.linalg.norm(counted.model.table, axis=1) / np.maximum(ratio, 1e-12)
@@ -131,11 +131,11 @@ def test_counts_replace_ranks(folder, made):
 
 
 def test_words_become_tokens(folder):
-    words = static.frequent_words(static.tokenizer_of(folder), ["zoo zoo, Zebra zebra zebra play a1"] * 3, most=5, at_least=3)
+    words = static_tokens.frequent_words(static_tokens.tokenizer_of(folder), ["zoo zoo, Zebra zebra zebra play a1"] * 3, most=5, at_least=3)
     assert words == ["zebra", "zoo"]  # play is one already, a1 is no word
     made = static.distil(folder, dimensions=6, words=words, sif=None)
     assert made.model.tokenizer.inner.encode("Zebra playing").tokens == ["zebra", "play", "##ing"]
-    source = static.tokenizer_of(folder)
+    source = static_tokens.tokenizer_of(folder)
     states = teacher_alone(folder, source.inner.encode("zebra").ids[:7]).double().numpy()
     at = made.model.tokenizer.inner.token_to_id("zebra")
     np.testing.assert_allclose(made.model.table[at], (states[0] - made.mean) @ made.components, atol=1e-5)
@@ -156,7 +156,7 @@ def test_a_byte_tokenizer_keeps_its_ids_and_needs_no_padding(folder, tmp_path):
     assert len(made.model.table) == one.get_vocab_size() and not made.model.table[one.token_to_id("<end>")].any()
     ids = one.encode("play music").ids
     np.testing.assert_allclose(made.model.encode(["play music"], normalise=False)[0], made.model.table[ids].mean(0), atol=1e-6)
-    assert np.isfinite(static.vectors(tmp_path, ["play", "play music now"])).all()
+    assert np.isfinite(sentences.vectors(tmp_path, ["play", "play music now"])).all()
     with pytest.raises(RecipeError, match="words can't be added"):
         static.distil(tmp_path, dimensions=5, words=["zebra"])
 
@@ -173,8 +173,8 @@ def test_numpy_and_torch_agree_on_a_saved_folder(made, tmp_path):
 def test_the_teachers_vectors_are_masked_means(folder, tmp_path):
     """Padding in a batch changes nothing; a folder that says cls gets the first state."""
     texts = ["play", "turn on the light", "stop the music"]
-    found = static.vectors(folder, texts, batch=2)
-    source = static.tokenizer_of(folder)
+    found = sentences.vectors(folder, texts, batch=2)
+    source = static_tokens.tokenizer_of(folder)
     alone = [teacher_alone(folder, source.inner.encode(text).ids) for text in texts]
     np.testing.assert_allclose(found, np.stack([one.mean(0).numpy() for one in alone]), atol=1e-5)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -182,25 +182,25 @@ def test_the_teachers_vectors_are_masked_means(folder, tmp_path):
     (tmp_path / "1_Pooling").mkdir()
     for said in ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, {"pooling_mode": "cls"}):
         (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(said))
-        np.testing.assert_allclose(static.vectors(tmp_path, texts), np.stack([one[0].numpy() for one in alone]), atol=1e-5)
+        np.testing.assert_allclose(sentences.vectors(tmp_path, texts), np.stack([one[0].numpy() for one in alone]), atol=1e-5)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}))
     with pytest.raises(DataError, match="pooling .* is not known"):
-        static.vectors(tmp_path, texts)
+        sentences.vectors(tmp_path, texts)
 
 
 def test_the_loss_is_the_cosine_by_hand():
     """Two texts, in float64, against numpy; and its gradient against finite differences."""
-    bags = static.Bags(np.array([0, 1, 1, 2]), np.array([2, 0, 2]))
+    bags = static_tuning.Bags(np.array([0, 1, 1, 2]), np.array([2, 0, 2]))
     draw = np.random.default_rng(2)
     table, weight = torch.tensor(draw.normal(size=(3, 4)), requires_grad=True), torch.tensor(draw.normal(size=3), requires_grad=True)
     goal = torch.nn.functional.normalize(torch.tensor(draw.normal(size=(3, 4))), dim=1)
     rows = np.array([2, 0])
-    found = static.cosine_loss(table, weight, bags, goal, rows)
+    found = static_tuning.cosine_loss(table, weight, bags, goal, rows)
     scaled = (table * weight.exp()[:, None]).detach().numpy()
     for value, ids, at in zip(found.tolist(), ([1, 2], [0, 1]), rows, strict=True):
         total = scaled[ids].sum(0)
         assert value == pytest.approx(1 - total @ goal[at].numpy() / np.linalg.norm(total), abs=1e-12)
-    assert torch.autograd.gradcheck(lambda t, w: static.cosine_loss(t, w, bags, goal, rows), (table, weight))
+    assert torch.autograd.gradcheck(lambda t, w: static_tuning.cosine_loss(t, w, bags, goal, rows), (table, weight))
 
 
 def test_tuning_learns_what_a_table_can_know(folder, made):
@@ -210,7 +210,7 @@ def test_tuning_learns_what_a_table_can_know(folder, made):
     other = draw.normal(size=(len(made.model.table), 6)).astype(np.float32)
     ids, counts = made.model.tokens(texts)
     means = np.array([other[part].mean(0) for part in np.split(ids, np.cumsum(counts)[:-1])])
-    tuned = static.tune(made, texts, means @ made.components.T.astype(np.float32), epochs=20, lr=0.02, batch=32)
+    tuned = static_tuning.tune(made, texts, means @ made.components.T.astype(np.float32), epochs=20, lr=0.02, batch=32)
     assert tuned.held_out[-1] < 0.1 * tuned.held_out[0]
     untouched = made.model.tokenizer.inner.token_to_id("weather")
     ratio = tuned.static.model.table[untouched] / made.model.table[untouched]
@@ -219,8 +219,8 @@ def test_tuning_learns_what_a_table_can_know(folder, made):
 
 
 def test_tuning_is_seeded(folder, made):
-    targets = static.vectors(folder, TEXTS)
-    first, second, other = (static.tune(made, TEXTS, targets, epochs=2, seed=seed) for seed in (1, 1, 2))
+    targets = sentences.vectors(folder, TEXTS)
+    first, second, other = (static_tuning.tune(made, TEXTS, targets, epochs=2, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.static.model.table, second.static.model.table)
     assert not np.array_equal(first.static.model.table, other.static.model.table)
     assert first.held_out == second.held_out and len(first.held_out) == 3
@@ -231,15 +231,16 @@ def test_tuning_that_does_not_help_is_not_taken(folder, made):
     texts = list(dict.fromkeys(TEXTS)) * 4
     rows = made.model.encode(texts)
     targets = (rows - rows.mean(0)) @ made.components.T
-    worse = static.tune(made, texts, targets, epochs=2, lr=30.0, weight_lr=0.0)
+    worse = static_tuning.tune(made, texts, targets, epochs=2, lr=30.0, weight_lr=0.0)
     assert min(worse.held_out[1:]) > worse.held_out[0]
     np.testing.assert_allclose(worse.static.model.encode(texts), rows, atol=1e-5)
 
 
 def test_salads_hold_every_word(made):
-    texts = static.salads(made, passes=2, length=8)
+    texts = static_tuning.salads(made, passes=2, length=8)
     tokens = len(made.model.table) - 1  # without [UNK]
-    assert len(texts) == 2 * -(-tokens // 8) and texts == static.salads(made, passes=2, length=8) != static.salads(made, seed=1)
+    again, other = static_tuning.salads(made, passes=2, length=8), static_tuning.salads(made, seed=1)
+    assert len(texts) == 2 * -(-tokens // 8) and texts == again != other
     words = " ".join(texts).split()
     assert all(words.count(word) == 2 for word in ("music", "weather", "turn"))
 
@@ -252,17 +253,17 @@ def test_bad_input(folder, made, tmp_path):
     with pytest.raises(DataError, match="has no tokenizer"):
         static.distil(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    with pytest.raises(DataError, match="gives no encoder"):
+    with pytest.raises(DataError, match="gives no model"):
         static.distil(tmp_path)
     with pytest.raises(DataError, match="don't fit the texts"):
-        static.tune(made, TEXTS, np.zeros((len(TEXTS), 6)))
+        static_tuning.tune(made, TEXTS, np.zeros((len(TEXTS), 6)))
     with pytest.raises(DataError, match="don't fit the texts"):
-        static.tune(made, TEXTS, np.full((len(TEXTS), 16), np.nan))
+        static_tuning.tune(made, TEXTS, np.full((len(TEXTS), 16), np.nan))
     for wrong in ({"epochs": 0}, {"held_out": 1.0}, {"lr": -1.0}):
         with pytest.raises(RecipeError, match="tuning can't be run so"):
-            static.tune(made, TEXTS, np.zeros((len(TEXTS), 16)), **wrong)
+            static_tuning.tune(made, TEXTS, np.zeros((len(TEXTS), 16)), **wrong)
     with pytest.raises(DataError, match="too few texts"):
-        static.tune(made, TEXTS[:5], np.ones((5, 16)))
+        static_tuning.tune(made, TEXTS[:5], np.ones((5, 16)))
 
 
 def test_a_causal_model_is_no_encoder(folder, tmp_path):

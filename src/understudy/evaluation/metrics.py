@@ -24,13 +24,15 @@ from understudy.errors import DataError, RecipeError, four_parts
 
 @dataclass(frozen=True)
 class Measure:
-    """What is known of a metric by its name: its label, the unit of its values, whether more is better, its largest value, its task."""
+    """What is known of a metric by its name: its label, the unit of its values, whether more is better, its largest value, its task, its
+    smallest value."""
 
     label: str
     unit: str = "fraction"
     higher: bool = True
     most: float = 1.0
     task: str = "classification"
+    least: float = 0.0
 
 
 MEASURES = {
@@ -41,6 +43,8 @@ MEASURES = {
     "next_word_of_three": Measure("next word among three", task="language"),
     "masked_token": Measure("masked token right", task="masked"),
     "masked_bits": Measure("bits per masked token", "bits", False, math.inf, "masked"),
+    "spearman": Measure("Spearman correlation", "correlation", task="embedding", least=-1.0),
+    "pearson": Measure("Pearson correlation", "correlation", task="embedding", least=-1.0),
 }
 LABELS = {name: measure.label for name, measure in MEASURES.items()}
 NAMES = tuple(MEASURES)
@@ -59,7 +63,7 @@ def higher_is_better(metric: str) -> bool:
 
 
 def unit(metric: str) -> str:
-    """What its values are: "nats" or "bits" for losses, else "fraction" (of 1)."""
+    """What its values are: "nats" or "bits" for losses, "correlation" from -1 to 1, else "fraction" (of 1)."""
     return MEASURES[_known(metric)].unit
 
 
@@ -77,7 +81,8 @@ def merit(metric: str, value: float | None) -> float:
 
 def bounds(metric: str) -> tuple[float, float]:
     """Smallest and largest value that the metric can have."""
-    return 0.0, MEASURES[_known(metric)].most
+    measure = MEASURES[_known(metric)]
+    return measure.least, measure.most
 
 
 def default(class_counts: np.ndarray) -> str:

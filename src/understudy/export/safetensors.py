@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from understudy import atomic
+from understudy import atomic, model_folder
 from understudy.errors import DataError, GateError, RecipeError, four_parts
 from understudy.students import artefact, weights
 
 FILES = (weights.FILE, artefact.CARD, artefact.CONFIG)
-BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", model_folder.MODULES, model_folder.POOLING,
+          model_folder.LENGTH, model_folder.SETTINGS)  # fmt: skip
 """What lies beside them where the student reads texts, for programs that look for it there."""
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy import model_folder
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.models._common import require
-from understudy.models._transformers import configured, described, library, loaded, with_prefix, without_prefix
+from understudy.models._wrapped import own_names, written
 from understudy.models.decoder import documents, visible
 
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale", "mup_output_alpha")
@@ -53,7 +54,7 @@ class Model:
         """
         require(len(shape) == 1, "causal reads tokens", f"inputs of shape {shape}", "text", "Numbers would be taken for words",
                 "Use data of kind text, or another architecture")
-        kit, config = library(), self.configuration()
+        kit, config = model_folder.library(), self.configuration()
         rows = config.get_text_config().vocab_size
         require(classes <= rows, "the tokenizer has more tokens than the model", f"{classes} tokens, {rows} rows", "a row for every token",
                 "Some words could neither be read nor said", "Use the tokenizer that lies in the model's folder")
@@ -61,17 +62,17 @@ class Model:
                 "Documents of a row would read each other", "Leave start to the tokenizer")
         if self.config:
             return Causal(kit.AutoModelForCausalLM.from_config(config, trust_remote_code=False), self.start)
-        made, report = loaded(kit.AutoModelForCausalLM, self.path, config, output_loading_info=True)
-        if report["missing_keys"]:
+        made, found = model_folder.loaded("AutoModelForCausalLM", self.path, config, output_loading_info=True)
+        if found["missing_keys"]:
             raise DataError(four_parts(
-                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(report["missing_keys"])[:3]),
+                f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(found["missing_keys"])[:3]),
                 expected="the weights of every layer, and of the output layer unless it is the embedding",
                 otherwise="What is missing would answer at random", do="Save the model as AutoModelForCausalLM, not its body alone"))
         return Causal(made, self.start)
 
     def configuration(self) -> Any:
         """The library's configuration. RecipeError for an encoder, and for a kind that is no language model."""
-        kit, found = library(), configured(self.path, self.config, self.dropout)
+        kit, found = model_folder.library(), model_folder.configuration(self.path, self.config, self.dropout)
         auto = kit.models.auto.modeling_auto
         kind, both_ways = found.model_type, found.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if getattr(found, "is_encoder_decoder", False) or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
@@ -122,8 +123,7 @@ class Causal(nn.Module):
         self.model, self.start = model, start
         self.pad = int(model.config.pad_token_id or 0)
         self.linear = linear(model)
-        self.register_state_dict_post_hook(without_prefix)
-        self.register_load_state_dict_pre_hook(with_prefix)
+        own_names(self)
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
@@ -131,7 +131,7 @@ class Causal(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        return described(self.model)
+        return written(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder."""
@@ -193,7 +193,7 @@ class Causal(nn.Module):
                     otherwise="It would be read as if the first went on", do="Add the start token to stop"))
             more = {"attention_mask": visible(segments, tokens.shape[1]), "position_ids": within(segments)[:, -tokens.shape[1]:]}
         # without a configuration it keeps everything, also what lies outside a window: cut back, that would be needed again
-        inner = cache.inner if cache else library().DynamicCache() if self.attends else None
+        inner = cache.inner if cache else model_folder.library().DynamicCache() if self.attends else None
         said = self.model(input_ids=tokens, past_key_values=inner, use_cache=True, **more)
         logits = said.logits if last is None else said.logits[:, said.logits.shape[1] - last:]
         return logits, Kept(said.past_key_values, segments)

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from understudy import model_folder
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.models._common import require
 from understudy.models._text import real
-from understudy.models._transformers import configured, described, library, loaded, with_prefix, without_prefix
+from understudy.models._wrapped import with_prefix, without_prefix, written
 from understudy.models.decoder import documents
 
 
@@ -51,12 +52,12 @@ class Model:
         """
         require(len(shape) == 1, "masked reads tokens", f"inputs of shape {shape}", "text", "Numbers would be taken for words",
                 "Use data of kind corpus with task: masked, or another architecture")
-        kit, config = library(), self.configuration()
+        kit, config = model_folder.library(), self.configuration()
         require(classes <= config.vocab_size, "the tokenizer has more tokens than the model", f"{classes} tokens, {config.vocab_size} rows",
                 "a row for every token", "Some words could neither be read nor said", "Use the tokenizer that lies in the model's folder")
         if self.config:
             return Masked(kit.AutoModelForMaskedLM.from_config(config, trust_remote_code=False), self.start, self.pad)
-        made, report = loaded(kit.AutoModelForMaskedLM, self.path, config, output_loading_info=True)
+        made, report = model_folder.loaded("AutoModelForMaskedLM", self.path, config, output_loading_info=True)
         fresh = sorted(report["missing_keys"])
         body = [name for name in fresh if name.startswith(f"{made.base_model_prefix}.")]
         if body:
@@ -67,8 +68,8 @@ class Model:
 
     def configuration(self) -> Any:
         """The library's configuration. RecipeError for a model that reads from left to right."""
-        found = configured(self.path, self.config, self.dropout)
-        known = library().models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        found = model_folder.configuration(self.path, self.config, self.dropout)
+        known = model_folder.library().models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         if found.model_type not in known or getattr(found, "is_decoder", False) or getattr(found, "is_encoder_decoder", False):
             raise RecipeError(four_parts(
                 "the model does not fill in masked tokens", got=f"{found.model_type}, a decoder or another kind of model",
@@ -107,7 +108,7 @@ class Masked(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        return described(self.model)
+        return written(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder."""

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from understudy import model_folder
 from understudy.errors import RecipeError, four_parts
 from understudy.models._text import real
-from understudy.models._transformers import configured, described, library, loaded, with_prefix, without_prefix
+from understudy.models._wrapped import own_names, written
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,16 @@ class Model:
             raise RecipeError(four_parts(
                 "pretrained reads tokens", got=f"inputs of shape {shape}", expected="text",
                 otherwise="Numbers would be taken for words", do="Use data of kind text, or another architecture"))
-        kit = library()
         config = self.configuration(classes)
         if self.config:
+            kit = model_folder.library()
             return Pretrained(kit.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
-        return Pretrained(loaded(kit.AutoModelForSequenceClassification, self.path, config, ignore_mismatched_sizes=True))
+        made = model_folder.loaded("AutoModelForSequenceClassification", self.path, config, ignore_mismatched_sizes=True)
+        return Pretrained(made)
 
     def configuration(self, classes: int) -> Any:
         """The library's configuration for so many classes."""
-        return configured(self.path, self.config, self.dropout, num_labels=classes)
+        return model_folder.configuration(self.path, self.config, self.dropout, num_labels=classes)
 
 
 class Pretrained(nn.Module):
@@ -65,8 +67,7 @@ class Pretrained(nn.Module):
         super().__init__()
         self.model = model
         self.pad = int(model.config.pad_token_id or 0)
-        self.register_state_dict_post_hook(without_prefix)
-        self.register_load_state_dict_pre_hook(with_prefix)
+        own_names(self)
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
@@ -74,7 +75,7 @@ class Pretrained(nn.Module):
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""
-        return described(self.model)
+        return written(self.model)
 
     def published(self, classes: Sequence[str]) -> dict[str, Any]:
         """What config.json has to say for the library to read this model from a folder, with the classes' names."""

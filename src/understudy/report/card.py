@@ -53,7 +53,8 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     for head, rows in (("Claim", _claims(details)), ("Gate (shipped student)", _gates(details))):
         parts += [_table([head, "Needed", "Measured", "Result"], rows)] if rows else []
     parts += ["## Know before you use it", _list([*_worst(details), *(escaped(note) for note in details["notes"])])]
-    parts += ["## Use it", USE, "## Rights", _rights(details["provenance"].get("rights")), "## Where it comes from", _origin(details)]
+    parts += ["## Use it", VECTORS if summary["task"] == "embedding" else USE]
+    parts += ["## Rights", _rights(details["provenance"].get("rights")), "## Where it comes from", _origin(details)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,6 +65,13 @@ probabilities = student.predict(inputs)            # (rows, classes), inputs as 
 probabilities = student.predict_file("input.png")  # or a .csv, .parquet, .npy, or a .txt of texts
 """
 USE = fenced(_PYTHON, "python") + "\n\n" + fenced("understudy predict path/to/this/folder INPUT", "sh")
+
+_VECTORS = """import understudy
+
+student = understudy.load("path/to/this/folder")   # config.json, model.safetensors, tokenizer.json; nothing in it is executed
+vectors = student.encode(["a text", "another"])    # (texts, numbers)
+"""
+VECTORS = fenced(_VECTORS, "python") + "\n\n" + fenced("understudy predict path/to/this/folder TEXTS.txt", "sh")
 
 
 def front_matter(summary: Mapping[str, Any]) -> str:
@@ -85,6 +93,9 @@ def _what(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     weighs = f"with {numbers.count(student['parameters'])} parameters ({numbers.size(student['bytes'])}), {origin}."
     if summary["task"] in TEXTS:
         return f"A model that says {TEXTS[summary['task']]}, {weighs}"
+    if summary["task"] == "embedding":
+        return (f"It makes vectors of sentences, {details['pairs']['width']} numbers each, whose cosine says how alike two sentences are: "
+                f"a model {weighs}")
     names = details["dark_knowledge"]["classes"]
     listed = ", ".join(escaped(name) for name in names[:CLASSES]) + (f" and {len(names) - CLASSES} more" if len(names) > CLASSES else "")
     return (f"A classifier {weighs}\n\n"

@@ -40,7 +40,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         "noun": NOUNS[facts.task], "measures": [], "classes": [], "groups": [], "worst_slice": None, "calibration": {}, "inherited": None,
         "severity": None, "fidelity": {}, "dark_knowledge": None, "ranked": None, "temperature": [], "temperature_note": "",
         "duplicates": None,
-        "documents": None, "draft": None, "own_text": {},
+        "documents": None, "pairs": None, "draft": None, "own_text": {},
         **measured.sections(),
     }
 
@@ -126,4 +126,4 @@ def _latency(facts: Facts) -> dict[str, Any] | None:
         return None
     timed: Estimate = claims.speedup(facts.latency.teacher, facts.latency.student)
     return {"teacher": statistics.median(facts.latency.teacher), "student": statistics.median(facts.latency.student),
-            "speedup": timed.value, "ci95": timed.ci95, "conditions": facts.latency.conditions}
+            "speedup": timed.value, "ci95": timed.ci95, "conditions": facts.latency.conditions, "rates": facts.latency.rates}

@@ -1,7 +1,8 @@
 """`Facts`: all that a report is made from, as plain arrays and numbers. The pipeline fills it; `summary.summarise` reads it.
 
-What every task has is here; what classifiers said is `Classification`, what models of text said is `Language`.
-Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes, D documents, K columns of a tally.
+What every task has is here; what classifiers said is `Classification`, what models of text said `Language`, and which sentences models held
+alike `Embedding`. Letters: S seeds, n labelled or unlabelled test rows, m validation rows (may be 0), C classes, D documents, K columns of
+a tally, P pairs of sentences.
 Nothing in here is a model, a file or a clock: the same facts give the same summary, byte for byte.
 """
 
@@ -38,11 +39,13 @@ class Latency:
 
     teacher, student: seconds for one batch, one figure a round, measured in turns (round i of both is a pair).
     conditions: batch, threads, precision and hardware in words.
+    rates: of texts, how many a second each model reads and answers about, tokenizer and all; empty where nobody measured it.
     """
 
     teacher: Sequence[float]
     student: Sequence[float]
     conditions: str
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +268,41 @@ class Masked(Language):
     def shared(self) -> np.ndarray:
         """(D,) among what a document's bits are shared out: the tokens of it that were hidden."""
         return self.teacher_told[:, COLUMNS.index("positions")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Facts):
+    """How alike models held the sentences of test pairs, beside what people said.
+
+    Attributes:
+        sentences: (P, 2) str. scores: (P,) people's, larger is more alike.
+        said: arm -> (S, P) cosines. numbers: arm -> the seeds' numbers. teacher_said: (P,).
+        overlap_said: (P,) share of words that both sentences have.
+        hard: places of the pairs that stand beside the average, chosen without any model; hard_name: what they are called.
+        widths: "teacher", "student" -> how many numbers a vector has.
+    """
+
+    task: ClassVar[str] = "embedding"
+    sentences: np.ndarray
+    scores: np.ndarray
+    said: Mapping[str, np.ndarray]
+    numbers: Mapping[str, tuple[int, ...]]
+    teacher_said: np.ndarray
+    overlap_said: np.ndarray
+    hard: np.ndarray
+    hard_name: str
+    widths: Mapping[str, int]
+
+    @property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """Arm -> its seeds."""
+        return dict(self.numbers)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        p = len(self.scores)
+        shapes = {"sentences": (np.shape(self.sentences), (p, 2)), "teacher_said": (np.shape(self.teacher_said), (p,)),
+                  "overlap_said": (np.shape(self.overlap_said), (p,))}
+        for name, said in self.said.items():
+            shapes[f"said.{name}"] = (np.shape(said), (len(self.numbers[name]), p))
+        same_shapes(shapes)

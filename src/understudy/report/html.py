@@ -63,6 +63,8 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         value=numbers.value, bracket=numbers.bracket, estimate=numbers.estimate, count=numbers.count, size=numbers.size,
         times=numbers.times, bound=numbers.bound, exact=numbers.exact, p_value=numbers.p_value, seconds=numbers.seconds,
         fixed=numbers.fixed,
+        place=lambda share: f"{100 * share:.0f}\N{NO-BREAK SPACE}%", passage=lambda words: figures.short(str(words), TEXT),
+        count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 NOTHING = "–"
 _SPACE = "\N{NO-BREAK SPACE}"
 _UNITS = {"fraction": (100.0, f"{_SPACE}%", f"{_SPACE}points"), "nats": (1.0, f"{_SPACE}nats", f"{_SPACE}nats"),
-          "times": (1.0, "×", "×")}
+          "times": (1.0, "×", "×"), "correlation": (1.0, "", "")}
 
 
 def unit_of(unit: str) -> tuple[float, str, str]:
@@ -30,10 +30,11 @@ def fixed(value: float, decimals: int, *, signed: bool = False) -> str:
 
 
 def decimals(value: float, interval: Sequence[float] | None, factor: float) -> int:
-    """How many decimals the interval (or, without one, the value) justifies; 1 to 4."""
+    """How many decimals the interval (or, without one, the value) justifies; 1 to 4, and 2 for a number below 1 as it is (0.80)."""
     half = abs(interval[1] - interval[0]) / 2 * factor if interval is not None else 0.0
     if half > 0:
-        return min(max(-math.floor(math.log10(half)), 1), 4)
+        least = 2 if factor == 1.0 and abs(value) < 1 else 1
+        return min(max(-math.floor(math.log10(half)), least), 4)
     if factor == 1.0:
         return 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     shown = abs(value) * factor

@@ -67,9 +67,10 @@ from understudy.evaluation.compare import ONE_SEED
 from understudy.evaluation.retention import Estimate
 from understudy.report.classified import Classified
 from understudy.report.details import build as build_details
-from understudy.report.facts import Classification, Facts, Language
+from understudy.report.facts import Classification, Embedding, Facts, Language
 from understudy.report.measured import Measured
 from understudy.report.plain import plain
+from understudy.report.similar import Similar
 from understudy.report.told import Told
 from understudy.report.words import NOUNS, sentence, verdict_line
 
@@ -89,6 +90,8 @@ def measure(facts: Facts) -> Measured:
     """The figures of a task's facts."""
     if isinstance(facts, Classification):
         return Classified(facts)
+    if isinstance(facts, Embedding):
+        return Similar(facts)
     assert isinstance(facts, Language)
     return Told(facts)
 

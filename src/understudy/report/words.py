@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy.evaluation.metrics import LABELS, unit
 
-NOUNS = {"classification": "rows", "language": "documents", "masked": "documents"}
+NOUNS = {"classification": "rows", "language": "documents", "masked": "documents", "embedding": "pairs"}
 """What is counted as one item of the test, by task."""
 CLEAR_LOSS = 0.05
 """A worst class that is this much below the teacher is named in the sentence."""
@@ -39,7 +39,7 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
         if worst.get("unit", "fraction") == "fraction":
             parts.append(f"worst {_name(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
         else:
-            parts.append(f"{_name(worst['name'])}: {worst['distilled']:.3f} {worst['unit']} (teacher {worst['teacher']:.3f})")
+            parts.append(f"{_name(worst['name'])}: {_plain(worst['distilled'], worst['unit'])} (teacher {worst['teacher']:.3f})")
     return "; ".join(parts)
 
 
@@ -93,7 +93,7 @@ def _over_start(verdict: str, gain: str, missed: Sequence[str]) -> str:
 
 def _change(distilled: Mapping[str, Any], metric: str) -> str:
     difference, visible = distilled["difference"], distilled["smallest_visible"]
-    change = _signed(difference["value"], metric) + (" points" if unit(metric) == "fraction" else f" {unit(metric)}")
+    change = _signed(difference["value"], metric) + {"fraction": " points", "correlation": ""}.get(unit(metric), f" {unit(metric)}")
     if difference["ci95"] is None:
         return f"{change}, no interval from one seed"
     low, high = (_signed(end, metric) for end in difference["ci95"])
@@ -107,11 +107,16 @@ def _name(name: str) -> str:
 
 
 def _value(value: float, metric: str) -> str:
-    return _percent(value) if unit(metric) == "fraction" else f"{value:.3f} {unit(metric)}"
+    return _percent(value) if unit(metric) == "fraction" else _plain(value, unit(metric))
 
 
 def _size(value: float, metric: str) -> str:
-    return f"{100 * value:.1f} points" if unit(metric) == "fraction" else f"{value:.3f} {unit(metric)}"
+    return f"{100 * value:.1f} points" if unit(metric) == "fraction" else _plain(value, unit(metric))
+
+
+def _plain(value: float, unit: str) -> str:
+    """A number with its unit; a correlation has none."""
+    return f"{value:.3f}" if unit == "correlation" else f"{value:.3f} {unit}"
 
 
 def _signed(value: float, metric: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from understudy.errors import SelfTestError
-from understudy.selftest import data, language, layers, objective, stored, teacher, writing
+from understudy.selftest import data, language, layers, objective, stored, teacher, vectors, writing
 from understudy.selftest.subject import Check, Named, Subject
 
 Looks = tuple[tuple[str, Callable[[Subject], Check]], ...]
@@ -37,6 +37,12 @@ CHECKS: Looks = (
 )
 """In an order in which the first fault is the cause of those behind it."""
 
+BY_VECTOR = {
+    "class-count": (vectors.WIDTH, vectors.widths),
+    "zero-teacher": ("zero-vectors", vectors.silent),
+    "constant-teacher": ("constant-vectors", vectors.constant),
+}
+"""What is looked at in place of a check that is about classes."""
 OF_EXAMPLES = {"class-order", "preprocessing", "teacher-below-trivial"}
 LANGUAGE: Looks = (
     ("tokenizer", language.tokenizers),
@@ -55,12 +61,18 @@ MASKED: Looks = (
     ("teacher-below-trivial", language.below_trivial),
 )
 """For models that say which tokens are hidden."""
+VECTORS: Looks = tuple(
+    BY_VECTOR.get(look[0], look) for look in CHECKS if look[0] not in OF_EXAMPLES | {"probabilities-as-logits", "overlap"}
+)
+"""For models that give a vector an example: no number of it is a class, and no example is in the data twice."""
 
 NO_ANSWER = "no-answer"
+FIRST = ("class-count", vectors.WIDTH)
+"""The first check that asks the teacher."""
 ENDS = {
     "train-mode": "the teacher",
     NO_ANSWER: "the teacher",
-    "class-count": "the teacher",
+    **dict.fromkeys(FIRST, "the teacher"),
     "not-finite": "the teacher",
     layers.NOTHING: "the objective",
     "temperature": "the objective",
@@ -83,7 +95,7 @@ def examine(subject: Subject, checks: Looks = CHECKS) -> list[Check]:
         if cause:
             found.append(Named(name).skipped(f"not looked at: {cause}"))
             continue
-        if name == "class-count":
+        if name in FIRST:
             answer = _answered(subject)
             found.append(answer)
             if answer.result == "fault":

@@ -217,14 +217,14 @@ def output(subject: Subject) -> Check:
     size = 0.0 if pull is None else float(pull.abs().sum())
     if not size > 0:
         return check.fault(
-            "no term pulls at the logits",
+            "no term pulls at the answers",
             "no term of the objective trains the student's answers",
-            got="a gradient of 0 for the logits",
+            got="a gradient of 0 for the answers",
             expected="a gradient",
             otherwise="Its output layer would stay as random as it was, and its accuracy that of guessing",
-            do="Put a term beside it that asks for answers: labels.CrossEntropy or one of the family logits",
+            do="Put a term beside it that asks for answers: labels.CrossEntropy, one of the family logits, or of vectors embeddings",
         )
-    return check.ok("the logits have a gradient")
+    return check.ok("the answers have a gradient")
 
 
 def sensitivity(subject: Subject) -> Check:

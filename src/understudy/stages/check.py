@@ -12,7 +12,7 @@ from understudy.collate import Continued, Windows
 from understudy.objective import Objective
 from understudy.preprocess.passages import Passages
 from understudy.records import Shapes, Teacher
-from understudy.selftest.examine import CHECKS, LANGUAGE, MASKED, WRITING, Looks, examine, raise_first
+from understudy.selftest.examine import CHECKS, LANGUAGE, MASKED, VECTORS, WRITING, Looks, examine, raise_first
 from understudy.selftest.living import Nobody, examine_company
 from understudy.selftest.objective import Aim, before_a_teacher
 from understudy.selftest.subject import Check, Reading, Subject
@@ -142,7 +142,7 @@ def _writing(seen: Subject, tree: Mapping[str, Any], prepared: Prepared, given: 
 
 def checks_of(prepared: Prepared) -> Looks:
     """The checks that this data's answers allow."""
-    return {"classification": CHECKS, "language": LANGUAGE, "masked": MASKED}[prepared.task]
+    return {"classification": CHECKS, "language": LANGUAGE, "masked": MASKED, "embedding": VECTORS}[prepared.task]
 
 
 def subject(

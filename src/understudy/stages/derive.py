@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -17,13 +18,13 @@ from understudy.preprocess.text import Text
 from understudy.stages import reading
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
-from understudy.students import from_teacher
+from understudy.students import from_teacher, static
 from understudy.students.from_teacher import Cut
 from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
 VERSION = 1
-ARCHITECTURES = {"pretrained": Text, "masked": Passages}
+ARCHITECTURES = {"pretrained": Text, "embedder": Text, "masked": Passages}
 """Architectures that can be cut, and what each reads."""
 CALIBRATION = 512
 """Training texts on which the importance of the teacher's parts is measured."""
@@ -43,14 +44,17 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
             four_parts(
                 "student.from_teacher needs one pretrained teacher that reads text",
                 got=f"{len(tree['teacher'])} teacher(s), the first of kind {entry['kind']}",
-                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}, or arch: masked where tokens are hidden",
+                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}, or arch: embedder, or masked for hidden tokens",
                 otherwise="There would be no layers to copy",
                 do="Give the student a model of its own",
             )
         )
     arch, options = entry["model"]["arch"], {key: value for key, value in entry["model"].items() if key != "arch"}
     known: Any = kinds.configure("models", arch, options)
-    config = known.configuration(*([] if arch == "masked" else [prepared.outputs])).to_dict()
+    if wanted["static"]:
+        _static(tree, arch, prepared.outputs)
+        return
+    config = known.configuration(*([prepared.outputs] if arch == "pretrained" else [])).to_dict()
     chosen = _layers(wanted, config["num_hidden_layers"])
     assert folder is not None and isinstance(read, Text | Passages)
     own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
@@ -63,7 +67,25 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
         pad=config["pad_token_id"] if own else read.pad,
     )
     unsaid = ("_name_or_path", "transformers_version", "id2label", "label2id")
-    tree["student"]["model"] = {"arch": arch, "path": "", "config": {key: made[key] for key in made if key not in unsaid}}
+    config = {key: made[key] for key in made if key not in unsaid}
+    pooled = {"pooling": known.sentences().pooling, "normalise": known.sentences().normalise} if arch == "embedder" else {}
+    tree["student"]["model"] = {"arch": arch, "path": "", "config": config, **pooled}
+
+
+def _static(tree: dict[str, Any], arch: str, width: int) -> None:
+    """Fill in a static student. RecipeError where its teacher gives no vectors, or narrower ones."""
+    wanted = tree["student"]["from_teacher"]["static"]
+    if arch != "embedder" or wanted > width:
+        raise RecipeError(
+            four_parts(
+                "student.from_teacher: static can't be made of this teacher",
+                got=f"arch {arch}, static: {wanted}",
+                expected=f"a teacher of arch embedder, and at most its width, {width}",
+                otherwise="The further columns would be zeros that cost memory",
+                do="Use a smaller number, or a teacher of sentence vectors",
+            )
+        )
+    tree["student"]["model"] = {"arch": "static", "width": wanted}
 
 
 def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: Cache) -> dict[str, Any]:
@@ -72,17 +94,28 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     if wanted is None:
         return dict(tree)
     assert isinstance(prepared.preprocess, Text | Passages)
-    folder = cache.folder(
-        "start", {"teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"]["config"],
-                  "tokens": prepared.preprocess.fingerprint, "data": prepared.examples.fingerprint}, VERSION
-    )  # fmt: skip
+    made: dict[str, Any] = {
+        "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"].get("config"),
+        "tokens": prepared.preprocess.fingerprint}  # fmt: skip
+    if not wanted["static"]:
+        made["data"] = prepared.examples.fingerprint
+    folder = cache.folder("start", made, VERSION)
     with cache.claim(folder):
         if not cache.done(folder):
-            theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
-            state = from_teacher.cut(taught.modules[0].state_dict(), _chosen(tree, prepared, theirs, taught), _head_size(taught))
+            if wanted["static"]:
+                state = _table(reading.folder_of(entry["model"]) or "", wanted["static"])
+            else:
+                theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
+                state = from_teacher.cut(taught.modules[0].state_dict(), _chosen(tree, prepared, theirs, taught), _head_size(taught))
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
+
+
+def _table(folder: str, width: int) -> dict[str, Tensor]:
+    """The state of a static student that has not seen a text: the teacher's view of each token, PCA and weights by frequency."""
+    vectors = static.distil(folder, dimensions=width).model.vectors()
+    return {"embeddings": torch.from_numpy(static.scaled(vectors).astype(np.float32))}
 
 
 def _layers(wanted: Mapping[str, Any], count: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +16,23 @@ from torch import nn
 
 from understudy import atomic, kinds, pictures
 from understudy.errors import DataError, four_parts
+from understudy.evaluation import similarity
 from understudy.events import Event, OnEvent
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
 from understudy.records import Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Drafts, Facts, Language, Latency, Masked, Size
+from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
 from understudy.stages.common import class_counts, complete, fresh_student
+from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
+from understudy.stages.tasks.embedding import Judged
 from understudy.stages.tasks.language import Documents, likeness, on_own_text
 from understudy.stages.taught import Own
 from understudy.stages.teach import size_of
@@ -39,6 +43,10 @@ from understudy.training.numerics import Numerics
 
 PROBED, PROBED_TEXTS = 512, 8
 """Held-out rows on which an artefact has to agree with the student: of text few, as every token of a row has an answer."""
+RATED, READ_AT_ONCE = 256, 32
+"""Test sentences on which texts a second are measured, and how many a model gets together."""
+LONG = 0.25
+"""The share of test pairs that stands beside the average: those with the longest sentences."""
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 
 
@@ -75,6 +83,8 @@ def facts_of(
     }
     if lessons.data.generative:
         return _told(tree, lessons, arms, common, trained, drafts)
+    if lessons.data.task == "embedding":
+        return _similar(lessons, arms, shipped, common)
     return _classified(tree, lessons, arms, shipped, common)
 
 
@@ -153,6 +163,24 @@ def _in_own_tokens(own: Own, test: Documents) -> np.ndarray:
     return told * (test.sizes / np.maximum(theirs.sizes, 1))[:, None]
 
 
+def _similar(lessons: Lessons, arms: Mapping[str, ArmResult], shipped: int, common: Mapping[str, Any]) -> Facts:
+    prepared = lessons.data
+    judged = Judged(prepared, prepared.test, "test")
+    vectors = lessons.said(arms["distilled"], shipped)["test"].row_logits().numpy()
+    return Embedding(
+        **common,
+        sentences=np.array([[judged.texts[first], judged.texts[second]] for first, second in judged.rows], dtype=object).reshape(-1, 2),
+        scores=judged.scores,
+        said={name: judged.similarities(arm.logits_test) for name, arm in arms.items()},
+        numbers={name: arm.seeds for name, arm in arms.items()},
+        teacher_said=judged.similarities(vectors),
+        overlap_said=similarity.word_overlap(judged.texts, judged.rows),
+        hard=similarity.longest(judged.texts, judged.rows, LONG),
+        hard_name="the quarter of pairs with the longest sentences",
+        widths={"teacher": vectors.shape[1], "student": arms["distilled"].logits_test.shape[2]},
+    )
+
+
 def spoken(knowledge: Knowledge, classes: int) -> np.ndarray:
     """(n, C) log-probabilities at T = 1; of top-k rows the mass of the rest is spread evenly over the classes that were not kept."""
     return heard(knowledge, classes)[0].astype(np.float32)
@@ -186,6 +214,11 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
     model = complete(tree["student"]["model"], prepared) | portable()
     if model.get("arch") == GIVEN:
         model = {"arch": None, "class": type(module).__name__}
+    vectors = width_of(module, prepared.rows.inputs(prepared.test[:2])) if prepared.task == "embedding" else None
+    read, beside = prepared.preprocess, getattr(module, "beside", None)
+    files = read.files if isinstance(read, Text | Passages) else {}
+    if isinstance(read, Text) and beside is not None:
+        files |= beside(read.length)
     exits = folder.arm("distilled", seed) / EXITS
     if exits.exists():
         atomic.write_bytes(folder.path / "student" / EXITS, exits.read_bytes())
@@ -194,11 +227,12 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
         module,
         model=model,
         shape=prepared.shape,
-        classes=prepared.classes,
+        classes=() if vectors is not None else prepared.classes,
         preprocess=prepared.preprocess.to_dict(),
         card=about,
         extra={"run": tree["name"], "seed": seed, "metric": tree["metric"]},
-        files=prepared.preprocess.files if isinstance(prepared.preprocess, Text | Passages) else {},
+        files=files,
+        vectors=vectors,
     )
 
 
@@ -226,7 +260,7 @@ def put_card(folder: RunFolder) -> None:
         atomic.write_bytes(copy, card)
 
 
-def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
+def latency_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
     """Teacher and student on one example at a time, in turns, as torch runs them here; None where the teacher only is a store, or was a
     companion of the student's."""
     prepared, taught = lessons.data, lessons.taught
@@ -243,7 +277,31 @@ def latency_of(lessons: Lessons, student: nn.Module, hardware: str, rounds: int 
                 call()
                 if index >= 3:
                     times[name].append(time.perf_counter() - begun)
-    return Latency(times["teacher"], times["student"], f"batch 1, torch eager float32, {torch.get_num_threads()} thread(s), {hardware}")
+    conditions = f"batch 1, torch eager float32, {torch.get_num_threads()} thread(s), {hardware}"
+    return Latency(times["teacher"], times["student"], conditions, rates_of(tree, lessons, student))
+
+
+def rates_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module) -> dict[str, float]:
+    """Of vectors of sentences, how many texts a second teacher and student read and answer about: the tokenizer's time is in it.
+
+    Test sentences by their length, READ_AT_ONCE together, the best of three rounds of each model, in turns.
+    """
+    taught = lessons.taught
+    if lessons.data.task != "embedding" or not taught.modules:
+        return {}
+    raw = lessons.data.examples.raw
+    assert isinstance(raw, np.ndarray)
+    texts = sorted(raw[lessons.data.test[:RATED].numpy()].tolist(), key=len)
+    readers = {"teacher": lessons.data.read_by(tree["teacher"][0]["model"]).preprocess, "student": lessons.data.preprocess}
+    modules, best = {"teacher": taught.modules[0], "student": student}, {"teacher": math.inf, "student": math.inf}
+    with torch.inference_mode():
+        for _ in range(3):
+            for name, read in readers.items():
+                begun = time.perf_counter()
+                for start in range(0, len(texts), READ_AT_ONCE):
+                    modules[name](torch.from_numpy(read.normalise(read.encode(texts[start : start + READ_AT_ONCE]))))
+                best[name] = min(best[name], time.perf_counter() - begun)
+    return {name: len(texts) / seconds for name, seconds in best.items()}
 
 
 def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:

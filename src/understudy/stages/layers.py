@@ -6,8 +6,10 @@ One forward pass of each model over two examples, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from understudy import kinds, randomness
@@ -27,13 +29,17 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
     """Fill in the layers of a resolved recipe in place; the shapes of every tap. Raises RecipeError before any compute."""
     plain = Shapes(classes=prepared.outputs, examples=len(prepared.examples))
     asking = [entry for entry in tree["objective"] if "layers" in entry]
-    if not asking:
+    if not asking and prepared.task != "embedding":
         return plain
     for entry in asking:
         _refuse_tokens(entry["kind"], tree, prepared, given)
     rows = (prepared.distilled if len(prepared.distilled) else prepared.test)[:1].repeat(2)
     inputs = prepared.rows.inputs(rows)
     student = fresh_student(tree, prepared, given, 0)
+    if prepared.task == "embedding":
+        plain = replace(plain, width=width_of(student, inputs))
+    if not asking:
+        return plain
     matching = [entry for entry in asking if issubclass(kinds.find("objectives", entry["kind"]), LayerObjective)]
     teacher = seen_teacher(tree, prepared, given, matching[0]["kind"]) if matching else None
     theirs = teachers_reading(tree, prepared, given).rows.inputs(rows)
@@ -64,6 +70,7 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
         plain.examples,
         _shapes(student, [tap for one in objectives for tap in one.student_taps], inputs, "the student"),
         {} if teacher is None else _shapes(teacher, [tap for one in objectives for tap in one.teacher_taps], theirs, "the teacher"),
+        plain.width,
     )
     for objective, entry in zip(objectives, asking, strict=True):
         try:
@@ -72,6 +79,13 @@ def settle_layers(tree: dict[str, Any], prepared: Prepared, given: Given) -> Sha
         except RecipeError as error:
             raise RecipeError(f"{entry['kind']}: {error}") from None
     return shapes
+
+
+@torch.inference_mode()
+def width_of(student: nn.Module, inputs: Tensor) -> int:
+    """How many numbers a student's vector has."""
+    found: Tensor = student.eval()(inputs)
+    return int(found.shape[1])
 
 
 def expanded(layers: Mapping[str, str], student: nn.Module, teacher: nn.Module) -> dict[str, str]:

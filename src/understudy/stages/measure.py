@@ -13,7 +13,7 @@ from understudy.evaluation.compare import mean_interval
 from understudy.run_folder import RunFolder
 from understudy.stages.common import class_counts
 from understudy.stages.finish import shipped_module
-from understudy.stages.modes import refuse_running_text
+from understudy.stages.modes import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.students import artefact
 
@@ -22,7 +22,7 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
     """The metric with its 95 % interval over test rows, log-loss, ECE, and the worst class; the student's own preprocessing is used."""
     found = artefact.load(student)
     data = prepare(wanted, given or Given())
-    refuse_running_text(data, "`evaluate`")
+    refuse_unclassed(data, "`evaluate`")
     if tuple(found.classes) != data.classes:
         raise DataError(
             four_parts(

@@ -27,6 +27,9 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
     """RecipeError, or DataError for a store, where a mode can't do what the recipe asks of it."""
     if prepared.generative:
         _running_text(tree, prepared, given)
+    if prepared.task == "embedding":
+        _vectors(tree, prepared, given)
+    _families(tree, prepared)
     if tree["data"]["transfer"]["source"] in ("noise", "generated"):
         _without_data(tree, given)
     refuse_writing(tree, prepared, given)
@@ -62,15 +65,16 @@ def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
         refuse_answers(make(), whose, prepared)
 
 
-def refuse_running_text(prepared: Prepared, what: str) -> None:
-    """RecipeError where something is asked of running text that is not there for it."""
-    if prepared.generative:
+def refuse_unclassed(prepared: Prepared, what: str) -> None:
+    """RecipeError where something is asked of running text, or of pairs of sentences, that is not there for it."""
+    if prepared.task != "classification":
+        kind = "running text" if prepared.generative else "pairs of sentences"
         raise RecipeError(
             four_parts(
-                f"{what} is not there for running text",
-                got="data: corpus",
-                expected="examples with one answer each",
-                otherwise="Answers over a vocabulary would be taken for classes",
+                f"{what} is not there for {kind}",
+                got=kind,
+                expected="examples with one class each",
+                otherwise="Answers over a vocabulary, or vectors, would be taken for classes",
                 do="Use `understudy run`, or other data",
             )
         )
@@ -80,10 +84,15 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
     layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers") and not _of_tokens(entry["kind"])]
-    _only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
-    _only("objective", layers, "the families sequence, logits, labels and tokens")
-    _only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
-    _only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
+    why = "A token would be taken for an example, and a vocabulary for its classes"
+
+    def only(where: str, wrong: Sequence[str], expected: str) -> None:
+        _only("running text", where, wrong, expected, why)
+
+    only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
+    only("objective", layers, "the families sequence, logits, labels and tokens")
+    only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
+    only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
     entry = tree["teacher"][0]
     if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
         _translated(tree)
@@ -109,15 +118,50 @@ def _of_tokens(kind: str) -> bool:
     return getattr(kinds.find("objectives", kind), "of_tokens", False)
 
 
-def _only(where: str, wrong: Sequence[str], expected: str) -> None:
+def _vectors(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
+    """One fixed teacher of vectors, terms on vectors and layers, and no labels: there are none."""
+    families = ("embeddings", "features", "relations")
+    training, transfer = tree["training"], tree["data"]["transfer"]
+    why = "Numbers of a vector would be taken for classes, and there is no label to learn from"
+
+    def only(where: str, wrong: Sequence[str], expected: str) -> None:
+        _only("pairs of sentences", where, wrong, expected, why)
+
+    only("teacher", ["an object"] if given.teacher is not None else [], "a teacher that the recipe names")
+    objectives = [entry["kind"] for entry in tree["objective"]]
+    only("objective", [kind for kind in objectives if kind.partition(".")[0] not in families], "the families " + ", ".join(families))
+    only("training.control", ["no_teacher"] if training["control"] == "no_teacher" else [], "init_only")
+    only("training.balance", [training["balance"]] if training["balance"] != "none" else [], "none")
+    only("training.class_weights", [training["class_weights"]] if training["class_weights"] != "none" else [], "none")
+    only("student.match_prior", list(tree["student"]["match_prior"]), "none")
+    only("data.transfer", [name for name in ("omit", "only") if transfer[name]], "a share of examples, or nothing")
+    only("data.transfer.labels", [str(transfer["labels"])] if transfer["labels"] < 1 else [], "none")
+
+
+def _only(what: str, where: str, wrong: Sequence[str], expected: str, otherwise: str) -> None:
     if wrong:
         raise RecipeError(
             four_parts(
-                f"running text can't be distilled with this {where}",
+                f"{what} can't be distilled with this {where}",
                 got=", ".join(wrong),
                 expected=expected,
-                otherwise="A token would be taken for an example, and a vocabulary for its classes",
+                otherwise=otherwise,
                 do=f"Use {expected}",
+            )
+        )
+
+
+def _families(tree: Mapping[str, Any], prepared: Prepared) -> None:
+    """Objectives on vectors are for vectors."""
+    wrong = [entry["kind"] for entry in tree["objective"] if entry["kind"].startswith("embeddings.")]
+    if wrong and prepared.task != "embedding":
+        raise RecipeError(
+            four_parts(
+                f"{wrong[0]} matches vectors, and this data has {'tokens to tell' if prepared.generative else 'classes'}",
+                got=wrong[0],
+                expected="objectives of the family logits, or relations for layers",
+                otherwise="Rows of logits would be taken for places in a space",
+                do="Use logits.SoftTargets, or data of kind pairs",
             )
         )
 

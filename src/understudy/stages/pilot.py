@@ -18,7 +18,7 @@ from understudy.errors import RecipeError, four_parts
 from understudy.recipe import Recipe, Sweep
 from understudy.stages import prepare, teach, variants
 from understudy.stages.common import steps_of
-from understudy.stages.modes import refuse_running_text
+from understudy.stages.modes import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.variants import Variant
 
@@ -75,7 +75,7 @@ def planned(recipe: Recipe, objectives: Sequence[str], share: float, seeds: int,
     variants.expand(recipe.model_copy(update={"sweep": named}))  # refuses what can't be read
     recipe = recipe.model_copy(update={"sweep": None})
     data = prepare.prepare(recipe, given)
-    refuse_running_text(data, "advice")
+    refuse_unclassed(data, "advice")
     transfer = recipe.data.transfer.model_copy(update={"examples": recipe.data.transfer.examples * share})
     rows = _rows(transfer, data, share)
     full_steps = steps_of(recipe.training.model_dump(), len(data.distilled))

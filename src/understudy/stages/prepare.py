@@ -23,7 +23,7 @@ from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import NOTHING, Passages
 from understudy.preprocess.text import Text
 from understudy.randomness import generator
-from understudy.stages import reading
+from understudy.stages import reading, vectors
 from understudy.views import Views
 
 FEWEST = 5
@@ -48,6 +48,7 @@ class Prepared:
     unlabelled rows). control: the labelled ones of those. validation, test: labelled rows kept apart; training never sees them.
     outside: test rows that belong to no class.
     view_count: how many views of an example students train on (0: the plain example); a teacher trained here sees ever fresh ones.
+    width: of sentences, how many numbers the teacher's vector has.
     rows: the examples as tensors with all labels; `student_rows`: the same with the labels that the recipe hides set to -1.
     written: what the students with a teacher read in place of those rows, where the teacher wrote it (`stages/writing.py`).
     """
@@ -68,6 +69,7 @@ class Prepared:
     duplicates: np.ndarray
     notes: tuple[str, ...]
     written: Rows | None = None
+    width: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,11 +84,15 @@ class Prepared:
     @property
     def task(self) -> str:
         """What is asked of a student: the file in `stages/tasks/`."""
-        return "classification" if not self.generative else "language" if self.examples.mask is None else "masked"
+        if self.generative:
+            return "language" if self.examples.mask is None else "masked"
+        return "embedding" if self.examples.kind == "sentences" else "classification"
 
     @property
     def outputs(self) -> int:
-        """How many numbers an answer has: one a class, or a token."""
+        """How many numbers an answer has: one a class, or a token, or as many as the teacher's vector has."""
+        if self.width is not None:
+            return self.width
         return self.preprocess.vocabulary if isinstance(self.preprocess, Passages) else len(self.classes)
 
     @property
@@ -119,7 +125,7 @@ class Prepared:
         key = json.dumps([folder, tokenizer], sort_keys=True)
         if key not in self._readings:
             wanted = recipe.Reader(**tokenizer) if tokenizer is not None else recipe.Reader(kind="folder", path=folder)
-            made = reading.tokenizer_of(wanted, model, (), self.texts, self.generative, "teacher")
+            made = reading.tokenizer_of(wanted, model, (), self.texts, self.generative, whose="teacher")
             if isinstance(self.preprocess, Passages) and made.fingerprint == self.preprocess.tokenizer.fingerprint:
                 return self  # an answer belongs to a position, so that both have to read as much of a row
             preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=made, length=wanted.length)
@@ -234,7 +240,8 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         test=test[labels[test] >= 0],
         outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*notes, *said),
+        notes=(*notes, *said, *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
+        width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )
     if not len(prepared.control):
         raise DataError(
@@ -292,14 +299,17 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
 
 def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Preprocess, tuple[str, ...]]:
     """The student's preprocess, and a sentence for the report where texts are cut."""
-    if examples.kind not in ("text", "passages"):
+    if examples.kind not in ("text", "passages", "sentences"):
         return examples.fit_preprocess(split.train), ()
-    running = examples.kind == "passages"
+    running, whole = examples.kind == "passages", examples.kind == "sentences"
     texts = examples.subset(split.train).raw
     asked = wanted.student.tokenizer
     model = wanted.student.model if isinstance(wanted.student.model, dict) else {}
     pieces = reading.pieces(texts) if running else list(texts)
-    tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running)
+    if wanted.student.from_teacher is not None and wanted.student.from_teacher.static:
+        tokenizer = vectors.bare_tokenizer(wanted)
+    else:
+        tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running, whole)
     made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
     assert isinstance(made, Text | Passages) and isinstance(examples.raw, np.ndarray)
     most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)

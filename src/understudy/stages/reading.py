@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy import kinds, tokens
+from understudy import kinds, model_folder, tokens
 from understudy.errors import RecipeError, four_parts
-from understudy.models import _transformers
 from understudy.preprocess.passages import END_MARK, parts
 from understudy.recipe import Reader
 from understudy.tokens import Tokenizer
@@ -18,10 +17,16 @@ AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "mpnet")
 
 
 def tokenizer_of(
-    wanted: Reader, student: Mapping[str, Any], teachers: Sequence[Mapping[str, Any]], texts: Sequence[str], running: bool = False,
+    wanted: Reader,
+    student: Mapping[str, Any],
+    teachers: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    running: bool = False,
+    whole: bool = False,
     whose: str = "student",
-) -> Tokenizer:  # fmt: skip
+) -> Tokenizer:
     """The student's tokenizer. texts: the training rows'. running: they are told token by token, so that nothing of them may be lost.
+    whole: the student is for texts of any kind, not of the training texts' alone.
 
     `auto` is that of the student's own folder; else that of the teacher's folder (where texts are classified: with the tokens of the
     training texts alone); else byte pairs of the training texts, or of the corpus that is named.
@@ -43,7 +48,7 @@ def tokenizer_of(
         own, theirs = folder_of(student), next((found for one in teachers if (found := folder_of(one.get("model") or {}))), None)
         if own:
             return tokens.read(own)
-        kind, path = ("folder" if running else "pruned", theirs) if theirs else ("bpe", None)
+        kind, path = ("folder" if running or whole else "pruned", theirs) if theirs else ("bpe", None)
     if kind in ("bpe", "words"):
         return tokens.train(kind, pieces_of(wanted.corpus) if wanted.corpus else texts, wanted.size, lowercase=lowercase,
                             closed=not running)
@@ -74,18 +79,21 @@ def pieces_of(corpus: Mapping[str, Any]) -> list[str]:
 
 def folder_of(model: Mapping[str, Any]) -> str | None:
     """The folder of a pretrained model, which says how its texts are read; None for any other."""
-    path = model.get("path") if model.get("arch") in ("pretrained", "causal", "masked") else None
+    path = model.get("path") if model.get("arch") in ("pretrained", "causal", "masked", "embedder") else None
     return str(Path(path).expanduser()) if path else None
 
 
 def positions(model: Mapping[str, Any]) -> int | None:
     """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
     folder = folder_of(model)
-    config = model.get("config") or (_transformers.config_of(folder) if folder else {})
+    config = model.get("config") or (model_folder.config_of(folder) if folder else {})
     found = config.get("max_position_embeddings")
     if not isinstance(found, int) or found < 1:
         return None
-    return found - int(config.get("pad_token_id") or 0) - 1 if config.get("model_type") in AFTER_PADDING else found
+    if config.get("model_type") in AFTER_PADDING:
+        found -= int(config.get("pad_token_id") or 0) + 1
+    said = model_folder.sentences(folder).length if folder and model["arch"] == "embedder" else None
+    return found if said is None else min(found, said)
 
 
 def filled(spec: Mapping[str, Any], vocabulary: int, pad: int, start: int | None = None) -> dict[str, Any]:

@@ -57,9 +57,9 @@ def kept(tree: Mapping[str, Any], prepared: Prepared) -> str:
         raise RecipeError(
             four_parts(
                 f"store.keep: {wanted} is for other data",
-                got="running text" if prepared.generative else "examples with one answer each",
+                got={"language": "running text", "embedding": "pairs of sentences"}.get(prepared.task, "examples with one answer each"),
                 expected=" or ".join(fit),
-                otherwise="The disk would fill up" if prepared.generative else "Nothing would be kept",
+                otherwise="The disk would fill up" if prepared.generative else "What is kept would be no answer of this kind",
                 do=f"Use {fit[0]}, or leave it out",
             )
         )
@@ -151,7 +151,7 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
                 total += len(left)
                 missing.append((view, left))
             for view, rows in missing:
-                for batch in prepared.rows.batches(rows, batch_of(prepared), prepared.views, view):
+                for batch in prepared.rows.batches(prepared.rows.by_length(rows), batch_of(prepared), prepared.views, view):
                     said = taught.fixed.teach(batch).dense()
                     encoded = codec.encode(said, header, batch.labels if header.keep == "tokens" else None)
                     writer.append(list(names[batch.ids.numpy()]), view, encoded)

@@ -49,19 +49,20 @@ def refuse_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) ->
 def refuse_answers(module: nn.Module, whose: str, prepared: Prepared) -> None:
     """RecipeError where a model that is to be trained gives no row of logits an example (of text: a token), one for each class."""
     given = prepared.rows.inputs(prepared.distilled[:1].repeat(2))
-    expected = (2, *given.shape[1:], prepared.outputs) if prepared.generative else (2, prepared.outputs)
+    expected: tuple[Any, ...] = (2, *given.shape[1:], prepared.outputs) if prepared.generative else (2, prepared.outputs)
     try:
         with torch.inference_mode():
             found = module.eval()(given)
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     except Exception as error:  # the user's own module may raise anything
         found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+    free = prepared.task == "embedding" and isinstance(found, Tensor) and found.ndim == 2
+    if not isinstance(found, Tensor) or (tuple(found.shape) != expected and not (free and len(found) == 2)):
         raise RecipeError(
             four_parts(
                 f"{whose} can't answer about two examples of shape {prepared.shape}",
                 got=got,
-                expected=f"logits of shape {expected}",
+                expected="a vector for each" if prepared.task == "embedding" else f"logits of shape {expected}",
                 otherwise="Training would stop at its first step, or learn something else",
                 do=f"Correct the input size and the number of outputs of {whose}",
             )

@@ -46,12 +46,31 @@ class Student:
         """Shape of one model input."""
         return self.preprocess.shape
 
+    @property
+    def vectors(self) -> int | None:
+        """How many numbers the vector of a text has; None for a student of another kind."""
+        found = self.config.get("vectors")
+        return None if found is None else int(found)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) float32 vectors of texts. RecipeError for a student that makes none, DataError for anything but a list of texts."""
+        if self.vectors is None:
+            raise RecipeError(four_parts(
+                "this student makes no vectors", got=f"a student for inputs of kind {self.preprocess.kind}",
+                expected="one of sentence vectors", otherwise="Answers would be taken for places in a space",
+                do="Use predict, or generate for one that writes"))
+        return self.logits(self.preprocess.encode(texts)) if len(texts) else np.zeros((0, self.vectors), np.float32)
+
     def predict(self, raw: Any) -> np.ndarray:
         """(N, C) float32 probabilities of raw inputs, as they were given in training: pixels, numbers, or columns of a table."""
         if isinstance(self.preprocess, Passages) and self.preprocess.mask is not None:
             raise RecipeError(four_parts(
                 "this student fills in tokens", got="a masked language model", expected="one that tells classes apart",
                 otherwise="Tokens would be taken for classes", do="Load the folder with transformers: AutoModelForMaskedLM"))
+        if self.vectors is not None:
+            raise RecipeError(four_parts(
+                "this student knows no classes", got="a student of sentence vectors", expected="one that tells classes apart",
+                otherwise="Numbers of a vector would be taken for classes", do="Use encode"))
         if isinstance(self.preprocess, Passages):
             raise RecipeError(four_parts(
                 "this student writes", got="a student that says what comes next", expected="one that tells classes apart",
@@ -108,14 +127,14 @@ def module_logits(module: nn.Module, preprocess: Preprocess, encoded: np.ndarray
 
 def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[str, Any], shape: tuple[int, ...], classes: Sequence[str],
          preprocess: Mapping[str, Any], card: str, extra: Mapping[str, Any] | None = None,
-         files: Mapping[str, bytes] | None = None) -> Path:
+         files: Mapping[str, bytes] | None = None, vectors: int | None = None) -> Path:
     """Write the folder; it is whole or, where it is new, not there at all.
 
     Args:
         model: `{"arch": ..., options}`, complete; `{"arch": None, "class": "package.Class"}` for a module of one's own, which `load` needs.
         shape: of one model input. classes: names in the order of the logits, kept verbatim. preprocess: `Preprocess.to_dict()`.
         card: Markdown; whoever writes it escapes the names in it. extra: anything that is JSON, kept under "extra". files: further ones,
-            which other programs look for (tokenizer.json).
+            which other programs look for (tokenizer.json). vectors: of a student of vectors how many numbers one has, in place of classes.
 
     An existing folder keeps its other files; its three are replaced, config.json last, whose sha256 of the weights shows a replacement
     that was cut off. Raises DataError for values that are not JSON, and for module state that is no tensor.
@@ -128,6 +147,7 @@ def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[st
         config = json.dumps({
             **published, "schema": SCHEMA, "model": dict(model),
             "shape": list(shape), "classes": list(classes), "preprocess": dict(preprocess),
+            **({} if vectors is None else {"vectors": vectors}),
             "weights": {"file": weights.FILE, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data),
                         "parameters": sum(parameter.numel() for parameter in module.parameters())},
             "extra": dict(extra or {})}, indent=2, allow_nan=False)  # ASCII: class names from file names may be no valid UTF-8
@@ -154,7 +174,9 @@ def whole(folder: Path) -> Iterator[Path]:
     try:
         yield made
         if folder.exists():
-            for name in sorted(os.listdir(made), key=lambda name: (name == CONFIG, name)):
+            files = [str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()]
+            for name in sorted(files, key=lambda name: (name == CONFIG, name)):
+                (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(made / name, folder / name)
             atomic.sync(folder)
         else:
@@ -180,7 +202,7 @@ def load(folder: str | os.PathLike[str], module: nn.Module | None = None) -> Stu
         shape, classes = tuple(int(side) for side in config["shape"]), tuple(str(name) for name in config["classes"])
         arch, options = config["model"].get("arch"), {key: value for key, value in config["model"].items() if key != "arch"}
         stated, preprocess = config["weights"]["sha256"], Preprocess.from_dict(config["preprocess"])
-        outputs = preprocess.vocabulary if isinstance(preprocess, Passages) else len(classes)
+        outputs = preprocess.vocabulary if isinstance(preprocess, Passages) else int(config.get("vectors") or len(classes))
         if preprocess.shape != shape or outputs < 2:
             raise ValueError(f"shape {shape} with inputs of shape {preprocess.shape} and {outputs} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from understudy import kinds
 from understudy.answer import answer
 from understudy.collate import Rows
 from understudy.errors import RecipeError, four_parts
@@ -23,7 +24,8 @@ class Options:
     """What a recipe may say of a local teacher.
 
     model: `{arch: ..., options}` or `{factory: "module:function"}`; left out where `weights` is a student folder, which says it itself.
-    weights: a .safetensors file or a folder in the Hugging Face layout. train: how to train it here; without `weights` it is needed.
+    weights: a .safetensors file or a folder in the Hugging Face layout. train: how to train it here; without `weights` it is needed, unless
+    the model's own folder brings them all (`embedder`).
     tokenizer: how it reads texts, as `student.tokenizer`; None: with its folder's, else with the student's.
     seed: of its initialisation and its order of examples. classes: those that it knows, where they are not all of the data's: it has one
     output for each, in the data's order, and learns from their examples alone.
@@ -46,7 +48,7 @@ class Options:
             raise RecipeError(four_parts(
                 "a local teacher needs a model or weights", got="neither", expected="model: {arch: ...} or weights: FILE",
                 otherwise="There would be nobody to learn from", do="Add model: {arch: cnn, width: 64}"))
-        if self.weights is None and self.train is None:
+        if self.weights is None and self.train is None and (self.model or {}).get("arch") not in kinds.READY:
             raise RecipeError(four_parts(
                 "a local teacher without weights must be trained", got="neither weights nor train", expected="one of them",
                 otherwise="The student would learn the answers of random weights", do="Add train: {epochs: 30}, or weights: FILE"))

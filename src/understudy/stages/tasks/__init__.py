@@ -40,9 +40,9 @@ class Task(Protocol):
 
 def of(prepared: Prepared) -> Task:
     """The task of this data."""
-    from understudy.stages.tasks import classification, language
+    from understudy.stages.tasks import classification, embedding, language
 
-    known = (classification.Task(), language.Task("language", "bits_per_byte"), language.Task("masked", "masked_token"))
+    known = (classification.Task(), language.Task("language", "bits_per_byte"), language.Task("masked", "masked_token"), embedding.Task())
     found: dict[str, Task] = {one.name: one for one in known}
     return found[prepared.task]
 
