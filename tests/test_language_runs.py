@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from understudy import pipeline, recipe
+from understudy import disk, pipeline, recipe
 from understudy.cli import main
 from understudy.errors import DataError, RecipeError
 from understudy.evaluation import language
 from understudy.evaluation.language import COLUMNS
+from understudy.preprocess import passages
+from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given, prepare
 from understudy.stages.tasks.language import Documents
 from understudy.students import artefact
@@ -157,6 +159,22 @@ def test_documents_of_a_row_are_counted_apart(corpus, small):
     assert alone[:, COLUMNS.index("positions")].sum() == sum(int((batch.labels >= 0).sum()) for batch in data.rows.batches(data.test))
     assert np.allclose(alone[:, 0], alone[:, 1] * np.log(data.outputs))
     assert language.scores("bits_per_byte", alone, test.sizes).mean() > 0
+
+
+def test_a_corpus_on_disk_is_prepared_like_one_in_memory(small, monkeypatch):
+    """The slow twin of what is larger than memory: the same tokens, the same documents, the same names in the cache."""
+    plain = prepare(recipe.load("next_word", small()), Given())
+    monkeypatch.setattr(disk, "IN_MEMORY", 0)
+    monkeypatch.setattr(passages, "AT_ONCE", 7)
+    found = prepare(recipe.load("next_word", small()), Given())
+    assert isinstance(found.examples.raw, disk.Texts) and not isinstance(plain.examples.raw, disk.Texts)
+    assert found.examples.fingerprint == plain.examples.fingerprint and found.transform == plain.transform
+    assert torch.equal(found.rows.stored, plain.rows.stored) and found.notes == plain.notes
+    assert torch.equal(found.test, plain.test) and np.array_equal(found.duplicates, plain.duplicates)
+    mine, theirs = Documents(found, found.test), Documents(plain, plain.test)
+    assert np.array_equal(mine.sizes, theirs.sizes) and np.array_equal(class_counts(found), class_counts(plain))
+    batch, twin = (data.rows.batch(data.test[:3]) for data in (found, plain))
+    assert torch.equal(batch.inputs, twin.inputs) and torch.equal(batch.labels, twin.labels)
 
 
 def test_bytes_that_nobody_reads_are_not_counted(small):

@@ -228,7 +228,7 @@ def _padding(folder: Path, inner: Any) -> int:
     return int(found)
 
 
-def pruned(tokenizer: Tokenizer, texts: Sequence[str], at_least: int = 1) -> Tokenizer:
+def pruned(tokenizer: Tokenizer, texts: Iterable[str], at_least: int = 1) -> Tokenizer:
     """A WordPiece tokenizer with only those tokens that occur in these texts at least so often, and all single letters.
 
     A word whose token is gone is spelt by shorter ones, so that nothing becomes unknown that was known. An embedding shrinks with it.

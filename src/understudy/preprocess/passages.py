@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from understudy import readers
+from understudy import disk, readers
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
 from understudy.tokens import Tokenizer
@@ -24,6 +24,8 @@ OPTIONS = ("tokenizer", "length", "mask")
 START_MARK, END_MARK = "\x1e", "\x1f"
 LONGEST = 1024
 """Tokens of a row where nothing else is said."""
+AT_ONCE, LOOKED_AT = 1 << 14, 1 << 15
+"""Rows whose tokens are in memory at a time; rows from which the length is taken, where there are more of them."""
 NOTHING = -1
 """What fills a row up: no token at all, because some tokenizers pad with the token that ends a document."""
 
@@ -122,19 +124,23 @@ class Passages(Preprocess):
         return found
 
     def encode(self, raw: Any) -> np.ndarray:
-        """(N, columns) int32 of rows of text."""
-        if isinstance(raw, str) or not all(isinstance(text, str) for text in raw):
+        """(N, columns) int32 of rows of text; on disk where they are many (`disk.array`)."""
+        if isinstance(raw, str) or not (isinstance(raw, disk.Texts) or all(isinstance(text, str) for text in raw)):
             raise DataError(four_parts(
                 "inputs are no texts", got=type(raw).__name__ if isinstance(raw, str) else "something that is no str",
                 expected="a list of str", otherwise="Something else than the text would be read", do='Pass ["a text", "another"]'))
-        rows = np.full((len(raw), self.columns), NOTHING, dtype=np.int32)
-        for row, ids in zip(rows, self.tokens(raw), strict=True):
-            row[: min(len(ids), self.columns)] = ids[: self.columns]
+        rows = disk.array((len(raw), self.columns), np.int32)
+        for start in range(0, len(raw), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            some[:] = NOTHING
+            for row, ids in zip(some, self.tokens(list(raw[start : start + AT_ONCE])), strict=True):
+                row[: min(len(ids), self.columns)] = ids[: self.columns]
         return rows
 
     def cut(self, raw: Sequence[str]) -> np.ndarray:
         """(N,) bool: which rows are longer than `columns`, so that their end is not read."""
-        return np.array([len(ids) > self.columns for ids in self.tokens(raw)])
+        parts = (self.tokens(list(raw[start : start + AT_ONCE])) for start in range(0, len(raw), AT_ONCE))
+        return np.array([len(ids) > self.columns for part in parts for ids in part], dtype=bool)
 
     def normalise(self, encoded: np.ndarray) -> np.ndarray:
         """(N, L') int64: what is read, less the columns that hold nothing."""
@@ -165,10 +171,12 @@ def parts(text: str) -> list[str]:
 
 
 def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None, mask: float | None = None) -> Passages:
-    """The tokenizer is settled before; length: None takes the longest training row and an eighth more, up to 1,024 tokens."""
+    """The tokenizer is settled before; length: None takes the longest training row (of many: of some, at equal distances) and an eighth
+    more, up to 1,024 tokens."""
     if tokenizer is None:
         raise RecipeError(four_parts(
             "text needs a tokenizer", got="none", expected="student.tokenizer", otherwise="There would be no tokens",
             do="Set student.tokenizer: {kind: bpe}"))
-    longest = max(len(ids) for ids in Passages(tokenizer, 2).tokens(list(raw)))
+    some = list(raw[:: -(-len(raw) // LOOKED_AT)])
+    longest = max(len(ids) for ids in Passages(tokenizer, 2).tokens(some))
     return Passages(tokenizer, length or max(2, min(LONGEST, longest + longest // 8)), mask)

@@ -24,6 +24,9 @@ from understudy.training.fit import Plan
 from understudy.training.numerics import Numerics
 from understudy.training.optimizer import Recipe as OptimizerRecipe
 
+AT_ONCE = 1 << 14
+"""Rows of text whose tokens are counted at a time."""
+
 
 def digest(value: Any) -> str:
     """sha256 of a JSON-like value."""
@@ -112,7 +115,8 @@ def metric_identity(tree: Mapping[str, Any]) -> Any:
 def class_counts(prepared: Prepared) -> np.ndarray:
     """(C,) labelled training rows of each class, as the control sees them; of text how often each token has to be told."""
     if isinstance(prepared.rows, Windows | Masked):
-        return np.bincount(prepared.rows.told(prepared.control).numpy(), minlength=prepared.outputs)
+        parts = (prepared.rows.told(some).numpy() for some in prepared.control.split(AT_ONCE))
+        return np.sum([np.bincount(part, minlength=prepared.outputs) for part in parts], axis=0)
     return np.bincount(prepared.student_rows.labels[prepared.control].numpy(), minlength=prepared.outputs)
 
 

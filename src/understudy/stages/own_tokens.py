@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,7 +28,8 @@ def translated(tree: Mapping[str, Any], prepared: Prepared, own: Prepared, taugh
     """The same teacher, answering in the student's tokens. own: the data as it reads it."""
     assert isinstance(prepared.preprocess, Passages) and isinstance(own.preprocess, Passages)
     assert isinstance(prepared.rows, Windows) and isinstance(own.rows, Windows)
-    raw = np.asarray(prepared.examples.raw, dtype=object).tolist()
+    raw = prepared.examples.raw
+    assert not isinstance(raw, Mapping)
     translation = align(own.preprocess.tokenizer, prepared.preprocess.tokenizer, _some(prepared.texts, CHARACTERS))
     teacher = _translated.Teacher(
         taught.fixed, own.rows, prepared.rows, raw, translation, temperatures_of(tree),
@@ -46,7 +46,7 @@ def translated(tree: Mapping[str, Any], prepared: Prepared, own: Prepared, taugh
     return replace(taught, teacher=teacher, notes=(*taught.notes, note), own=Own(own, taught.fixed, loss))
 
 
-def _some(texts: Sequence[str], most: int) -> Iterator[str]:
+def _some(texts: Iterable[str], most: int) -> Iterator[str]:
     """The first of the texts, up to so many characters."""
     for text in texts:
         if most <= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -138,9 +138,9 @@ class Prepared:
     def _readings(self) -> dict[str, Prepared]:
         return {}
 
-    @cached_property
-    def texts(self) -> list[str]:
-        """The training texts; of running text the pieces of documents in its rows."""
+    @property
+    def texts(self) -> Iterable[str]:
+        """The training texts, once; of running text the pieces of documents in its rows."""
         found = self.examples.subset(self.split.train).raw
         return reading.pieces(found) if self.generative else list(found)
 
@@ -181,7 +181,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     if wanted.data.groups:
         examples = replace(examples, groups=dict(wanted.data.groups))
     split = datasets.split(examples, wanted.data.split.validation, wanted.data.split.test, wanted.data.split.seed)
-    preprocess, notes = read(wanted, examples, split)
+    preprocess = read(wanted, examples, split)
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
     rows = encoded(examples, preprocess, labels, keys, wanted.data.split.seed)
     train, validation, test = (torch.from_numpy(part) for part in (split.train, split.validation, split.test))
@@ -240,7 +240,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         test=test[labels[test] >= 0],
         outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*notes, *said, *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
+        notes=(*reads(examples, preprocess, rows), *said, *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
         width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )
     if not len(prepared.control):
@@ -297,21 +297,21 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     return prepared
 
 
-def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Preprocess, tuple[str, ...]]:
-    """The student's preprocess, and a sentence for the report where texts are cut."""
+def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> Preprocess:
+    """How the student reads."""
     if examples.kind not in ("text", "passages", "sentences"):
-        return examples.fit_preprocess(split.train), ()
+        return examples.fit_preprocess(split.train)
     running, whole = examples.kind == "passages", examples.kind == "sentences"
     texts = examples.subset(split.train).raw
     asked = wanted.student.tokenizer
     model = wanted.student.model if isinstance(wanted.student.model, dict) else {}
-    pieces = reading.pieces(texts) if running else list(texts)
+    pieces = reading.pieces(texts) if running else texts
     if wanted.student.from_teacher is not None and wanted.student.from_teacher.static:
         tokenizer = vectors.bare_tokenizer(wanted)
     else:
         tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running, whole)
     made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
-    assert isinstance(made, Text | Passages) and isinstance(examples.raw, np.ndarray)
+    assert isinstance(made, Text | Passages)
     most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)
     if most is not None and made.length > most:
         if asked.length is not None:
@@ -325,10 +325,20 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> tuple[Prepr
                 )
             )
         made = replace(made, length=most)
-    cut = int(made.cut(examples.raw.tolist()).sum())
-    what = "row" if running else "text"
-    said = f"The student reads {made.vocabulary:,} different tokens, at most {made.length} of a {what}."
-    return made, (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)
+    return made
+
+
+def reads(examples: Examples, preprocess: Preprocess, rows: Rows) -> tuple[str, ...]:
+    """A sentence for the report on what the student reads of texts, and how many are cut."""
+    if not isinstance(preprocess, Text | Passages):
+        return ()
+    assert not isinstance(examples.raw, Mapping)
+    nothing = NOTHING if isinstance(preprocess, Passages) else preprocess.pad
+    full = np.flatnonzero(rows.stored[:, -1].numpy() != nothing)  # no other can have been cut
+    cut = int(preprocess.cut(examples.raw[full].tolist()).sum())
+    what = "row" if isinstance(preprocess, Passages) else "text"
+    said = f"The student reads {preprocess.vocabulary:,} different tokens, at most {preprocess.length} of a {what}."
+    return (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)
 
 
 def encoded(examples: Examples, preprocess: Preprocess, labels: Tensor, keys: Tensor, seed: int) -> Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def tokenizer_of(
     wanted: Reader,
     student: Mapping[str, Any],
     teachers: Sequence[Mapping[str, Any]],
-    texts: Sequence[str],
+    texts: Iterable[str],
     running: bool = False,
     whole: bool = False,
     whose: str = "student",
@@ -67,12 +67,12 @@ def tokenizer_of(
     return tokens.pruned(read, texts) if kind == "pruned" else read
 
 
-def pieces(rows: Iterable[str]) -> list[str]:
+def pieces(rows: Iterable[str]) -> Iterator[str]:
     """The documents, or parts of them, in rows of running text, without their marks."""
-    return [piece.removesuffix(END_MARK) for row in rows for piece in parts(row)]
+    return (piece.removesuffix(END_MARK) for row in rows for piece in parts(row))
 
 
-def pieces_of(corpus: Mapping[str, Any]) -> list[str]:
+def pieces_of(corpus: Mapping[str, Any]) -> Iterator[str]:
     """The documents of another corpus than the data."""
     return pieces(kinds.configure("datasets", "corpus", dict(corpus)).load().raw)
 

@@ -56,7 +56,7 @@ class Teacher:
     """
 
     def __init__(
-        self, inner: AnyTeacher, theirs: Windows, ours: Windows, raw: Sequence[str], translation: Translation,
+        self, inner: AnyTeacher, theirs: Windows, ours: Windows, raw: Sequence[str] | np.ndarray, translation: Translation,
         temperatures: Sequence[float] = (1.0,), *, own: bool = False, keep: int = KEPT,
     ) -> None:  # fmt: skip
         self.inner, self.theirs, self.ours, self.raw, self.translation = inner, theirs, ours, raw, translation

@@ -81,7 +81,7 @@ class Documents:
     def sizes(self) -> np.ndarray:
         """(D,) bytes of UTF-8 of what models are judged on: of rows that are cut, of the tokens that are left."""
         preprocess, examples = self.prepared.preprocess, self.prepared.examples
-        assert isinstance(preprocess, Passages) and isinstance(examples.raw, np.ndarray)
+        assert isinstance(preprocess, Passages) and not isinstance(examples.raw, Mapping)
         found = np.zeros(len(self.numbers))
         rows = self.which.tolist()
         for row, cut in zip(rows, preprocess.cut(examples.raw[rows].tolist()), strict=True):
