@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fnmatch
 import json
 
 import pytest
@@ -54,3 +55,41 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(DataError, match="gives no model"):
         model_folder.sentences(tmp_path)
+
+
+def test_a_model_on_the_hub_is_fetched_without_code_and_pickles(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append((name, options)) or str(tmp_path))
+    assert model_folder.found("hf://owner/name@main-2") == str(tmp_path)
+    (name, options), = asked
+    assert name == "owner/name" and options["revision"] == "main-2"
+    wanted = options["allow_patterns"]
+
+    def fetched(file):
+        return any(fnmatch.fnmatch(file, pattern) for pattern in wanted)
+
+    assert all(fetched(file) for file in ("config.json", "model.safetensors", "model-00001-of-2.safetensors", "tokenizer.json",
+                                          "tokenizer_config.json", "1_Pooling/config.json", "modules.json"))
+    assert not any(fetched(file) for file in ("modeling_x.py", "pytorch_model.bin", "model.pt", "weights.pkl", "README.md"))
+
+
+@pytest.mark.parametrize("path", ["owner/name", "nothing/here/at/all", "~/no-such-folder"])
+def test_a_slip_in_a_path_never_asks_the_hub(path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *words, **options: pytest.fail("the hub was asked"))
+    with pytest.raises(DataError, match="no such folder.*hf://owner/name"):
+        model_folder.found(path)
+
+
+def test_a_hub_that_does_not_answer_is_said(monkeypatch):
+    import huggingface_hub
+
+    def silent(*words, **options):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", silent)
+    with pytest.raises(DataError, match='"hf://a/b" gives no model: got nobody there'):
+        model_folder.found("hf://a/b")

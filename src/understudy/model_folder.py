@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,11 @@ DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "res
             "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout",
             "classifier_dropout")  # fmt: skip
 """What configurations call it."""
-WANTED = "a folder with config.json, model.safetensors and tokenizer.json, or the id of one on the hub"
+FETCHED = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+           MODULES, POOLING, LENGTH, SETTINGS)  # fmt: skip
+"""What is fetched of a model on the hub: no code, no pickled weights."""
+HUB = "hf://"
+WANTED = "a folder with config.json, model.safetensors and tokenizer.json, or hf://owner/name for one on the hub"
 
 
 def library() -> Any:
@@ -40,36 +45,58 @@ def library() -> Any:
     return transformers
 
 
-def configuration(path: str, config: Mapping[str, Any], dropout: float | None = None, **named: Any) -> Any:
-    """The library's configuration of a folder or hub id, or where there is none of `config`; `named` are fields that it shall have."""
-    kit = library()
+@lru_cache(maxsize=64)
+def found(path: str) -> str:
+    """The folder here of a path, or of `hf://owner/name` (`hf://owner/name@revision`) on the Hugging Face hub, of which configuration,
+    tokenizer and safetensors are fetched once. DataError for what can't be had.
+
+    A bare `owner/name` is a folder: else a slip in a path would fetch a stranger's model.
+    """
+    if not path.startswith(HUB):
+        here = Path(path).expanduser()
+        if here.is_dir():
+            return str(here)
+        raise unusable(path, FileNotFoundError("no such folder"))
+    name, _, revision = path.removeprefix(HUB).partition("@")
+    library()
+    import huggingface_hub
+
     try:
-        found = (kit.AutoConfig.for_model(**{**config, **named}) if config else
-                 kit.AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=Path(path).exists(), **named))  # fmt: skip
+        return str(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(FETCHED)))
+    except Exception as error:  # of the network, the hub, or the disk
+        raise unusable(path, error) from None
+
+
+def configuration(path: str, config: Mapping[str, Any], dropout: float | None = None, **named: Any) -> Any:
+    """The library's configuration of a folder (`found`), or where there is none of `config`; `named` are fields that it shall have."""
+    kit, folder = library(), "" if config else found(path)
+    try:
+        made = (kit.AutoConfig.for_model(**{**config, **named}) if config else
+                kit.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **named))  # fmt: skip
     except (OSError, ValueError) as error:
         raise unusable(path or "config", error) from None
     if dropout is not None:
         for name in DROPOUTS:
-            if getattr(found, name, None) is not None:
-                setattr(found, name, dropout)
-    return found
+            if getattr(made, name, None) is not None:
+                setattr(made, name, dropout)
+    return made
 
 
 def loaded(auto: str, path: str, config: Any, **options: Any) -> Any:
-    """A folder's model, float32, as the library's class `auto` builds it. DataError for a folder, or a hub id, that gives none.
+    """A folder's model, float32, as the library's class `auto` builds it. DataError for a folder that gives none.
 
     With `output_loading_info` among the options it is (model, what was missing).
     """
     try:
         return getattr(library(), auto).from_pretrained(
-            path, config=config, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=Path(path).exists(),
+            found(path), config=config, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=True,
             **options)  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise unusable(path, error) from None
 
 
 def unusable(path: str, error: Exception) -> DataError:
-    """The error for a folder, or a hub id, that gives no model."""
+    """The error for a path that gives no model."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return DataError(four_parts(
         f'"{path}" gives no model', got=(lines or [type(error).__name__])[0][:300], expected=WANTED,
@@ -123,7 +150,7 @@ def sentences(folder: str | os.PathLike[str]) -> Sentences:
 
     DataError for a pooling other than these two, and for a layer behind it that has weights of its own.
     """
-    root = Path(folder)
+    root = Path(found(str(folder)))
     kinds = [str(one.get("type", "")).rpartition(".")[2] for one in _json(root / MODULES, [])]
     other = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if other:

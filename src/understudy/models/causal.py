@@ -29,7 +29,7 @@ MASKED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "ph
 class Model:
     """Any model that transformers' AutoModelForCausalLM knows and that reads from left to right.
 
-    path: a folder in the Hugging Face layout, or a hub id where there is a network. config: the folder's config.json instead, with random
+    path: a folder in the Hugging Face layout, or hf://owner/name on the hub. config: the folder's config.json instead, with random
     weights; filled in by the run for a student, which has to be whole without the folder. dropout: in place of all of the configuration's
     own, in training. start: the token that every document of a row begins with; None: every row is one document.
 
@@ -44,7 +44,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(bool(self.path) != bool(self.config), "causal needs a path or a config", "both" if self.path else "neither",
-                "path: FOLDER", "It would not be known which model is meant", "Name the folder of the model, or a hub id")
+                "path: FOLDER", "It would not be known which model is meant", "Name the folder of the model, or hf://owner/name")
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A module from (B, L) int64 tokens to (B, L, V) logits.

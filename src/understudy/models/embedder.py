@@ -20,7 +20,7 @@ from understudy.models._wrapped import own_names, written
 class Model:
     """Any encoder that transformers' AutoModel knows, its states pooled into a vector.
 
-    path: a folder in the Hugging Face layout, or a hub id where there is a network. config: the folder's config.json instead, with random
+    path: a folder in the Hugging Face layout, or hf://owner/name on the hub. config: the folder's config.json instead, with random
     weights; filled in by the run for a student. pooling: the mean of the tokens' states, or the first token's ("cls"); auto: as the folder
     says, else the mean. normalise: divide the vector by its length; None: as the folder says. dropout: in place of the configuration's own,
     in training.
@@ -39,7 +39,7 @@ class Model:
         if bool(self.path) == bool(self.config):
             raise RecipeError(four_parts(
                 "embedder needs a path or a config", got="both" if self.path else "neither", expected="path: FOLDER",
-                otherwise="It would not be known which model is meant", do="Name the folder of the model, or a hub id"))
+                otherwise="It would not be known which model is meant", do="Name the folder of the model, or hf://owner/name"))
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A module from (B, L) int64 tokens to (B, W) vectors; W is the model's own, whatever `classes` is.

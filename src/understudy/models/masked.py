@@ -24,7 +24,7 @@ from understudy.models.decoder import documents
 class Model:
     """Any model that transformers' AutoModelForMaskedLM knows.
 
-    path: a folder in the Hugging Face layout, or a hub id where there is a network. Where it holds an encoder without the layers that say
+    path: a folder in the Hugging Face layout, or hf://owner/name on the hub. Where it holds an encoder without the layers that say
     which token was masked (sentence encoders were saved so), these start fresh, and have to be trained. config: the folder's config.json
     instead, with random weights; filled in by the run for a student, which has to be whole without the folder. dropout: in place of all of
     the configuration's own, in training. start: the token that every document of a row begins with; None: every row is one document.
@@ -42,7 +42,7 @@ class Model:
 
     def __post_init__(self) -> None:
         require(bool(self.path) != bool(self.config), "masked needs a path or a config", "both" if self.path else "neither",
-                "path: FOLDER", "It would not be known which model is meant", "Name the folder of the model, or a hub id")
+                "path: FOLDER", "It would not be known which model is meant", "Name the folder of the model, or hf://owner/name")
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A module from (B, L) int64 tokens to (B, L, V) logits.

@@ -21,7 +21,7 @@ from understudy.models._wrapped import own_names, written
 class Model:
     """Any model that transformers' AutoModelForSequenceClassification knows.
 
-    path: a folder in the Hugging Face layout, or a hub id where there is a network; its weights are the start, the head is new where it has
+    path: a folder in the Hugging Face layout, or hf://owner/name on the hub; its weights are the start, the head is new where it has
     none for these classes. config: the folder's config.json instead, with random weights; filled in by the run for a student, which has to
     be whole without the folder. dropout: in place of the configuration's own, in training.
 
@@ -37,7 +37,7 @@ class Model:
         if bool(self.path) == bool(self.config):
             raise RecipeError(four_parts(
                 "pretrained needs a path or a config", got="both" if self.path else "neither", expected="path: FOLDER",
-                otherwise="It would not be known which model is meant", do="Name the folder of the model, or a hub id"))
+                otherwise="It would not be known which model is meant", do="Name the folder of the model, or hf://owner/name"))
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A module from (B, L) int64 tokens to (B, classes) logits. RecipeError for inputs that are no text, DataError for a bad folder."""

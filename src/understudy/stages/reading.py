@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from understudy import kinds, model_folder, tokens
@@ -80,7 +79,7 @@ def pieces_of(corpus: Mapping[str, Any]) -> Iterator[str]:
 def folder_of(model: Mapping[str, Any]) -> str | None:
     """The folder of a pretrained model, which says how its texts are read; None for any other."""
     path = model.get("path") if model.get("arch") in ("pretrained", "causal", "masked", "embedder") else None
-    return str(Path(path).expanduser()) if path else None
+    return model_folder.found(str(path)) if path else None
 
 
 def positions(model: Mapping[str, Any]) -> int | None:
