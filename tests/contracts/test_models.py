@@ -155,7 +155,9 @@ def test_the_configuration_survives(arch):
     assert kinds.configure("models", arch, dataclasses.asdict(model)) == model
 
 
-FIELDS = [(arch, field) for arch in NAMES for field in kinds.fields("models", arch) if field != "path"]
+APART = ("path", "lora", "lora_alpha")
+"""Adapters need a folder, and change no answer before they have learnt: tests/models/test_adapters.py."""
+FIELDS = [(arch, field) for arch in NAMES for field in kinds.fields("models", arch) if field not in APART]
 
 
 @pytest.mark.parametrize(("arch", "field"), FIELDS)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from understudy import model_folder
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.models import _adapters
 from understudy.models._common import require
 from understudy.models._wrapped import own_names, written
 from understudy.models.decoder import documents, visible
@@ -32,19 +33,29 @@ class Model:
     path: a folder in the Hugging Face layout, or hf://owner/name on the hub. config: the folder's config.json instead, with random
     weights; filled in by the run for a student, which has to be whole without the folder. dropout: in place of all of the configuration's
     own, in training. start: the token that every document of a row begins with; None: every row is one document.
+    lora: train low-rank adapters of this rank alone, beside the folder's frozen weights, and fold them in at the end (Hu et al. 2021, arXiv
+    2106.09685): what ships is a plain model. lora_alpha: their scale times the rank; twice the rank where it is not said.
 
     Works best as a teacher, or as a student that was trained before and has its teacher's tokenizer. Hurts as a small student with random
-    weights: `decoder` is the same and needs no library.
+    weights: `decoder` is the same and needs no library. Adapters save the optimiser's memory, and forget less of what the model knew; they
+    hurt where much has to be learnt anew.
     """
 
     path: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     dropout: float | None = None
     start: int | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.path) != bool(self.config), "causal needs a path or a config", "both" if self.path else "neither",
                 "path: FOLDER", "It would not be known which model is meant", "Name the folder of the model, or hf://owner/name")
+        require(self.lora is None or (self.lora >= 1 and bool(self.path)), "lora is not usable", f"lora: {self.lora}, path: {self.path!r}",
+                "a rank of 1 or more, and a path", "Adapters would stand beside random weights, which never change",
+                "Name the folder of the model, or leave lora out")
+        require(self.lora_alpha is None or (self.lora is not None and self.lora_alpha > 0), "lora_alpha is not usable", self.lora_alpha,
+                "a positive number, and lora: RANK", "It would do nothing, or turn the adapters round", "Leave it out")
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """A module from (B, L) int64 tokens to (B, L, V) logits.
@@ -68,7 +79,9 @@ class Model:
                 f'"{self.path}" holds no whole language model', got="without " + ", ".join(sorted(found["missing_keys"])[:3]),
                 expected="the weights of every layer, and of the output layer unless it is the embedding",
                 otherwise="What is missing would answer at random", do="Save the model as AutoModelForCausalLM, not its body alone"))
-        return Causal(made, self.start)
+        if self.lora is not None:
+            _adapters.adapt(made, self.lora, 2.0 * self.lora if self.lora_alpha is None else self.lora_alpha)
+        return Causal(made, self.start, adapted=self.lora is not None)
 
     def configuration(self) -> Any:
         """The library's configuration. RecipeError for an encoder, and for a kind that is no language model."""
@@ -118,8 +131,9 @@ class Causal(nn.Module):
     each is read as a row of its own.
     """
 
-    def __init__(self, model: Any, start: int | None) -> None:
+    def __init__(self, model: Any, start: int | None, adapted: bool = False) -> None:
         super().__init__()
+        self.adapted = adapted
         self.model, self.start = model, start
         self.pad = int(model.config.pad_token_id or 0)
         self.linear = linear(model)
@@ -127,7 +141,13 @@ class Causal(nn.Module):
 
     def portable(self) -> dict[str, Any]:
         """The fields of `Model` that build this again without the folder that it came from."""
-        return {"path": "", "config": self.configuration(), "dropout": None}
+        return {"path": "", "config": self.configuration(), "dropout": None, "lora": None, "lora_alpha": None}
+
+    def finish(self) -> None:
+        """Fold the adapters in, where there are some."""
+        if self.adapted:
+            _adapters.fold(self.model)
+            self.adapted = False
 
     def configuration(self) -> dict[str, Any]:
         """config.json as the library writes it, less what names a place or a version."""

@@ -28,7 +28,7 @@ from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.run_folder import RunFolder, link, sweep
 from understudy.stages import tasks
-from understudy.stages.common import class_counts, digest, fresh_student, hash_of, metric_identity, plan_of, steps_of
+from understudy.stages.common import class_counts, digest, finished, fresh_student, hash_of, metric_identity, plan_of, steps_of
 from understudy.stages.company import Company, gather, others
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import matched
@@ -285,6 +285,7 @@ def _train_one(
         finally:
             spent(time.perf_counter() - begun)
         notes += fitted.notes
+    finished(student)
     numerics = Numerics(plan.numerics.precision, plan.numerics.memory_format)
     if tree["student"]["match_prior"] and arm.learns != "nothing":
         notes.append(matched(student, prepared, tuple(tree["student"]["match_prior"]), numerics))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,14 @@ def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, see
     if isinstance(made, Causal) and made.classes > prepared.outputs:  # a vocabulary that was rounded up
         made.trim(prepared.outputs)
     return made
+
+
+def finished(module: nn.Module) -> nn.Module:
+    """A model as it is when it has learnt: what only helps in training (adapters) is folded in."""
+    finish: Callable[[], None] | None = getattr(module, "finish", None)
+    if finish is not None:
+        finish()
+    return module
 
 
 def _factory(spec: Mapping[str, Any], prepared: Prepared, given: Given, classes: int) -> nn.Module:

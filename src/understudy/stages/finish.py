@@ -27,7 +27,7 @@ from understudy.report.facts import Arm, Classification, Drafts, Embedding, Fact
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
-from understudy.stages.common import class_counts, complete, fresh_student
+from understudy.stages.common import class_counts, complete, finished, fresh_student
 from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
@@ -198,7 +198,7 @@ def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
 
 def trained_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, arm: str, seed: int) -> nn.Module:
     """The student of an arm and a seed, in eval mode."""
-    module = fresh_student(tree, prepared, given, seed)
+    module = finished(fresh_student(tree, prepared, given, seed))
     load_weights(module, folder.arm(arm, seed) / "student.safetensors")
     return module.eval()
 
@@ -306,7 +306,7 @@ def rates_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module) -> d
 
 def size_of_student(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Size:
     """Parameters, bytes and multiply-accumulates of the student."""
-    return size_of(fresh_student(tree, prepared, given, 0), prepared.example())
+    return size_of(finished(fresh_student(tree, prepared, given, 0)), prepared.example())
 
 
 def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
