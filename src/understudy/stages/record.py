@@ -34,7 +34,7 @@ from understudy.teachers import stored
 
 VERSION = 1
 BATCH = 256
-KEPT = {"classification": ("dense", "topk", "live"), "language": ("tokens", "live"), "masked": ("live",)}
+KEPT = {"classification": ("dense", "topk", "live"), "language": ("tokens", "live"), "masked": ("live",), "embedding": ("dense", "live")}
 """What can be kept of a teacher's answers, by task; what `auto` is stands first."""
 NUMBERS = 1 << 26
 """Most numbers in the answers to one batch of text: a quarter of a gigabyte."""
