@@ -21,7 +21,8 @@ def logits(seed, spread=1.5):
 
 def batch_of(drawn, log_probs):
     rows = len(drawn)
-    return Batch(torch.arange(rows), 0, torch.zeros(rows, 1), torch.full((rows,), -1), extras={"drawn": drawn, "drawn_log_probs": log_probs})
+    extras = {"drawn": drawn, "drawn_log_probs": log_probs}
+    return Batch(torch.arange(rows), 0, torch.zeros(rows, 1), torch.full((rows,), -1), extras=extras)
 
 
 def expectation(student, teacher, drawer, objective):
