@@ -74,6 +74,8 @@ def test_a_student_learns_from_what_it_writes_and_a_stop_changes_no_byte(small, 
     assert "ReverseKLAdvantage/mean" not in rows_of(whole, "control")[0]
     own = whole.summary["own_text"]
     assert own["tokens"] > 0 and all(own[arm]["kl_nats"] > 0 for arm in ("control", "distilled"))
+    checks, _ = pipeline.check_only(wanted, options=pipeline.Options(runs=tmp_path, cache=cache))
+    assert not [check for check in checks if check.result == "fault"] and "rollouts-arrive" in [check.name for check in checks]
     assert "KL on its own text" in (whole.path / "report.html").read_text(encoding="utf-8")
     events, options = [], pipeline.Options(runs=tmp_path / "parts", cache=tmp_path / "parts" / "_cache", checkpoint_seconds=0.0)
     for stop in (7, 5):
@@ -148,7 +150,7 @@ def test_a_draft_that_changes_the_text_is_named_after_the_report(small, cache, t
         pipeline.run(small("draft={prompts: 4, prompt: 6, tokens: 5}"), options=pipeline.Options(runs=tmp_path, cache=cache))
     assert error.value.exit_code == 4 and (tmp_path / "next_word" / "report.html").exists()
     said = json.loads((tmp_path / "next_word" / "summary.json").read_text())["draft"]["different"]
-    assert len(said) == 4 and said[0] in str(error.value)
+    assert len(said) == 8 and said[0]["prompt"] in str(error.value) and all(one["gap"] > 0 for one in said), "four texts of each arm"
 
 
 @pytest.mark.parametrize(("overrides", "said"), [

@@ -8,11 +8,11 @@ from understudy.report import drafted
 from understudy.report.facts import Draft, Drafts
 
 
-def facts(factor=0.5, different=(), scatter=0.01):
+def facts(factor=0.5, different=None, scatter=0.01):
     """Four prompts of 25 tokens each; the draft takes `factor` of the teacher's seconds. 40 passes gave 60 accepted of 80 proposed."""
     alone = [1.0, 2.0, 1.5, 1.0]
     seconds = [one * factor * (1 + scatter * (-1) ** at) for at, one in enumerate(alone)]
-    return Drafts(4, 100, 2, alone, {"distilled": Draft(40, 80, 60, different, seconds)}, "1 thread")
+    return Drafts(4, 100, 2, alone, {"distilled": Draft(40, 80, 60, different or {}, seconds)}, "1 thread")
 
 
 def test_counts_by_hand():
@@ -33,6 +33,7 @@ def test_faster_and_slower_are_said_plainly():
 
 
 def test_another_text_is_not_passed_over():
-    found = drafted.details(facts(different=("row 3", "row 7")))
-    assert found["different"] == ["row 3", "row 7"] and "NOT the teacher's own behind 2 of them, the first row 3" in found["sentences"][0]
+    found = drafted.details(facts(different={"row 3": 0.5, "row 7": 1e-6}))
+    assert found["different"] == [{"prompt": "row 3", "gap": 0.5}, {"prompt": "row 7", "gap": 1e-6}]
+    assert "NOT the teacher's own in 2 texts, the first behind row 3" in found["sentences"][0]
     assert "the same token for token" in drafted.details(facts())["sentences"][0]
