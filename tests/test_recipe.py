@@ -154,7 +154,7 @@ OTHER = {
         "labels": 0.5, "omit": ["3"], "only": ["7"]},
     recipe.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
-    recipe.Rollouts: {"share": 0.25, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    recipe.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
     recipe.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     recipe.StudentTraining: {
         "epochs": 7,

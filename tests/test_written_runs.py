@@ -16,7 +16,7 @@ from understudy.students import generate
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
 WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
-OWN = "data.transfer={source: rollouts, rollouts: {share: 0.6, prompt: 8, tokens: 10, reuse: 2}}"
+OWN = "data.transfer={source: rollouts, rollouts: {share: 0.6, after: 0.2, prompt: 8, tokens: 10, reuse: 2}}"
 TOLD = "data.transfer={source: teacher, rollouts: {prompt: 8, tokens: 20}}"
 JUDGED = "objective=[{kind: policy.ReverseKLAdvantage}, {kind: sequence.ForwardKL}, {kind: labels.CrossEntropy, weight: 0.1}]"
 LABELS = "objective=[{kind: labels.CrossEntropy}]"

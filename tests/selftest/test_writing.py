@@ -29,7 +29,7 @@ def seen():
     options = {"width": 8, "layers": 1, "heads": 2, "vocabulary": V, "pad": PAD, "start": START}
     student = kinds.configure("models", "decoder", options).build((12,), V)
     source = ShuffledSource(rows, torch.arange(16), batch_size=8, seed=0)
-    made = Rollouts(source, rows, student, Writing(prompt=4, tokens=6, temperature=1.0, stop=END), share=0.5, reuse=2, seed=0)
+    made = Rollouts(source, rows, student, Writing(prompt=4, tokens=6, temperature=1.0, stop=END), share=0.5, reuse=2, first=9, seed=0)
     return SimpleNamespace(rollouts=made, drawn=made.written(0), outputs=V, steps=200)
 
 

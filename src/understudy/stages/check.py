@@ -140,8 +140,8 @@ def _rollouts(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Roll
     transfer = tree["data"]["transfer"]
     if transfer["source"] != "rollouts":
         return None
-    seen = examples(tree, prepared, prepared.distilled, 0)
-    return rollouts(transfer["rollouts"], prepared, seen, fresh_student(tree, prepared, given, 0), 0)
+    seen, steps = examples(tree, prepared, prepared.distilled, 0), steps_of(tree["training"], len(prepared.distilled))
+    return rollouts(transfer["rollouts"], prepared, seen, fresh_student(tree, prepared, given, 0), 0, steps)
 
 
 def subject(
