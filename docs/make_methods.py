@@ -25,7 +25,7 @@ OFFLINE, ONLINE, SELF = "offline", "online", "self"
 SCHEDULES = {"online": ONLINE, "peers": ONLINE, "averaged": SELF, "itself": SELF, "generations": SELF}
 """Kind of teacher -> when it teaches; the others were trained before and stay as they are."""
 AXES = ("response", "feature", "relation")
-FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response", "policy": "response"}
+FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response"}
 """Family of objectives -> what is matched; labels are matched by none."""
 Fits = Callable[[type[Objective]], bool]
 
@@ -189,7 +189,8 @@ def _index(results: dict[str, Any]) -> str:
 
 
 def _page(mode: Mode, results: dict[str, Any]) -> str:
-    fitting = [name for name in kinds.objective_names() if mode.fits(kinds.find("objectives", name))]
+    classes = {name: kinds.find("objectives", name) for name in kinds.objective_names()}
+    fitting = [name for name, cls in classes.items() if mode.fits(cls) and not cls.of_drawn]  # on-policy is on the page on language
     parts = [f"# {mode.title}", MADE, f"**You have:** {mode.have}.", "## Objectives that fit", _fitting(mode, fitting)]
     for source in mode.sources:
         parts += list(_source(source))

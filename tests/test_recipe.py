@@ -150,10 +150,11 @@ OTHER = {
     recipe.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
     recipe.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
     recipe.Transfer: {
-        "source": "generated", "generator": {"latent": 5}, "rollouts": {"share": 0.9}, "examples": 0.5, "labels": 0.5, "omit": ["3"], "only": ["7"]},
+        "source": "generated", "generator": {"latent": 5}, "rollouts": {"share": 0.9}, "examples": 0.5,
+        "labels": 0.5, "omit": ["3"], "only": ["7"]},
     recipe.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
-    recipe.Rollouts: {"share": 0.25, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    recipe.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
     recipe.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     recipe.StudentTraining: {
         "epochs": 7,

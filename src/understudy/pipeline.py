@@ -184,7 +184,11 @@ def _missed(run: Run) -> str:
     said = [f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed]
     different = run.summary.get("draft", {}).get("different", [])
     if different:
-        said.append(f"draft: the text behind {different[0]} is not the teacher's own, nor are {len(different) - 1} more")
+        first = different[0]
+        said.append(
+            f"draft: the text behind {first['prompt']} is not the teacher's own, whose two likeliest tokens are {first['gap']:.2g} "
+            f"apart where it begins to differ, nor are {len(different) - 1} more"
+        )
     return "; ".join(said)
 
 

@@ -87,10 +87,12 @@ class Rollouts(_Part):
 
     prompt: tokens of the beginning, at most. tokens: those behind it, at most. temperature: of the draws; 0 is greedy, for the teacher.
     share: of the student's, the probability that a step trains on them in place of the rows (lambda of Agarwal et al. 2024, arXiv
-    2306.13649, algorithm 1). reuse: steps that train on each of the student's before it writes again.
+    2306.13649, algorithm 1). after: the share of all steps that train on the rows alone before it writes for the first time. reuse: steps
+    that train on each of its texts before it writes again.
     """
 
     share: float = Field(default=0.5, gt=0, le=1)
+    after: float = Field(default=0.0, ge=0, lt=1)
     prompt: int = Field(default=64, ge=1)
     tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, ge=0)

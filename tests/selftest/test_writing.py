@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from understudy import kinds
 from understudy.collate import Continued, ShuffledSource, Windows
 from understudy.records import Batch
 from understudy.selftest import writing
+from understudy.selftest.examine import WRITING
 from understudy.training.rollout import Rollouts, Writing
 
 V, PAD, START, END = 19, 0, 1, 2
@@ -27,8 +29,15 @@ def seen():
     options = {"width": 8, "layers": 1, "heads": 2, "vocabulary": V, "pad": PAD, "start": START}
     student = kinds.configure("models", "decoder", options).build((12,), V)
     source = ShuffledSource(rows, torch.arange(16), batch_size=8, seed=0)
-    made = Rollouts(source, rows, student, Writing(prompt=4, tokens=6, temperature=1.0, stop=END), share=0.5, reuse=2, seed=0)
+    made = Rollouts(source, rows, student, Writing(prompt=4, tokens=6, temperature=1.0, stop=END), share=0.5, reuse=2, first=9, seed=0)
     return SimpleNamespace(rollouts=made, drawn=made.written(0), outputs=V, steps=200)
+
+
+def test_the_page_names_these_checks():
+    """Prevents: a message names a check that the page does not know."""
+    page = (Path(__file__).parents[2] / "docs" / "self-test.md").read_text(encoding="utf-8").partition("<!-- writing -->")[2]
+    named = [line.split("`")[1] for line in page.split("\n\n")[0].splitlines() if line.startswith("| `")]
+    assert named == [*(name for name, _ in WRITING), "texts-arrive"]
 
 
 def test_what_was_asked_for_passes(seen):

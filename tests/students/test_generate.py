@@ -10,7 +10,7 @@ from torch import nn
 
 from understudy import kinds
 from understudy.errors import RecipeError
-from understudy.students.generate import Generated, generate, log_distribution, speculative
+from understudy.students.generate import Generated, generate, greedy, log_distribution, speculative
 
 V, START, STOP = 23, 2, 3
 
@@ -182,6 +182,22 @@ def test_speculation_says_what_the_target_says_alone(ahead, cached):
     assert set(rates["same"]) == {1.0}
     means = {name: sum(values) / len(values) for name, values in rates.items()}
     assert means["other"] < 0.3 < means["near"] < 1.0
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_greedy_says_what_generate_says_at_temperature_0(cached):
+    """It is what speculation is timed against, so it takes one pass a token and has no more to do."""
+    for seed in range(3):
+        module = decoder(seed)
+        for prompt in prompts(4, seed):
+            whole = generate(module, [prompt], most=9)[0].tokens
+            stop = {int(whole[4])}
+            assert torch.equal(greedy(module, prompt, most=9, cached=cached), whole)
+            halted = generate(module, [prompt], most=9, stop=stop)[0].tokens
+            assert torch.equal(greedy(module, prompt, most=9, stop=stop, cached=cached), halted)
+    chain = Chain(torch.zeros(V, V))
+    greedy(chain, torch.tensor([START]), most=6)
+    assert chain.read == 6
 
 
 def test_a_perfect_draft_saves_all_passes_but_one_in_five():

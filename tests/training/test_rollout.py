@@ -51,10 +51,10 @@ def windows(rows=24, length=12, seed=0):
     return Windows(stored, torch.zeros(rows, dtype=torch.int64), torch.arange(rows), torch.ones(1), torch.zeros(1), PAD, START, True)
 
 
-def source_of(student, share=0.5, reuse=1, seed=0, writing=WRITING, rows=None):
+def source_of(student, share=0.5, reuse=1, seed=0, writing=WRITING, rows=None, first=0):
     rows = windows() if rows is None else rows
     seen = ShuffledSource(rows, torch.arange(len(rows.stored)), batch_size=6, seed=seed)
-    return Rollouts(seen, rows, student, writing, share=share, reuse=reuse, seed=seed)
+    return Rollouts(seen, rows, student, writing, share=share, reuse=reuse, first=first, seed=seed)
 
 
 def test_a_beginning_never_runs_into_the_next_document():
@@ -117,6 +117,8 @@ def test_the_share_of_steps_is_the_one_asked_for():
     for share in (0.25, 0.5, 1.0):
         drawn = sum(source_of(student, share=share).drawn(block) for block in range(2000))
         assert abs(drawn - 2000 * share) <= 4 * math.sqrt(2000 * share * (1 - share))
+    later = source_of(student, share=1.0, reuse=2, first=5)
+    assert [later.next(step).counts is not None for step in range(9)] == [False] * 6 + [True] * 3, "from the first block that begins there"
     mixed = source_of(student, share=0.5)
     kinds_of = [mixed.next(step).counts is not None for step in range(20)]
     assert kinds_of == [mixed.drawn(step) for step in range(20)] and 0 < sum(kinds_of) < 20

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from understudy.divergence import reverse_kl, widened
+from understudy.divergence import check_same_shape, reverse_kl, widened
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import PlainObjective
 from understudy.objectives._logits_common import dense
@@ -51,6 +51,7 @@ class ReverseKLAdvantage(PlainObjective):
 
     Raises:
         RecipeError: clip is below 1 or not finite; the teacher gave no rows.
+        DataError: numbers of classes or rows differ.
 
     Works best when: the teacher's whole rows are too dear to compare, or as a part of a loss that rewards something else too. Hurts where
         sequence.ReverseKL is at hand on the same texts: that is the average of this gradient over all tokens, without its noise.
@@ -83,7 +84,8 @@ class ReverseKLAdvantage(PlainObjective):
         student = torch.log_softmax(widened(output.logits), dim=-1)
         if "drawn" not in batch.extras:
             return student[:, 0] * 0.0, torch.zeros(len(student), dtype=torch.bool, device=student.device)
-        teacher = dense(knowledge, "policy.ReverseKLAdvantage").log_probs(1.0).to(student.dtype)
+        teacher = dense(knowledge, "policy.ReverseKLAdvantage").log_probs(1.0).detach().to(student.dtype)
+        check_same_shape(student, teacher)
         drawn = batch.extras["drawn"]
         token = drawn.clamp(min=0)[:, None]
         own = student.gather(1, token)[:, 0]

@@ -13,7 +13,7 @@ WHO = {"distilled": "As a draft for its teacher, the shipped student", "control"
 def counts(facts: Drafts) -> dict[str, Any]:
     """The summary's "draft": all but times, which are other ones in every run."""
     return {"prompts": facts.prompts, "tokens": facts.tokens, "ahead": facts.ahead,
-            "different": sorted({name for one in facts.arms.values() for name in one.different}),
+            "different": [{"prompt": name, "gap": gap} for one in facts.arms.values() for name, gap in one.different.items()],
             **{name: _counts(facts, one) for name, one in facts.arms.items()}}
 
 
@@ -29,7 +29,7 @@ def details(facts: Drafts) -> dict[str, Any]:
 def sentences(found: dict[str, Any]) -> list[str]:
     """What came out, in words; slower is said plainly."""
     same = ("the same token for token as the teacher alone" if not found["different"]
-            else f"NOT the teacher's own behind {len(found['different'])} of them, the first {found['different'][0]}")
+            else f"NOT the teacher's own in {len(found['different'])} texts, the first behind {found['different'][0]['prompt']}")
     said = [f"Speculative decoding of {found['prompts']:,} prompts, {found['tokens']:,} tokens: {same}."]
     for name in ("distilled", "control"):
         if name in found:

@@ -51,9 +51,9 @@ are means over its seeds.
     size                {"parameters_ratio", "bytes_ratio", "macs_ratio"} student / whole teacher
     latency             null or {"teacher", "student" (median seconds), "speedup", "ci95", "conditions"}
     own_text            {"control"|"distilled": {"kl_nats": mean over seeds, "seeds": [..]}}: KL(student || teacher) on what it wrote
-    draft               null or {"prompts", "tokens", "ahead", "different": [names], "conditions", arm: {"passes", "passes_saved",
-                          "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "speedup", "ci95"}, "sentences": [str]};
-                         the summary's has neither times nor sentences
+    draft               null or {"prompts", "tokens", "ahead", "different": [{"prompt", "gap"}], "conditions", arm: {"passes",
+                          "passes_saved", "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "seconds_alone", "speedup",
+                          "ci95"}, "sentences": [str]}; the summary's has neither times nor sentences
     selftest, provenance, exports, control, control_reason   as in Facts
 """
 

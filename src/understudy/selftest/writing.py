@@ -57,10 +57,11 @@ def share(subject: Subject) -> Check:
     check, source = Named("rollouts-share"), subject.rollouts
     if source is None:
         return check.skipped("students learn from the rows alone")
-    blocks = min(MOST, -(-subject.steps // source.reuse))
-    got = sum(source.drawn(block) for block in range(blocks))
+    begins = -(-source.first // source.reuse)
+    blocks = max(1, min(MOST, -(-subject.steps // source.reuse) - begins))
+    got = sum(source.drawn(begins + block) for block in range(blocks))
     wanted, scatter = blocks * source.share, math.sqrt(blocks * source.share * (1 - source.share))
-    figure = f"{got:,} of {blocks:,} draws ({got / blocks:.0%}), {source.share:.0%} asked"
+    figure = f"{got:,} of {blocks:,} draws ({got / blocks:.0%}) from step {begins * source.reuse:,} on, {source.share:.0%} asked"
     if abs(got - wanted) > SCATTER * scatter + 1e-9 or not got:
         return check.fault(
             figure,

@@ -27,6 +27,7 @@ from understudy.stages.tasks.classification import class_weights
 from understudy.stages.taught import Taught
 from understudy.stages.teach import living as living_teacher
 from understudy.store.schema import Header
+from understudy.training.rollout import Rollouts
 from understudy.training.step import teacher_taps
 
 
@@ -55,7 +56,7 @@ def before_recording(
 ) -> list[Check]:
     """All checks on the live teacher, whose matched layers are tapped from then on; raises SelfTestError for the first fault."""
     with taught.tapped(teacher_taps(objectives)):
-        checks = examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(prepared))
+        checks = examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(tree, prepared))
     raise_first(checks)
     return checks
 
@@ -90,7 +91,7 @@ def without_faults(
         return _company(tree, prepared, given, objectives, shapes)
     with taught.tapped(teacher_taps(objectives)):
         header = header_of(tree, prepared, taught, rights)
-        return examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(prepared))
+        return examine(_before(tree, prepared, taught, header, given, objectives, shapes), checks_of(tree, prepared))
 
 
 def after_recording(
@@ -105,7 +106,7 @@ def after_recording(
     shapes: Shapes,
 ) -> list[dict[str, str]]:
     """The same checks on what the students will really get; returns the table for the report."""
-    checks = examine(subject(tree, prepared, taught, stored, header, given, objectives, shapes), checks_of(prepared))
+    checks = examine(subject(tree, prepared, taught, stored, header, given, objectives, shapes), checks_of(tree, prepared))
     raise_first(checks)
     live = {check.name: check for check in before}
     return [
@@ -122,27 +123,26 @@ def asked(
     tree: Mapping[str, Any], prepared: Prepared, taught: Taught, given: Given, objectives: Sequence[Objective], shapes: Shapes
 ) -> list[dict[str, str]]:
     """The self-test of a teacher that is asked in every step; raises SelfTestError for the first fault, returns the table."""
-    seen = subject(tree, prepared, taught, taught.fixed, None, given, objectives, shapes)
-    looks = checks_of(prepared)
-    if tree["data"]["transfer"]["source"] == "rollouts":
-        seen, looks = _writing(seen, tree, prepared, given), (*looks, *WRITING)
-    checks = examine(seen, looks)
+    checks = examine(subject(tree, prepared, taught, taught.fixed, None, given, objectives, shapes), checks_of(tree, prepared))
     if isinstance(prepared.written, Continued) and isinstance(prepared.rows, Windows):
         checks.append(written(prepared.written, prepared.rows, prepared.distilled, prepared.outputs))
     raise_first(checks)
     return [{"check": check.name, "result": check.result, "figure": check.figure} for check in checks]
 
 
-def _writing(seen: Subject, tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Subject:
-    """With the texts of a fresh student."""
-    student = fresh_student(tree, prepared, given, 0)
-    source = rollouts(tree["data"]["transfer"]["rollouts"], prepared, examples(tree, prepared, prepared.distilled, 0), student, 0)
-    return replace(seen, rollouts=source, steps=steps_of(tree["training"], len(prepared.distilled)))
+def checks_of(tree: Mapping[str, Any], prepared: Prepared) -> Looks:
+    """The checks that this data's answers allow, and those of what students write."""
+    looks = {"classification": CHECKS, "language": LANGUAGE, "masked": MASKED, "embedding": VECTORS}[prepared.task]
+    return (*looks, *WRITING) if tree["data"]["transfer"]["source"] == "rollouts" else looks
 
 
-def checks_of(prepared: Prepared) -> Looks:
-    """The checks that this data's answers allow."""
-    return {"classification": CHECKS, "language": LANGUAGE, "masked": MASKED, "embedding": VECTORS}[prepared.task]
+def _rollouts(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Rollouts | None:
+    """What a fresh student writes, where students learn from that."""
+    transfer = tree["data"]["transfer"]
+    if transfer["source"] != "rollouts":
+        return None
+    seen, steps = examples(tree, prepared, prepared.distilled, 0), steps_of(tree["training"], len(prepared.distilled))
+    return rollouts(transfer["rollouts"], prepared, seen, fresh_student(tree, prepared, given, 0), 0, steps)
 
 
 def subject(
@@ -209,6 +209,8 @@ def _subject(
         duplicate_rows=int(np.isin(prepared.test.numpy(), prepared.duplicates).sum()),
         provides=teacher.provides,
         shapes=shapes,
+        rollouts=_rollouts(tree, prepared, given),
+        steps=steps_of(tree["training"], len(prepared.distilled)),
     )
 
 

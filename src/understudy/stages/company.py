@@ -66,7 +66,7 @@ def gather(
         assert isinstance(teacher, local.Teacher)  # the recipe was refused else
         return _without_data(transfer, prepared, student, teacher, source, seed, plan)
     if transfer["source"] == "rollouts":
-        return Company(teacher, (), rollouts(transfer["rollouts"], prepared, source, student, seed))
+        return Company(teacher, (), rollouts(transfer["rollouts"], prepared, source, student, seed, plan.steps))
     if transfer["source"] == "teacher":
         assert prepared.written is not None
         written = examples(tree, dataclasses.replace(prepared, student_rows=prepared.written), rows, seed)
@@ -107,11 +107,13 @@ def examples(tree: Mapping[str, Any], prepared: Prepared, rows: Tensor, seed: in
     )
 
 
-def rollouts(options: Mapping[str, Any], prepared: Prepared, seen: ShuffledSource, student: nn.Module, seed: int) -> Rollouts:
+def rollouts(
+    options: Mapping[str, Any], prepared: Prepared, seen: ShuffledSource, student: nn.Module, seed: int, steps: int
+) -> Rollouts:
     """The student's own texts, and in the other steps the rows."""
-    rows = prepared.student_rows
+    rows, writing, first = prepared.student_rows, writing_of(options, prepared), round(options["after"] * steps)
     assert isinstance(rows, Windows)
-    return Rollouts(seen, rows, student, writing_of(options, prepared), share=options["share"], reuse=options["reuse"], seed=seed)
+    return Rollouts(seen, rows, student, writing, share=options["share"], reuse=options["reuse"], first=first, seed=seed)
 
 
 NAMES = {"peers": "peer", "online": "teacher"}

@@ -76,7 +76,11 @@ def measure(
             passes=sum(len(one.proposed) for one in said[name]),
             proposed=sum(sum(one.proposed) for one in said[name]),
             accepted=sum(sum(one.accepted) for one in said[name]),
-            different=tuple(row for row, one, right in zip(names, said[name], own, strict=True) if not torch.equal(one.tokens, right)),
+            different={
+                row: _apart(teacher, prompt, right, one.tokens)
+                for row, prompt, one, right in zip(names, prompts, said[name], own, strict=True)
+                if not torch.equal(one.tokens, right)
+            },
             seconds=seconds[name],
         )
         for name in students
@@ -89,3 +93,12 @@ def _turned(names: list[str], number: int) -> list[str]:
     """Whose turn is first goes round, so that nobody always finds the caches warm."""
     first = number % len(names)
     return names[first:] + names[:first]
+
+
+@torch.inference_mode()
+def _apart(teacher: nn.Module, prompt: Tensor, right: Tensor, made: Tensor) -> float:
+    """What the teacher's two largest logits differ by where another token was made than its own."""
+    both = min(len(right), len(made))
+    at = next((place for place in range(both) if right[place] != made[place]), both)
+    largest = teacher(torch.cat([prompt, right[:at]])[None])[0, -1].float().topk(2).values
+    return float(largest[0] - largest[1])

@@ -34,16 +34,19 @@ class Rollouts:
     """In a share of the steps the student's continuations of the rows' beginnings, else the rows themselves.
 
     Agarwal et al. 2024 (GKD, arXiv 2306.13649), algorithm 1: with probability lambda (`share`) a step trains on what the student samples,
-    else on the data; no gradient goes through the sampling. reuse: consecutive steps that train on the same texts, and share one draw of
+    else on the data; no gradient goes through the sampling. first: the step from which on the student writes (theirs has been fine-tuned
+    before: what a random one writes teaches little). reuse: consecutive steps that train on the same texts, and share one draw of
     the probability; from the second on they were drawn by an older student, which only importance weights correct. Every draw has a key
     (seed, step, row), so that the same weights at the same step write the same.
 
     seen: gives the rows of a step, whose `ids` point into `rows`.
     """
 
-    def __init__(self, seen: Source, rows: Windows, student: nn.Module, writing: Writing, *, share: float, reuse: int, seed: int) -> None:
+    def __init__(
+        self, seen: Source, rows: Windows, student: nn.Module, writing: Writing, *, share: float, reuse: int, first: int, seed: int
+    ) -> None:
         self.seen, self.rows, self.student, self.writing = seen, rows, student, writing
-        self.share, self.reuse, self.seed = share, reuse, seed
+        self.share, self.reuse, self.first, self.seed = share, reuse, first, seed
         self.steps_per_epoch = seen.steps_per_epoch
         self._block = -1
         self._batch: Batch | None = None
@@ -59,6 +62,8 @@ class Rollouts:
 
     def drawn(self, block: int) -> bool:
         """Whether the student writes in this block of `reuse` steps."""
+        if block * self.reuse < self.first:
+            return False
         return bool(torch.rand((), dtype=torch.float64, generator=generator(self.seed, "rollouts", block)) < self.share)
 
     def written(self, step: int) -> Batch:
