@@ -19,6 +19,8 @@ from understudy.store.schema import read_header
 
 MODULES = ("local", "assistants", "generations")
 """Kinds of fixed teacher whose answer to an input that is no example can be computed, with its gradient."""
+TELLING = ("decoder", "causal")
+"""Architectures that say what comes next at every token."""
 
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
@@ -74,6 +76,8 @@ def refuse_running_text(prepared: Prepared, what: str) -> None:
 def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
+    for entry in tree["teacher"] if given.teacher is None else ():
+        _tells(entry.get("model") or {})
     layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers")]
     _only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
     _only("objective", layers, "the families sequence, logits and labels")
@@ -82,6 +86,20 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     entry = tree["teacher"][0]
     if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
         _translated(tree)
+
+
+def _tells(model: Mapping[str, Any]) -> None:
+    """A teacher of running text is a model that says what comes next, at every token."""
+    if model.get("arch", TELLING[0]) not in TELLING:
+        raise RecipeError(
+            four_parts(
+                "this teacher does not say what comes next in text",
+                got=f"arch: {model['arch']}, which gives one answer for a whole text",
+                expected=f"arch: {' or '.join(TELLING)}",
+                otherwise="There would be no answer for a token",
+                do="Use a folder of AutoModelForCausalLM with arch: causal; an encoder can teach classifiers",
+            )
+        )
 
 
 def _translated(tree: Mapping[str, Any]) -> None:
