@@ -47,7 +47,7 @@ TOY = {
                   "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
                   "teacher.train.batch_size=16", "teacher.train.precision=float32", "training.precision=float32",
                   "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"],
-    "cross_tokenizer": ["data.limit=300000", "data.passage=256", "data.split={validation: 0.1, test: 0.4}", "student.tokenizer.size=320",
+    "cross_tokenizer": ["data.limit=200000", "data.passage=256", "data.split={validation: 0.1, test: 0.4}", "student.tokenizer.size=320",
                         "data.transfer.examples=1.0", "teacher.tokenizer={kind: bpe, size: 400, corpus: {pattern: 'wsgiref/*.py'}}",
                         "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
                         "teacher.train.precision=float32", "training.precision=float32",
