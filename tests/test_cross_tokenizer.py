@@ -61,10 +61,8 @@ def small(corpus):
 def runs(small, tmp_path_factory):
     """{placement: a run}, which share teacher and control."""
     folder = tmp_path_factory.mktemp("runs")
-    return {
-        keep: pipeline.run(recipe.load("cross_tokenizer", small(f"store.keep={keep}", f"name={keep}")), options=pipeline.Options(runs=folder))
-        for keep in ("tokens", "live")
-    }
+    wanted = {keep: recipe.load("cross_tokenizer", small(f"store.keep={keep}", f"name={keep}")) for keep in ("tokens", "live")}
+    return {keep: pipeline.run(one, options=pipeline.Options(runs=folder)) for keep, one in wanted.items()}
 
 
 def test_the_report_says_what_is_aligned_and_what_is_dropped(runs):
