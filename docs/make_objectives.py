@@ -30,7 +30,7 @@ PROPERTIES = {
     "class_permutation": "names",
     "scale_invariant": "scale",
 }
-NEEDS = {"logits": "full rows", "topk": "top-k rows", "features": "layers"}
+NEEDS = {"logits": "full rows", "topk": "top-k rows", "own": "rows over its own tokens", "features": "layers"}
 AUTO = {
     "maps": "the last map of each size",
     "preactivations": "what goes into the last ReLU of each size",

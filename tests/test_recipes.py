@@ -52,6 +52,11 @@ TOY = {
     "draft_model": [*TOY_TEXT, "draft.prompts=6", "draft.tokens=12"],
     "sentence_embedding": [*QUICK, "training.batch_size=16", "student.from_teacher.layers=2"],
     "static_embedding": [*QUICK, "training.batch_size=16", "student.from_teacher.static=8"],
+    "cross_tokenizer": ["data.limit=200000", "data.passage=256", "data.split={validation: 0.1, test: 0.4}", "student.tokenizer.size=320",
+                        "data.transfer.examples=1.0", "teacher.tokenizer={kind: bpe, size: 400, corpus: {pattern: 'wsgiref/*.py'}}",
+                        "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
+                        "teacher.train.precision=float32", "training.precision=float32",
+                        "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}

@@ -294,7 +294,8 @@ def test_answers_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("change", [
-    {"tokenizer": ""}, {"tokenizer": "a\x1b[2J"}, {"template": "\n"}, {"dtype": "float32"}, {"dtype": "int8"}, {"members": 2}, {"k": 0},
+    {"tokenizer": ""}, {"tokenizer": "a\x1b[2J"}, {"template": "\n"},
+    {"translated_from": "\n"}, {"dtype": "float32"}, {"dtype": "int8"}, {"members": 2}, {"k": 0},
     {"k": VOCABULARY + 1}, {"temperatures": ()}, {"temperatures": (2.0,)}, {"tap": "layer3"}, {"format_version": 1}, {"keep": "topk"},
     {"keep": "topk", "tokenizer": "", "dtype": "packed"}, {"classes": 262_145}, {"classes": 2**24 + 1, "dtype": "uint8"},
     {"classes": 2**24 + 1, "dtype": "float16"}])  # fmt: skip

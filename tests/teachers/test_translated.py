@@ -139,7 +139,8 @@ def test_a_batch_is_its_documents_one_by_one():
         for one, (at, mine), (start, other) in zip(texts, pieces(teacher.ours, row), pieces(teacher.theirs, row), strict=True):
             places = teacher.translation.places(one, other, mine)
             read_ = teacher.theirs.batch(torch.tensor([row])).inputs
-            logits = nn.functional.pad(module(read_)[0].detach(), (0, 0, 0, 1))[start : start + len(other)]  # nothing follows the last token
+            whole = nn.functional.pad(module(read_)[0].detach(), (0, 0, 0, 1))  # nothing follows the last token
+            logits = whole[start : start + len(other)]
             rows, dropped = teacher.translation.rows(logits, places, keep=STUDENTS.size)
             for number, position in enumerate(places.student):
                 found[int(numbers[row, at + position])] = (rows.select(torch.tensor([number])), float(dropped[number]))
@@ -222,12 +223,12 @@ def test_a_batch_without_a_single_known_position_is_no_error(monkeypatch):
 
 def test_a_store_of_tokens_gives_back_what_it_says(monkeypatch):
     """Recorded rows teach what live ones do; where nothing is known, the store says so too."""
-    teacher = translated()
+    teacher = translated(keep=60)  # as many as the store: the rest is one bin for both
     batch = everything(teacher)
     said = teacher.teach(batch)
     assert bool(said.topk.silent.any()), "the example has to hold a position of which nothing is known"
-    header = Header(keep="tokens", dtype="packed", k=60, classes=STUDENTS.size, temperatures=(1.0,), tokenizer="ours", translated_from="theirs",
-                    teacher="t", data="d", transform="x")
+    header = Header(keep="tokens", dtype="packed", k=60, classes=STUDENTS.size, temperatures=(1.0,), tokenizer="ours",
+                    translated_from="theirs", teacher="t", data="d", transform="x")
     rows = codec.encode(said, header, batch.labels)
     read_ = codec.decode({name: torch.from_numpy(rows[name]) for name in rows if name not in ("count", "labels", "kl", "loss")}, header)
     assert torch.equal(read_.topk.silent, said.topk.silent)

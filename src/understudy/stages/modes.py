@@ -21,6 +21,8 @@ from understudy.store.schema import read_header
 
 MODULES = ("local", "assistants", "generations")
 """Kinds of fixed teacher whose answer to an input that is no example can be computed, with its gradient."""
+TELLING = {"language": ("decoder", "causal"), "masked": ("masked",)}
+"""Architectures that say what comes next at every token."""
 
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
@@ -83,6 +85,8 @@ def refuse_unclassed(prepared: Prepared, what: str) -> None:
 def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
+    for entry in tree["teacher"] if given.teacher is None else ():
+        _tells(entry.get("model") or {}, prepared.task)
     layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers") and not _of_tokens(entry["kind"])]
     why = "A token would be taken for an example, and a vocabulary for its classes"
 
@@ -96,6 +100,22 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     entry = tree["teacher"][0]
     if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
         _translated(tree)
+
+
+def _tells(model: Mapping[str, Any], task: str) -> None:
+    """A teacher of running text is a model that says what comes next, or what is hidden, at every token."""
+    known = TELLING[task]
+    if model.get("arch", known[0]) not in known:
+        asked, found = ("what comes next", "Causal") if task == "language" else ("which tokens are hidden", "Masked")
+        raise RecipeError(
+            four_parts(
+                f"this teacher does not say {asked} in text",
+                got=f"arch: {model['arch']}",
+                expected=f"arch: {' or '.join(known)}",
+                otherwise="There would be no answer for a token",
+                do=f"Use a folder of AutoModelFor{found}LM with arch: {found.lower()}; an encoder can teach classifiers",
+            )
+        )
 
 
 def _translated(tree: Mapping[str, Any]) -> None:

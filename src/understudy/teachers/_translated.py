@@ -103,7 +103,7 @@ class Teacher:
         owner = np.repeat(np.arange(len(each)), [len(one.student) for one in each])
 
         def joined(name: str) -> np.ndarray:
-            return np.concatenate([getattr(one, name) for one in each])
+            return _together([getattr(one, name) for one in each])
 
         column, inside = joined("student"), np.zeros(len(owner), dtype=bool)
         fits = column < batch.labels.shape[1]
