@@ -26,8 +26,8 @@ TINY = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size"
         "intermediate_size": 12, "max_position_embeddings": 20, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 LLAMA = {"model_type": "llama", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 12, "max_position_embeddings": 20}
-NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA}, "masked": {"config": TINY},
-          "decoder": WORDS | {"width": 16, "layers": 2}}
+NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA},
+          "masked": {"config": TINY},          "decoder": WORDS | {"width": 16, "layers": 2}}
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
 OTHER = {

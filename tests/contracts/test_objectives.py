@@ -556,8 +556,8 @@ def test_batch_granularity_is_declared_for_a_reason(name):
 
 
 NAMED = ("weight", "layers", "embedding", "heads", "relations")
-"""Fields that the battery doesn't vary: the weight is applied outside the term, layers are named, not dialled, heads are the model's, and relations
-read other layers (tests/objectives/test_tokens.py)."""
+"""Fields that the battery doesn't vary: the weight is applied outside the term, layers are named, not dialled, heads are the
+model's, and relations read other layers (tests/objectives/test_tokens.py)."""
 
 
 def variations(name):

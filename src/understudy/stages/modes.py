@@ -24,7 +24,7 @@ MODULES = ("local", "assistants", "generations")
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """RecipeError, or DataError for a store, where a mode can't do what the recipe asks of it."""
     if prepared.generative:
-        _running_text(tree, given)
+        _running_text(tree, prepared, given)
     if tree["data"]["transfer"]["source"] != "examples":
         _without_data(tree, given)
     if given.teacher is not None:
@@ -71,12 +71,18 @@ def refuse_running_text(prepared: Prepared, what: str) -> None:
         )
 
 
-def _running_text(tree: Mapping[str, Any], given: Given) -> None:
+def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """One fixed teacher that is a model here, terms on its answers, and the student's folder as what comes out."""
     teachers = [entry["kind"] for entry in tree["teacher"]]
     layers = [entry["kind"] for entry in tree["objective"] if entry.get("layers") and not _of_tokens(entry["kind"])]
     _only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
     _only("objective", layers, "the families sequence, logits, labels and tokens")
+    if prepared.task == "masked" and given.teacher is None and prepared.read_by(tree["teacher"][0].get("model") or {}) is not prepared:
+        _only("teacher", ["one with another tokenizer"], "a teacher that reads the student's tokens (student.tokenizer: {kind: folder})")
+    models = [tree["student"]["model"], *(entry.get("model") for entry in tree["teacher"] if given.teacher is None)]
+    named = [one["arch"] for one in models if isinstance(one, Mapping) and "arch" in one]
+    _only("model", [arch for arch in named if (arch == "masked") != (prepared.task == "masked")],
+          "arch: masked where tokens are hidden, decoder or causal where the next one is told (data.task)")
     _only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     _only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
 
