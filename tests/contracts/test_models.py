@@ -27,7 +27,7 @@ TINY = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size"
 LLAMA = {"model_type": "llama", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 12, "max_position_embeddings": 20}
 NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA},
-          "masked": {"config": TINY},          "decoder": WORDS | {"width": 16, "layers": 2}}
+          "masked": {"config": TINY}, "decoder": WORDS | {"width": 16, "layers": 2}}
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
 OTHER = {

@@ -58,6 +58,7 @@ class HiddenCosine(LayerObjective):
         the tokens of a text first and then over texts; in their code over all tokens of the batch.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), extras={"documents": torch.tensor([[0, -1]])})
         >>> term = HiddenCosine(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 2)}, {"b": (2, 2)}))
@@ -106,6 +107,7 @@ class HiddenMSE(LayerObjective):
         train one always.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), extras={"documents": torch.tensor([[0, 0]])})
         >>> term = HiddenMSE(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 1)}, {"b": (2, 1)}))
@@ -162,6 +164,7 @@ class AttentionMSE(LayerObjective):
         with both models' scores set to 0.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 1), torch.tensor([-1]), extras={"documents": torch.tensor([[0]])})
         >>> shapes = Shapes(2, 1, {"a.query": (1, 1), "a.key": (1, 1)}, {"b.query": (1, 4), "b.key": (1, 4)})
@@ -229,6 +232,7 @@ class SelfAttentionRelation(LayerObjective):
         Deviation: none, apart from padding and other documents of a row, which do not count.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), extras={"documents": torch.tensor([[0, 0]])})
         >>> term = SelfAttentionRelation(layers={"a.query": "b.query"}, relations=("qq",), heads=1).build(
@@ -305,6 +309,7 @@ class PatientKD(LayerObjective):
     Reference: Sun et al. 2019, arXiv 1908.09355, eq. 7. Deviation: none from the paper; their code takes the mean over the places.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), extras={"documents": torch.tensor([[0, 0]])})
         >>> term = PatientKD(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 2)}, {"b": (2, 2)}))
