@@ -47,8 +47,9 @@ TOY = {
                   "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
                   "teacher.train.batch_size=16", "teacher.train.precision=float32", "training.precision=float32",
                   "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"],
-    "distil_bert": [*QUICK, "data.passage=96", "data.split={validation: 0.1, test: 0.3}", "teacher.train.epochs=40", "teacher.train.lr=1e-2",
-                    "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8", "student.from_teacher.layers=1"],
+    "distil_bert": [*QUICK, "data.passage=96", "data.split={validation: 0.1, test: 0.3}", "teacher.train.epochs=40",
+                    "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
+                    "student.from_teacher.layers=1"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -92,7 +93,8 @@ def test_runs_to_its_report(name, tmp_path, request):
         overrides += [f"data.path={intents(tmp_path)}", f"teacher.model.path={encoder}"]
     if name == "distil_bert":
         encoder = request.getfixturevalue("folders").encoder(tmp_path / "encoder")
-        lines = [" ".join([said for said, *_ in INTENTS.values()][at % 4 : at % 4 + 2]) + f" {'abcdefgh'[at % 8]} {at}" for at in range(160)]
+        said = [first for first, *_ in INTENTS.values()]
+        lines = [f"{' '.join(said[at % 4 : at % 4 + 2])} {'abcdefgh'[at % 8]} {at}" for at in range(160)]
         (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
         overrides += [f"data.path={tmp_path / 'text.txt'}", f"teacher.model.path={encoder}"]
     wanted = recipe.load(name, overrides)
