@@ -353,7 +353,7 @@ class TokenTerm(nn.Module):
     def __init__(self, pairs: Sequence[Pair]) -> None:
         super().__init__()
         self.pairs = nn.ModuleList(pairs)
-        self.layers = {(mine, theirs): None for pair in pairs for mine, theirs in zip(pair.student, pair.teacher, strict=True)}
+        self.layers = {mine: theirs for pair in pairs for mine, theirs in zip(pair.student, pair.teacher, strict=True)}
 
     def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """(scalar sum, count). DataError where the batch has no tokens, or teacher and student don't have the same ones."""
@@ -362,10 +362,10 @@ class TokenTerm(nn.Module):
             raise DataError(four_parts(
                 "the batch does not say where its tokens are", got="no documents", expected='Batch.extras["documents"], (B, L)',
                 otherwise="Padding would be matched", do="Use data of kind text or corpus"))
-        student: dict[str, Tensor] = {}
-        teacher: dict[str, Tensor] = {}
-        for mine, theirs in self.layers:
-            [student[mine]], [teacher[theirs]] = paired({mine: theirs}, output, knowledge)
+        mine_there, theirs_there = paired(self.layers, output, knowledge)
+        student = dict(zip(self.layers, mine_there, strict=True))
+        teacher = dict(zip(self.layers.values(), theirs_there, strict=True))
+        for mine, theirs in self.layers.items():
             if not student[mine].shape[:2] == teacher[theirs].shape[:2] == documents.shape:
                 raise DataError(four_parts(
                     f"student and teacher have other tokens ({mine}, {theirs})",
