@@ -25,7 +25,8 @@ OFFLINE, ONLINE, SELF = "offline", "online", "self"
 SCHEDULES = {"online": ONLINE, "peers": ONLINE, "averaged": SELF, "itself": SELF, "generations": SELF}
 """Kind of teacher -> when it teaches; the others were trained before and stay as they are."""
 AXES = ("response", "feature", "relation")
-FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response"}
+FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response",
+            "tokens": "feature"}
 """Family of objectives -> what is matched; labels are matched by none."""
 Fits = Callable[[type[Objective]], bool]
 
@@ -211,7 +212,7 @@ def _fitting(mode: Mode, names: list[str]) -> str:
     text = "\n".join(lines)
     kinds_here = [source.partition(".")[2] for source in mode.sources if source.startswith("teachers.")]
     blind = [f"`{kind}`" for kind in kinds_here if kind not in VISIBLE]
-    if blind and {"features", "relations"} & set(families):
+    if blind and {"features", "relations", "tokens"} & set(families):
         text += f"\n\nLayers can't be seen in a teacher of kind {', '.join(blind)}: of those, answers alone can be matched."
     return text
 

@@ -37,6 +37,11 @@ AUTO = {
     "vectors": "what goes into the last linear layer",
     "last": "the last map",
     "exits": "the student's last map of each size but the smallest",
+    "blocks": "every block of a model of text",
+    "inner blocks": "every block but the last",
+    "last block": "the last block",
+    "attention": "the queries of every block",
+    "last attention": "the queries of the last block",
 }
 """What `layers: auto` asks for, by the word in the class."""
 LEGEND = """All of this is tested by `tests/contracts/test_objectives.py`. *Zero at equality*: 0, and a minimum, where both models

@@ -57,6 +57,9 @@ TOY = {
                         "teacher.model={arch: decoder, width: 32, layers: 1, heads: 2}", "teacher.train.epochs=4", "teacher.train.lr=1e-2",
                         "teacher.train.precision=float32", "training.precision=float32",
                         "student.model={arch: decoder, width: 8, layers: 1, heads: 2}", "training.epochs=1", "training.seeds=1"],
+    "distil_bert": [*QUICK, "data.passage=96", "data.split={validation: 0.1, test: 0.3}", "teacher.train.epochs=40",
+                    "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
+                    "student.from_teacher.layers=1"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -103,6 +106,12 @@ def test_runs_to_its_report(name, tmp_path, request):
         parts = made.pairs(tmp_path)
         overrides += [f"data.path={parts['train']}", f"data.validation_path={parts['dev']}", f"data.test_path={parts['test']}",
                       f"teacher.model.path={made.embedder(tmp_path / 'encoder')}"]
+    if name == "distil_bert":
+        encoder = request.getfixturevalue("folders").encoder(tmp_path / "encoder")
+        said = [first for first, *_ in INTENTS.values()]
+        lines = [f"{' '.join(said[at % 4 : at % 4 + 2])} {'abcdefgh'[at % 8]} {at}" for at in range(160)]
+        (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+        overrides += [f"data.path={tmp_path / 'text.txt'}", f"teacher.model.path={encoder}"]
     wanted = recipe.load(name, overrides)
     options = pipeline.Options(runs=tmp_path)
     if wanted.series is not None:

@@ -559,8 +559,8 @@ def test_batch_granularity_is_declared_for_a_reason(name):
 
 
 NAMED = ("weight", "layers", "embedding", "heads", "relations")
-"""Fields that the battery doesn't vary: the weight is applied outside the term, layers are named, not dialled, heads are the model's, and relations
-read other layers (tests/objectives/test_tokens.py)."""
+"""Fields that the battery doesn't vary: the weight is applied outside the term, layers are named, not dialled, heads are the
+model's, and relations read other layers (tests/objectives/test_tokens.py)."""
 
 
 def variations(name):
@@ -690,8 +690,9 @@ def test_missing_knowledge_is_named(name):
 @on_layers
 def test_missing_features_are_named(name):
     student, teacher = student_of(name, 0), teacher_of(name, 1)
-    for given_, had in ((None, "none"), ({"logits": logits_of(1)}, "none"), ({"first": teacher["first"]}, "first")):
-        with pytest.raises(DataError, match=f"no such features: got {had}, expected first, second"):
+    taps = default(name).teacher_taps
+    for given_, had in ((None, "none"), ({"logits": logits_of(1)}, "none"), ({taps[0]: teacher[taps[0]]}, taps[0])):
+        with pytest.raises(DataError, match=f"no such features: got {had}, expected {', '.join(taps)}"):
             term(name, student, given_)
 
 

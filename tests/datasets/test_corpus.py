@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from understudy import tokens
 from understudy.data import split
 from understudy.datasets.corpus import Dataset, cut, packed
 from understudy.errors import DataError, RecipeError
+from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import END_MARK, START_MARK, parts
 
 
@@ -118,3 +122,27 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "r.jsonl").write_text('\n', encoding="utf-8")
     with pytest.raises(DataError, match="no text"):
         Dataset(path=str(tmp_path)).load()
+
+
+def test_where_tokens_are_hidden_a_row_is_read_whole(tmp_path):
+    """Prevents: the token that comes next is kept too, and a model reads one token more than it has positions for."""
+    pytest.importorskip("tokenizers")
+    (tmp_path / "a.txt").write_text("the light is on\nthe light is off at night\n" * 20)
+    found = Dataset(str(tmp_path / "a.txt"), documents="line", passage=64, task="masked", mask=0.2).load()
+    reads = tokens.train("bpe", ["the light is on off at night"], 300, lowercase=False, closed=False)
+    made = found.fit_preprocess(np.arange(len(found)), tokenizer=reads, length=9)
+    told = Dataset(str(tmp_path / "a.txt"), documents="line", passage=64).load()
+    plain = told.fit_preprocess(np.arange(len(told)), tokenizer=reads, length=9)
+    assert (found.mask, told.mask, made.mask, plain.mask) == (0.2, None, 0.2, None)
+    one, other = made.encode(found.raw), plain.encode(found.raw)
+    assert one.shape == (len(found), 9) and other.shape == (len(found), 10) and (one == other[:, :9]).all()
+    assert Preprocess.from_dict(json.loads(json.dumps(made.to_dict()))) == made and made.fingerprint != plain.fingerprint
+    assert made.normalise(one).shape[1] == 9 and plain.normalise(other).shape[1] == 9
+    said = json.loads(made.files["tokenizer_config.json"])
+    assert said["mask_token"] == "[MASK]" and "generation_config.json" not in made.files and "generation_config.json" in plain.files
+
+
+@pytest.mark.parametrize("options", [{"task": "masked", "mask": 0.0}, {"task": "masked", "mask": 1.0}, {"mask": 0.3}])
+def test_a_share_that_hides_nothing_everything_or_nobody_is_refused(options):
+    with pytest.raises(RecipeError, match="share of tokens that are hidden"):
+        Dataset(**options)

@@ -99,7 +99,7 @@ def test_scores_are_the_jackknife_of_the_ratio(metric):
     rng = np.random.default_rng(0)
     told, sizes = rng.uniform(1, 9, (12, len(COLUMNS))), rng.integers(5, 500, 12).astype(float)
     above, below = language.RATIOS[metric]
-    a = told[:, COLUMNS.index(above)] / (math.log(2) if metric == "bits_per_byte" else 1)
+    a = told[:, COLUMNS.index(above)] / (math.log(2) if metric in ("bits_per_byte", "masked_bits") else 1)
     b = told[:, COLUMNS.index(below)] if below else sizes
     value = a.sum() / b.sum()
     without = np.array([np.delete(a, k).sum() / np.delete(b, k).sum() for k in range(12)])
@@ -117,6 +117,19 @@ def test_the_trivial_predictor_is_the_frequencies():
     assert np.allclose(told[:, 0], [-np.log(p[0] * p[1]), -np.log(p[2] * p[0])])
     assert told[:, 1:3].tolist() == [[2, 1], [2, 1]]
     assert not told[:, 3:].any()
+
+
+def test_hidden_tokens_are_counted_by_document_and_hold_no_words():
+    logits = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 3], [1, 0, 0]], dtype=torch.float64)
+    labels, documents = torch.tensor([0, 2, 2, 1]), torch.tensor([0, 0, 1, 1])
+    told = language.hidden(logits, labels, documents, 3)
+    nats = [math.log(sum(math.exp(x) for x in row)) - row[label] for row, label in zip(logits.tolist(), labels.tolist(), strict=True)]
+    assert np.allclose(told[:, 0], [nats[0] + nats[1], nats[2] + nats[3], 0])
+    assert told[:, 1:3].tolist() == [[2, 1], [2, 1], [0, 0]] and not told[:, 3:].any()
+    assert language.scores("masked_token", told, np.ones(3)).mean() == pytest.approx(0.5)
+    assert language.scores("masked_bits", told, np.ones(3)).mean() == pytest.approx(sum(nats) / 4 / math.log(2))
+    assert language.counted("masked", told) == ["masked_token", "masked_bits"]
+    assert language.counted("language", told) == ["bits_per_byte", "next_token"]
 
 
 def test_a_share_of_no_words_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,8 +40,6 @@ def features(objective, seed, width, side):
 
 
 def built(objective, student, teacher):
-    from dataclasses import replace
-
     layers = {"s.query": "t.query"} if "attention" in objective.auto else {"s": "t"}
     shapes = Shapes(2, B, *({tap: tuple(x.shape[1:]) for tap, x in side.items()} for side in (student, teacher)))
     torch.manual_seed(0)
@@ -241,8 +240,8 @@ def test_gradients_agree_with_finite_differences(objective):
     student, teacher = distance(objective)
     module = built(objective, student, teacher)
     used = [tap for pair in module.pairs for tap in pair.student]
-    assert torch.autograd.gradcheck(
-        lambda *x: asked(module, student | dict(zip(used, x, strict=True)), teacher)[0], tuple(student[tap].requires_grad_() for tap in used))
+    given = tuple(student[tap].requires_grad_() for tap in used)
+    assert torch.autograd.gradcheck(lambda *x: asked(module, student | dict(zip(used, x, strict=True)), teacher)[0], given)
 
 
 # --- what is refused

@@ -131,3 +131,20 @@ def test_sizes_that_the_teacher_does_not_have_are_refused(sizes, word):
         from_teacher.evenly(4, 5)
     with pytest.raises(RecipeError, match="can't cut"):
         from_teacher.configured(CONFIG | {"model_type": "gpt2"}, (0,))
+
+
+def test_a_masked_model_s_layers_widths_and_head_are_cut_too():
+    """With all kept it is the teacher; with half of the width the head still has a row for every token, and its own weights."""
+    torch.manual_seed(0)
+    teacher = kinds.configure("models", "masked", {"config": CONFIG}).build((5,), 40).eval()
+    whole = from_teacher.cut(teacher.state_dict(), Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4), 4)
+    assert whole.keys() == teacher.state_dict().keys()
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in whole.items())
+    places, heads = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11]), (torch.tensor([0, 2]),) * 2
+    config = from_teacher.configured(CONFIG, (1, 3), width=8)
+    made = kinds.configure("models", "masked", {"config": config}).build((5,), 40).eval()
+    made.load_state_dict(from_teacher.cut(teacher.state_dict(), Cut((1, 3), places, heads), 4))
+    assert made(TEXTS).shape == (3, 5, 40)
+    there = teacher.model.cls.predictions.transform.dense
+    assert torch.equal(made.model.cls.predictions.transform.dense.weight, there.weight[places][:, places])
+    assert torch.equal(made.head.bias, teacher.head.bias) and torch.equal(made.head.weight, teacher.head.weight[:, places])

@@ -308,6 +308,34 @@ def test_models_without_maps_are_paired_by_position():
     assert list(pairs) == names[:-1] and list(pairs.values()) == names[:-1], "the output layer is left out"
 
 
+def encoder(layers, inner=12):
+    pytest.importorskip("transformers")
+    config = {"model_type": "bert", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": layers, "num_attention_heads": 2,
+              "intermediate_size": inner, "max_position_embeddings": 12, "pad_token_id": 0}  # fmt: skip
+    module = kinds.configure("models", "masked", {"config": config}).build((6,), 20)
+    return taps.listing(module, torch.ones(2, 6, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("auto", "pairs"), [
+    ("blocks", {0: 1, 1: 3}), ("inner blocks", {0: 1}), ("last block", {1: 3}), ("attention", {0: 1, 1: 3}), ("last attention", {1: 3}),
+])  # fmt: skip
+def test_blocks_of_text_are_paired_by_relative_depth_the_last_with_the_last(auto, pairs):
+    end = ".attention.self.query" if "attention" in auto else ""
+    path = "model.bert.encoder.layer.{}" + end
+    assert taps.resolve(auto, encoder(2), encoder(4)) == {path.format(mine): path.format(theirs) for mine, theirs in pairs.items()}
+
+
+def test_depths_that_do_not_divide_pair_every_layer_with_a_later_one():
+    found = taps.resolve("blocks", encoder(3), encoder(4))
+    assert [int(theirs.rpartition(".")[2]) for theirs in found.values()] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("auto", "mine"), [("inner blocks", 1), ("blocks", None)])
+def test_models_without_blocks_to_match_are_refused(auto, mine):
+    with pytest.raises(RecipeError, match="blocks can be found to match"):
+        taps.resolve(auto, encoder(mine) if mine else seen("cnn", width=4), encoder(2))
+
+
 def test_nothing_to_match_is_refused():
     with pytest.raises(RecipeError, match="the student has no layer that could be matched"):
         taps.resolve("maps", seen("linear", (6,)), seen("mlp", (6,)))

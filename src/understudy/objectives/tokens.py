@@ -58,6 +58,7 @@ class HiddenCosine(LayerObjective):
         the tokens of a text first and then over texts; in their code over all tokens of the batch.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), documents=torch.tensor([[0, -1]]))
         >>> term = HiddenCosine(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 2)}, {"b": (2, 2)}))
@@ -106,6 +107,7 @@ class HiddenMSE(LayerObjective):
         train one always.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), documents=torch.tensor([[0, 0]]))
         >>> term = HiddenMSE(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 1)}, {"b": (2, 1)}))
@@ -162,6 +164,7 @@ class AttentionMSE(LayerObjective):
         with both models' scores set to 0.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 1), torch.tensor([-1]), documents=torch.tensor([[0]]))
         >>> shapes = Shapes(2, 1, {"a.query": (1, 1), "a.key": (1, 1)}, {"b.query": (1, 4), "b.key": (1, 4)})
@@ -229,6 +232,7 @@ class SelfAttentionRelation(LayerObjective):
         Deviation: none, apart from padding and other documents of a row, which do not count.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), documents=torch.tensor([[0, 0]]))
         >>> term = SelfAttentionRelation(layers={"a.query": "b.query"}, relations=("qq",), heads=1).build(
@@ -305,6 +309,7 @@ class PatientKD(LayerObjective):
     Reference: Sun et al. 2019, arXiv 1908.09355, eq. 7. Deviation: none from the paper; their code takes the mean over the places.
 
     Example:
+        >>> import torch
         >>> from understudy.records import Batch, Knowledge, Shapes, StudentOutput
         >>> batch = Batch(torch.arange(1), 0, torch.zeros(1, 2), torch.tensor([-1]), documents=torch.tensor([[0, 0]]))
         >>> term = PatientKD(layers={"a": "b"}).build(Shapes(2, 1, {"a": (2, 2)}, {"b": (2, 2)}))
@@ -348,7 +353,7 @@ class TokenTerm(nn.Module):
     def __init__(self, pairs: Sequence[Pair]) -> None:
         super().__init__()
         self.pairs = nn.ModuleList(pairs)
-        self.layers = {(mine, theirs): None for pair in pairs for mine, theirs in zip(pair.student, pair.teacher, strict=True)}
+        self.layers = {mine: theirs for pair in pairs for mine, theirs in zip(pair.student, pair.teacher, strict=True)}
 
     def forward(self, output: StudentOutput, knowledge: Knowledge | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor | float]:
         """(scalar sum, count). DataError where the batch has no tokens, or teacher and student don't have the same ones."""
@@ -357,10 +362,10 @@ class TokenTerm(nn.Module):
             raise DataError(four_parts(
                 "the batch does not say where its tokens are", got="no documents", expected='Batch.documents, (B, L)',
                 otherwise="Padding would be matched", do="Use data of kind text or corpus"))
-        student: dict[str, Tensor] = {}
-        teacher: dict[str, Tensor] = {}
-        for mine, theirs in self.layers:
-            [student[mine]], [teacher[theirs]] = paired({mine: theirs}, output, knowledge)
+        mine_there, theirs_there = paired(self.layers, output, knowledge)
+        student = dict(zip(self.layers, mine_there, strict=True))
+        teacher = dict(zip(self.layers.values(), theirs_there, strict=True))
+        for mine, theirs in self.layers.items():
             if not student[mine].shape[:2] == teacher[theirs].shape[:2] == documents.shape:
                 raise DataError(four_parts(
                     f"student and teacher have other tokens ({mine}, {theirs})",

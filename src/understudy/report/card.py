@@ -53,7 +53,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     for head, rows in (("Claim", _claims(details)), ("Gate (shipped student)", _gates(details))):
         parts += [_table([head, "Needed", "Measured", "Result"], rows)] if rows else []
     parts += ["## Know before you use it", _list([*_worst(details), *(escaped(note) for note in details["notes"])])]
-    parts += ["## Use it", VECTORS if summary["task"] == "embedding" else USE]
+    parts += ["## Use it", {"embedding": VECTORS, "masked": FILL}.get(str(summary["task"]), USE)]
     parts += ["## Rights", _rights(details["provenance"].get("rights")), "## Where it comes from", _origin(details)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -64,6 +64,11 @@ student = understudy.load("path/to/this/folder")   # config.json, model.safetens
 probabilities = student.predict(inputs)            # (rows, classes), inputs as they were in training
 probabilities = student.predict_file("input.png")  # or a .csv, .parquet, .npy, or a .txt of texts
 """
+FILL = fenced("""from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+logits = model(**tokenizer("a text with a [MASK] in it", return_tensors="pt")).logits""", "python")
 USE = fenced(_PYTHON, "python") + "\n\n" + fenced("understudy predict path/to/this/folder INPUT", "sh")
 
 _VECTORS = """import understudy

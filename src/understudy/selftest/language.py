@@ -174,7 +174,7 @@ def tokenizers(subject: Subject) -> Check:
 def holes(subject: Subject) -> Check:
     """What is to be told is not to be read: of the hidden tokens only one in ten stands in the text as it was."""
     check = Named("sees-what-is-hidden")
-    batch = subject.batch(spread(subject.learnt_rows, subject.most(LIVE_SAMPLE)), subject.view)
+    batch = subject.batch(spread(subject.learnt_rows, LIVE_SAMPLE), subject.view)
     assert batch.positions is not None
     seen = (batch.inputs == batch.labels)[batch.positions].float()
     if len(seen) < FEWEST:

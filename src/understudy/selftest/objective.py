@@ -241,8 +241,9 @@ def sensitivity(subject: Subject) -> Check:
     if batch.positions is None:
         wrong = subject.teacher.teach(subject.batch(torch.cat([half, half])[: len(batch.ids)].roll(1), batch.view))
     else:
-        moved_on = {tap: value.roll(1, 1) for tap, value in right.features.items()}  # every token gets its neighbour's
-        wrong = replace(right.select(torch.arange(len(batch.rows().labels)).roll(1)), features=moved_on)
+        wrong = right.select(torch.arange(len(batch.rows().labels)).roll(1))
+    if any(getattr(objective, "of_tokens", False) for objective in subject.objectives):  # other texts may have fewer tokens
+        wrong = replace(wrong, features={tap: value.roll(1, 0) for tap, value in right.features.items()})
     least = dict.fromkeys(taught, 0.0)
     for disturbed in (False, True):
         student = fresh(subject, disturbed)

@@ -117,7 +117,8 @@ class Subject:
         """So many rows, or fewer where each has many answers over a large vocabulary."""
         if not isinstance(self.rows, Windows | Masked):
             return rows
-        return max(2, min(rows, NUMBERS // (self.outputs * self.rows.stored.shape[1])))
+        answered = self.rows.share if isinstance(self.rows, Masked) else 1.0  # of a row's tokens
+        return max(2, min(rows, int(NUMBERS / (self.outputs * self.rows.stored.shape[1] * answered))))
 
     @cached_property
     def answers(self) -> Answers:

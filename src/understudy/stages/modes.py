@@ -22,7 +22,8 @@ from understudy.store.schema import read_header
 MODULES = ("local", "assistants", "generations")
 """Kinds of fixed teacher whose answer to an input that is no example can be computed, with its gradient."""
 TELLING = {"language": ("decoder", "causal"), "masked": ("masked",)}
-"""Architectures that say what comes next at every token."""
+"""Architectures that say at every token what comes next, or what is hidden."""
+ANY = [arch for known in TELLING.values() for arch in known]
 
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
@@ -97,8 +98,14 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     only("objective", layers, "the families sequence, logits, labels and tokens")
     only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
+    student = tree["student"]["model"]
+    arch = student.get("arch") if isinstance(student, Mapping) else None
+    fit = TELLING[prepared.task]
+    only("student", [str(arch)] if arch in ANY and arch not in fit else [], "arch: " + " or ".join(fit))
     entry = tree["teacher"][0]
     if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
+        asked = "a teacher that reads the student's tokens (student.tokenizer: {kind: folder})"
+        only("teacher", ["one with another tokenizer"] if prepared.task == "masked" else [], asked)
         _translated(tree)
 
 
