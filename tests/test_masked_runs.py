@@ -140,7 +140,7 @@ OTHER_TOKENS = ("student={model: {arch: masked, config: {model_type: bert, vocab
     (["store.keep=dense"], RecipeError, "hidden anew in every epoch"),
     (["metric=bits_per_byte"], RecipeError, "another task"),
     (["data.mask=1.0"], RecipeError, "share of tokens that are hidden"),
-    (["data.task=next", "metric=auto"], RecipeError, "distilled with this model"),
+    (["data.task=next", "metric=auto"], RecipeError, "does not say what comes next"),
     (["data.task=next", "data.mask=0.2"], RecipeError, "share of tokens that are hidden"),
     ([OTHER_TOKENS], RecipeError, "reads other tokens than the student"),
     ([OTHER_TOKENS, "objective=[{kind: logits.SoftTargets}]"], RecipeError, "one with another tokenizer"),
