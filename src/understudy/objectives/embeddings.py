@@ -201,7 +201,7 @@ class MarginMSE(Objective):
 
     Works best when: the student's cosines lie in another range than the teacher's, which is no fault where texts are ranked. Hurts where
         the cosine itself is compared with a threshold: one that is off by a constant costs nothing here.
-    Relations: relations.RKD compares distances and angles. ScoreMatrixKL weighs near texts more, this all alike.
+    Relations: relations.DistanceAngle compares distances and angles. ScoreMatrixKL weighs near texts more, this all alike.
     Reference: Hofstätter et al. 2020, arXiv 2010.02666, section 3.1, equation 5. Deviation: a query's passages are the other texts of the
         batch, all pairs of them in place of one labelled pair, and the score is the cosine.
 
