@@ -25,7 +25,8 @@ OFFLINE, ONLINE, SELF = "offline", "online", "self"
 SCHEDULES = {"online": ONLINE, "peers": ONLINE, "averaged": SELF, "itself": SELF, "generations": SELF}
 """Kind of teacher -> when it teaches; the others were trained before and stay as they are."""
 AXES = ("response", "feature", "relation")
-FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response"}
+FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response",
+            "embeddings": "response"}
 """Family of objectives -> what is matched; labels are matched by none."""
 Fits = Callable[[type[Objective]], bool]
 
