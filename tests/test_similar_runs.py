@@ -211,12 +211,13 @@ def test_what_a_student_is_not_asked_for_is_refused(narrow):
     [("student={model: {arch: bag, width: 6}, tokenizer: {kind: bpe, size: 300}}", "objective={kind: embeddings.MSE, weight: 10}"),
      ("student={from_teacher: {layers: 1}}", "objective={kind: relations.DistanceAngle, layers: {vector: vector}}", "store.keep=live"),
      ("student={from_teacher: {layers: 1}, tokenizer: {kind: pruned}}", "objective={kind: embeddings.MarginMSE}", "data.split.test=0.3",
-      "data.validation_path=null", "data.test_path=null", "data.split.validation=0.2")],
+      "data.validation_path=null", "data.test_path=null", "data.split.validation=0.2", "export=[safetensors, onnx]")],
     ids=["bag", "relations, live", "drawn split"])
 def test_other_students_objectives_stores_and_splits_come_through(small, tmp_path, more):
     run = pipeline.run(recipe.load("sentence_embedding", small("training.steps=4", *more)), options=pipeline.Options(runs=tmp_path))
     assert run.summary["arms"]["distilled"]["verdict"] in ("helps", "hurts", "no evidence")
     assert np.isfinite(run.student.encode(TEXTS)).all()
+    assert {row["format"] for row in run.details["exports"]} == {path.name for path in (run.path / "exports").iterdir()}
 
 
 def prepared(small, *more):
