@@ -34,7 +34,7 @@ from scipy.stats import rankdata
 from understudy import static_embedding
 from understudy.evaluation.compare import mean_interval
 from understudy.static_embedding import StaticEmbedding
-from understudy.students import sentences, static, static_tokens, static_tuning
+from understudy.students import sentences, static, static_tuning
 
 HERE = Path(__file__).resolve().parent
 DIMENSIONS = (256, 128, 64)

@@ -26,7 +26,7 @@ SCHEDULES = {"online": ONLINE, "peers": ONLINE, "averaged": SELF, "itself": SELF
 """Kind of teacher -> when it teaches; the others were trained before and stay as they are."""
 AXES = ("response", "feature", "relation")
 FAMILIES = {"logits": "response", "features": "feature", "relations": "relation", "exits": "feature", "sequence": "response",
-            "tokens": "feature"}
+            "tokens": "feature", "embeddings": "response"}
 """Family of objectives -> what is matched; labels are matched by none."""
 Fits = Callable[[type[Objective]], bool]
 

@@ -57,7 +57,8 @@ def _pairs(folder):
     return {"path": str(folder / "a.csv"), "unlabelled_path": str(folder / "more.txt")}
 
 
-SAMPLES = {"pairs": _pairs, "corpus": _corpus, "builtin": lambda folder: {"name": "iris"}, "idx": _idx, "images": _images, "table": _table, "text": _text}
+SAMPLES = {"builtin": lambda folder: {"name": "iris"}, "corpus": _corpus, "idx": _idx, "images": _images, "pairs": _pairs, "table": _table,
+           "text": _text}
 """kind -> a function that makes a small data set of it and gives its options."""
 
 

@@ -78,7 +78,8 @@ def test_cosines_of_pairs():
         similarity.cosines(np.array([[np.nan, 1.0]]), np.array([[0, 0]]))
 
 
-@pytest.mark.parametrize(("said", "gold"), [(np.zeros(5), np.zeros(6)), (np.arange(3.0), np.arange(3.0)), (np.full(5, np.nan), np.zeros(5))])
+@pytest.mark.parametrize(
+    ("said", "gold"), [(np.zeros(5), np.zeros(6)), (np.arange(3.0), np.arange(3.0)), (np.full(5, np.nan), np.zeros(5))])
 def test_what_does_not_match_is_refused(said, gold):
     with pytest.raises(DataError, match="do not match"):
         similarity.scores("spearman", said, gold)

@@ -270,4 +270,4 @@ def test_the_stated_error_is_allowed_and_little_more(dtype):
 def test_an_output_layer_that_nothing_trains_is_named(world):
     """Prevents: layers matched perfectly under an output layer that is as random as at the start."""
     message = caught(world.subject([Hint(layers=PAIR)]), "output-not-training")
-    assert "gradient of 0 for the logits" in message
+    assert "gradient of 0 for the answers" in message

@@ -16,13 +16,15 @@ from understudy.evaluation.metrics import pseudo
 
 BLOCK = 512
 """Pairs that are left out at once."""
+DECIMALS = 6
 WORD = re.compile(r"\w+")
 
 
 def cosines(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(P,) float64 cosine of the two sentences of each pair; 0 with a vector of zeros. vectors: (N, D); rows: (P, 2).
+    """(P,) float64 cosine of the two sentences of each pair, to six decimals; 0 with a vector of zeros. vectors: (N, D); rows: (P, 2).
 
-    Raises DataError for a vector that is not finite.
+    Six, because vectors are float32: pairs of equal sentences would else be ranked by rounding, and differently on every machine. Raises
+    DataError for a vector that is not finite.
     """
     if not np.isfinite(vectors).all():
         raise DataError(four_parts("vectors hold NaN or infinity", got="a value that is not finite", expected="finite vectors",
@@ -31,7 +33,7 @@ def cosines(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit = wide / np.where(lengths > 0, lengths, 1.0)
     found: np.ndarray = (unit[rows[:, 0]] * unit[rows[:, 1]]).sum(axis=1)
-    return found
+    return np.round(found, DECIMALS)
 
 
 def scores(metric: str, said: np.ndarray, gold: np.ndarray) -> np.ndarray:

@@ -150,5 +150,5 @@ def interface(student: artefact.Student, probe_inputs: np.ndarray, parity: dict[
         "file": FILE, "parity": parity,
         "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *(["tokens"] if kind == "text" else student.shape)],
                   "meaning": meaning.get(kind, "rows as understudy.preprocess encodes them")},
-        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", len(student.classes)],
-                   "meaning": "their softmax is the probabilities"}}
+        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", student.vectors or len(student.classes)],
+                   "meaning": "their softmax is the probabilities" if student.vectors is None else "the vector of each text"}}

@@ -46,8 +46,8 @@ class MSE(Objective):
         DataError: the numbers of examples differ.
 
     Works best when: student and teacher have the same width and much text is at hand: it fixes the whole space, so that a student answers
-        in its teacher's place, in an index that is there already. Hurts a student of another width that starts well: its projection
-        starts at random, and pulls it out of shape before it fits.
+        in its teacher's place, in an index that is there already. Hurts a student of another width in few or small steps: its
+        projection starts at random, and pulls it out of shape before it fits.
     Relations: of vectors of length 1 it is 2 / D_t of Cosine.
     Reference: Reimers & Gurevych 2020, arXiv 2004.09813, equation 1 (without its second half, the translation). Deviation: the mean over
         the dimensions in place of their sum, as the authors' code has it (nn.MSELoss).
@@ -91,7 +91,7 @@ class Cosine(Objective):
         DataError: the numbers of examples differ.
 
     Works best when: as MSE, where lengths of vectors mean nothing, as they do wherever cosines are compared. Hurts a student of another
-        width that starts well: its projection starts at random. A vector of zeros has cosine 0 with everything.
+        width in few or small steps, as there. A vector of zeros has cosine 0 with everything.
     Relations: of vectors of length 1 it is D_t / 2 of MSE.
     Reference: Sanh et al. 2019, arXiv 1910.01108, section 3, L_cos, there of hidden states. Deviation: of one vector a
         text, not one a token.
@@ -201,7 +201,7 @@ class MarginMSE(Objective):
 
     Works best when: the student's cosines lie in another range than the teacher's, which is no fault where texts are ranked. Hurts where
         the cosine itself is compared with a threshold: one that is off by a constant costs nothing here.
-    Relations: relations.RKD compares distances and angles. ScoreMatrixKL weighs near texts more, this all alike.
+    Relations: relations.DistanceAngle compares distances and angles. ScoreMatrixKL weighs near texts more, this all alike.
     Reference: Hofstätter et al. 2020, arXiv 2010.02666, section 3.1, equation 5. Deviation: a query's passages are the other texts of the
         batch, all pairs of them in place of one labelled pair, and the score is the cosine.
 

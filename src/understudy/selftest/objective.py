@@ -105,7 +105,8 @@ def needs(subject: Subject | Aim) -> Check:
                 otherwise="The kept entries could not be made probabilities",
                 do="Use a kept temperature, or record again with this one",
             )
-    return check.ok(f"the teacher gives {', '.join(sorted(provides)) or 'nothing, and no term needs it'}")
+    given = ", ".join("full answers" if one == "logits" else one for one in sorted(provides))
+    return check.ok(f"the teacher gives {given or 'nothing, and no term needs it'}")
 
 
 def kept_temperatures(subject: Subject | Aim) -> set[float]:

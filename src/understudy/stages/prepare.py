@@ -28,6 +28,8 @@ from understudy.views import Views
 
 FEWEST = 5
 """Documents of text that a student is judged on, at least."""
+WHOLE = 128
+"""Tokens that models of sentences read at least: they are for any sentence, not for those of the training set's length."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Prepared:
                 return self  # an answer belongs to a position, so that both have to read as much of a row
             preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=made, length=wanted.length)
             assert isinstance(preprocess, Text | Passages)
-            preprocess = replace(preprocess, length=min(preprocess.length, reading.positions(model) or preprocess.length))
+            length = max(preprocess.length, WHOLE) if self.task == "embedding" else preprocess.length
+            preprocess = replace(preprocess, length=min(length, reading.positions(model) or length))
             self._readings[key] = self if preprocess == self.preprocess else self._encoded(preprocess)
         return self._readings[key]
 
@@ -312,6 +315,8 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> Preprocess:
         tokenizer = reading.tokenizer_of(asked, model, [one.options for one in wanted.teacher], pieces, running, whole)
     made = examples.fit_preprocess(split.train, tokenizer=tokenizer, length=asked.length)
     assert isinstance(made, Text | Passages)
+    if whole and asked.length is None:
+        made = replace(made, length=max(made.length, WHOLE))
     most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)
     if most is not None and made.length > most:
         if asked.length is not None:
