@@ -143,8 +143,9 @@ def test_defaults() -> None:
     assert metrics.positive_class(np.array([90, 10])) == 1
     assert metrics.positive_class(np.array([50, 50])) == 1
     assert metrics.positive_class(np.ones(3)) is None
-    assert [name for name in metrics.NAMES if not metrics.higher_is_better(name)] == ["log_loss", "bits_per_byte"]
-    assert {*metrics.of_task("classification"), *metrics.of_task("language")} == set(metrics.NAMES)
+    assert [name for name in metrics.NAMES if not metrics.higher_is_better(name)] == ["log_loss", "bits_per_byte", "masked_bits"]
+    tasks = ("classification", "language", "masked", "embedding")
+    assert {name for task in tasks for name in metrics.of_task(task)} == set(metrics.NAMES)
 
 
 def test_a_zero_probability_is_clipped_and_not_infinite() -> None:

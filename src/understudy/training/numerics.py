@@ -20,6 +20,8 @@ from understudy.records import LossTerms, total
 
 WORTH_A_TRIAL = 10.0
 """Seconds of predicted training below which `auto` is float32, contiguous, eager: the trial would cost more than it gains."""
+LONG = 0.5
+"""Seconds of a step from which one says enough."""
 WORTH_COMPILING = 300.0
 """Seconds of predicted training above which torch.compile is tried, its own cost counted."""
 MARGIN = 0.95
@@ -142,13 +144,19 @@ def _try_compile(
 
 
 def _seconds(step: Callable[[], torch.Tensor], least: float) -> float:
-    """Median seconds of a step, over at least three steps and `least` seconds, after two that don't count."""
-    step(), step()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < least:
+    """Median seconds of a step, over at least three steps and `least` seconds, after two that don't count; of steps that take long fewer,
+    as they are told apart by one, and a trial must not cost a tenth of the run."""
+
+    def timed() -> float:
         begun = time.perf_counter()
         step()
-        times.append(time.perf_counter() - begun)
+        return time.perf_counter() - begun
+
+    if timed() < LONG:
+        step()
+    times = [timed()]
+    while sum(times) < least or (len(times) < 3 and sum(times) < LONG):
+        times.append(timed())
     return statistics.median(times)
 
 

@@ -1,0 +1,141 @@
+"""Figures of the finished runs of the language recipes, and their tables in docs/language.md: `python benchmarks/language.py RUNS --machine "WORDS"`.
+
+The runs are made before, by `understudy run RECIPE ... --runs RUNS`; only their folders are read. Writes
+benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. Without RUNS the page alone is made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "language.md"
+TABLES = {
+    "intents": ["intent_textcnn", "intent_bag", "intent_layer", "intent_textcnn_more"],
+    "masked": ["distil_bert"],
+    "sentences": ["static_embedding", "sentence_embedding"],
+    "next_word": ["next_word"],
+    "cross": ["cross_tokenizer"],
+    "on_policy": ["on_policy", "off_policy"],
+    "draft": ["draft_model"],
+}
+"""Mark in the page -> the runs of its table."""
+NAMES = {
+    "intent_textcnn": "`textcnn`, the recipe's", "intent_bag": "`bag` of width 48", "intent_layer": "2 layers of the teacher, width 192",
+    "intent_textcnn_more": "`textcnn`, with unlabelled texts", "distil_bert": "3 of 6 layers", "static_embedding": "a table, 256 numbers",
+    "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
+    "off_policy": "the same loss on the rows alone", "draft_model": "`draft_model`"}
+LABELS = {"accuracy": "accuracy", "spearman": "Spearman", "masked_token": "hidden tokens right", "bits_per_byte": "bits per byte"}
+SHARES = ("accuracy", "masked_token")
+SKIPPED = ("name", "series", "sweep", "gates")
+
+
+def collected(run: Path) -> dict[str, Any]:
+    """What a table needs of a run, and the conditions that it was made under."""
+    summary, details, bench = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("summary", "details", "bench"))
+    tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    distilled, latency = summary["arms"]["distilled"], bench.get("latency") or {}
+    seconds = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
+    stages: dict[str, float] = {}
+    for one in seconds:
+        stages[one["stage"]] = stages.get(one["stage"], 0.0) + one["seconds"]
+    found = {
+        "metric": summary["metric"], "examples": summary["examples"], "trivial": summary["trivial"], "teacher": summary["teacher"],
+        "teacher_ci95": next((row["ci95"] for row in details["table"] if row["model"] == "teacher"), None),
+        "control": {key: summary["arms"]["control"][key] for key in ("mean", "ci95")}, "controlled_by": summary.get("control", "no_teacher"),
+        "distilled": {key: distilled.get(key) for key in ("mean", "ci95", "parameters", "verdict", "difference", "retention", "fidelity")},
+        "seeds": len(distilled["seeds"]), "parameters_ratio": summary["parameters_ratio"], "worst_slice": distilled.get("worst_slice"),
+        "speed": latency.get("speedup"), "measures": details["measures"], "own_text": details.get("own_text") or {},
+        "draft": details.get("draft"), "stages": {name: round(value, 1) for name, value in stages.items()},
+        "training": {key: tree["training"][key] for key in ("epochs", "steps", "batch_size", "lr")},
+        "recipe": {key: value for key, value in tree.items() if key not in SKIPPED},
+    }
+    return found
+
+
+def figure(value: float | None, metric: str, ci95: Sequence[float] | None = None) -> str:
+    """A value with its interval, in the page's units."""
+    if value is None:
+        return "–"
+    share = metric in SHARES
+    shown = [f"{100 * one:.1f}" if share else f"{one:.3f}" for one in (value, *(ci95 or ()))]
+    return f"{shown[0]}{' %' if share else ''}" + (f" [{shown[1]}, {shown[2]}]" if ci95 else "")
+
+
+def difference(found: Mapping[str, Any]) -> str:
+    """The verdict, and the difference to the control."""
+    metric, change = found["metric"], found["distilled"]["difference"]
+    share = metric in SHARES
+    one, low, high = ((100 * part if share else part) for part in (change["value"], *change["ci95"]))
+    digits = 1 if share else 3
+    return f"**{found['distilled']['verdict']}**, {one:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def table(runs: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The rows of these runs, as far as they are there."""
+    there = [name for name in names if name in runs]
+    if not there:
+        return "Not measured yet.\n"
+    first = runs[there[0]]
+    metric = first["metric"]
+    unit = LABELS[metric]
+    lines = [f"| student | {unit}: teacher | control | distilled | against the control | of the teacher's parameters | kept (retention) |",
+             "|---|---|---|---|---|---|---|"]
+    for name in there:
+        one = runs[name]
+        kept = one["distilled"]["retention"] or {}
+        lines.append(
+            f"| {NAMES[name]} | {figure(one['teacher']['value'], metric)} | {figure(one['control']['mean'], metric, one['control']['ci95'])} | "
+            f"{figure(one['distilled']['mean'], metric, one['distilled']['ci95'])} | {difference(one)} | "
+            f"{100 * one['parameters_ratio']:.1f} % | {100 * kept['value']:.1f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
+    """Mark -> what stands there."""
+    return {mark: table(runs, names) for mark, names in TABLES.items()}
+
+
+def put(text: str, found: Mapping[str, str]) -> str:
+    """The page with these blocks between their marks."""
+    for mark, block in found.items():
+        pattern = re.compile(rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)", re.S)
+        assert pattern.search(text), mark
+        text = pattern.sub(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)
+    return text
+
+
+def results() -> dict[str, Any]:
+    """The newest results."""
+    found = sorted((ROOT / "benchmarks" / "results").glob("*-language.json"))
+    return json.loads(found[-1].read_text(encoding="utf-8"))["runs"] if found else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="?")
+    parser.add_argument("--machine", default="a machine that nobody described")
+    options = parser.parse_args()
+    if options.runs is not None:
+        names = [name for names in TABLES.values() for name in names]
+        runs = {name: collected(options.runs / name) for name in names if (options.runs / name / "summary.json").is_file()}
+        words = re.sub(r"[^a-z0-9]+", "-", options.machine.lower()).strip("-")
+        day = datetime.date.today().isoformat()
+        target = ROOT / "benchmarks" / "results" / f"{day}-{words}-language.json"
+        target.write_text(json.dumps({"date": day, "machine": options.machine, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        print(target.relative_to(ROOT))
+    PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(results())), encoding="utf-8")
+    for mark, block in blocks(results()).items():
+        print(f"\n{mark}\n{block}")
+
+
+if __name__ == "__main__":
+    main()
