@@ -1,7 +1,9 @@
-"""Figures of the finished runs of the language recipes, and their tables in docs/language.md: `python benchmarks/language.py RUNS --machine "WORDS"`.
+"""Figures of the finished runs of the language recipes, and their tables in docs/language.md.
+
+    python benchmarks/language.py RUNS --machine "WORDS"
 
 The runs are made before, by `understudy run RECIPE ... --runs RUNS`; only their folders are read. Writes
-benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. Without RUNS the page alone is made again.
+benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. Without RUNS only the page is made.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "language.md"
 TABLES = {
-    "intents": ["intent_textcnn", "intent_bag", "intent_layer", "intent_textcnn_more"],
+    "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more"],
     "masked": ["distil_bert"],
     "sentences": ["static_embedding", "sentence_embedding"],
     "next_word": ["next_word"],
@@ -29,12 +31,14 @@ TABLES = {
 }
 """Mark in the page -> the runs of its table."""
 NAMES = {
-    "intent_textcnn": "`textcnn`, the recipe's", "intent_bag": "`bag` of width 48", "intent_layer": "2 layers of the teacher, width 192",
+    "intent_textcnn": "`textcnn`, the recipe's", "intent_bag": "`bag` of width 48", "intent_wide": "`textcnn` of width 128, 256 filters",
+    "intent_wide_more": "the wider one, with unlabelled texts", "intent_layer": "2 layers of the teacher, width 192",
     "intent_textcnn_more": "`textcnn`, with unlabelled texts", "distil_bert": "3 of 6 layers", "static_embedding": "a table, 256 numbers",
     "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
     "off_policy": "the same loss on the rows alone", "draft_model": "`draft_model`"}
 LABELS = {"accuracy": "accuracy", "spearman": "Spearman", "masked_token": "hidden tokens right", "bits_per_byte": "bits per byte"}
-SHARES = ("accuracy", "masked_token")
+SHARES = ("accuracy", "masked_token", "next_token", "next_word", "next_word_of_three", "outside_noticed", "inside_passed")
+MODELS = ("teacher", "control", "distilled")
 SKIPPED = ("name", "series", "sweep", "gates")
 
 
@@ -50,7 +54,8 @@ def collected(run: Path) -> dict[str, Any]:
     found = {
         "metric": summary["metric"], "examples": summary["examples"], "trivial": summary["trivial"], "teacher": summary["teacher"],
         "teacher_ci95": next((row["ci95"] for row in details["table"] if row["model"] == "teacher"), None),
-        "control": {key: summary["arms"]["control"][key] for key in ("mean", "ci95")}, "controlled_by": summary.get("control", "no_teacher"),
+        "control": {key: summary["arms"]["control"][key] for key in ("mean", "ci95")},
+        "controlled_by": summary.get("control", "no_teacher"),
         "distilled": {key: distilled.get(key) for key in ("mean", "ci95", "parameters", "verdict", "difference", "retention", "fidelity")},
         "seeds": len(distilled["seeds"]), "parameters_ratio": summary["parameters_ratio"], "worst_slice": distilled.get("worst_slice"),
         "speed": latency.get("speedup"), "measures": details["measures"], "own_text": details.get("own_text") or {},
@@ -92,16 +97,46 @@ def table(runs: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in there:
         one = runs[name]
         kept = one["distilled"]["retention"] or {}
-        lines.append(
-            f"| {NAMES[name]} | {figure(one['teacher']['value'], metric)} | {figure(one['control']['mean'], metric, one['control']['ci95'])} | "
-            f"{figure(one['distilled']['mean'], metric, one['distilled']['ci95'])} | {difference(one)} | "
-            f"{100 * one['parameters_ratio']:.1f} % | {100 * kept['value']:.1f} % |")
+        teacher = figure(one["teacher"]["value"], metric, one["teacher_ci95"])
+        control, distilled = (figure(one[arm]["mean"], metric, one[arm]["ci95"]) for arm in ("control", "distilled"))
+        size = f"{100 * one['parameters_ratio']:.1f} %"
+        lines.append(f"| {NAMES[name]} | {teacher} | {control} | {distilled} | {difference(one)} | {size} | {100 * kept['value']:.1f} % |")
     return "\n".join(lines) + "\n"
+
+
+def beside(name: str, found: Mapping[str, Any]) -> str:
+    """What else a run found, in a line."""
+    said = []
+    if found["speed"]:
+        said.append(f"{found['speed']:.1f} times as fast as the teacher on one example (torch, one thread)")
+    for one in found["measures"]:
+        values = {model: figure(one[model]["value"], one["name"], one[model]["ci95"]) for model in MODELS if model in one}
+        said.append(f"{one['label']}: " + ", ".join(f"{model} {value}" for model, value in values.items()))
+    worst = found["worst_slice"]
+    if worst:
+        name_of = worst["name"].replace("class=", "the worst class by validation, ")
+        values = {model: figure(worst[model], found["metric"]) for model in ("teacher", "distilled") if model in worst}
+        said.append(f"{name_of}: " + ", ".join(f"{model} {value}" for model, value in values.items()))
+    if found["own_text"]:
+        values = {model: f"{one['kl_nats']:.3f}" for model, one in found["own_text"].items() if isinstance(one, Mapping)}
+        said.append("KL from the teacher on its own text, nats: " + ", ".join(f"{model} {value}" for model, value in values.items()))
+    fidelity = found["distilled"]["fidelity"] or {}
+    if fidelity.get("kl_nats") is not None:
+        said.append(f"KL from the teacher on test rows {fidelity['kl_nats']:.3f} nats")
+    budget = {key: value for key, value in found["training"].items() if value is not None}
+    said += [f"{found['seeds']} seeds, {found['examples']:,} test items", ", ".join(f"{key} {value}" for key, value in budget.items())]
+    return f"- {NAMES[name]}: " + "; ".join(said) + ".\n"
+
+
+def block(runs: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The table of these runs, and what else each found."""
+    lines = "".join(beside(name, runs[name]) for name in names if name in runs)
+    return table(runs, names) + ("\n" + lines if lines else "")
 
 
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
-    return {mark: table(runs, names) for mark, names in TABLES.items()}
+    return {mark: block(runs, names) for mark, names in TABLES.items()}
 
 
 def put(text: str, found: Mapping[str, str]) -> str:
