@@ -110,7 +110,7 @@ def beside(name: str, found: Mapping[str, Any]) -> str:
     if found["speed"]:
         said.append(f"{found['speed']:.1f} times as fast as the teacher on one example (torch, one thread)")
     for one in found["measures"]:
-        values = {model: figure(one[model]["value"], one["name"], one[model]["ci95"]) for model in MODELS if model in one}
+        values = {model: figure(one[model]["value"], one["name"], one[model]["ci95"]) for model in MODELS if one.get(model)}
         said.append(f"{one['label']}: " + ", ".join(f"{model} {value}" for model, value in values.items()))
     worst = found["worst_slice"]
     if worst:

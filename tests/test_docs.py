@@ -92,6 +92,13 @@ def test_the_page_of_methods_on_cifar10_is_that_of_its_result():
     assert methods.PAGE.read_text(encoding="utf-8") == methods.page(methods.newest()), "run: python docs/make_methods_cifar10.py"
 
 
+def test_the_figures_on_the_page_of_language_are_those_of_their_runs():
+    """Prevents: a figure on the page that no run gave."""
+    made = module_at(ROOT / "benchmarks" / "language.py")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert page == made.put(page, made.blocks(made.results())), "run: python benchmarks/language.py"
+
+
 def test_every_mode_has_its_recipe_and_every_teacher_its_page():
     """Prevents: a kind of teacher or a packaged recipe that no page leads to."""
     methods = module_at(DOCS / "make_methods.py")
