@@ -115,7 +115,8 @@ def beside(name: str, found: Mapping[str, Any]) -> str:
     worst = found["worst_slice"]
     if worst:
         name_of = worst["name"].replace("class=", "the worst class by validation, ")
-        values = {model: figure(worst[model], found["metric"]) for model in ("teacher", "distilled") if model in worst}
+        unit = "bits" if worst.get("unit") == "bits" else found["metric"]
+        values = {model: figure(worst[model], unit) for model in ("teacher", "distilled") if model in worst}
         said.append(f"{name_of}: " + ", ".join(f"{model} {value}" for model, value in values.items()))
     if found["own_text"]:
         values = {model: f"{one['kl_nats']:.3f}" for model, one in found["own_text"].items() if isinstance(one, Mapping)}

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy import atomic, kinds, pictures
+from understudy.answer import answer
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import similarity
 from understudy.events import Event, OnEvent
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.recipe import GIVEN
-from understudy.records import Knowledge
+from understudy.records import Hidden, Knowledge
 from understudy.report import html
 from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
 from understudy.run_folder import RunFolder
@@ -261,24 +262,30 @@ def put_card(folder: RunFolder) -> None:
 
 
 def latency_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module, hardware: str, rounds: int = 30) -> Latency | None:
-    """Teacher and student on one example at a time, in turns, as torch runs them here; None where the teacher only is a store, or was a
-    companion of the student's."""
+    """Teacher and student on one example at a time, in turns, as torch runs them here, up to the answers of all positions that count; None
+    where the teacher only is a store, or was a companion of the student's."""
     prepared, taught = lessons.data, lessons.taught
     if taught.header is not None or lessons.teacher is None:
         return None
     row = prepared.test[:1]
     batch = prepared.rows.batch(row)
     teacher, asked = (taught.fixed, batch) if taught.own is None else (taught.own.teacher, taught.own.data.rows.batch(row))
+    calls = (("teacher", lambda: teacher.teach(asked).row_logits()), ("student", lambda: rows_of(answer(student, batch))))
     times: dict[str, list[float]] = {"teacher": [], "student": []}
     with torch.inference_mode():
         for index in range(rounds + 3):
-            for name, call in (("teacher", lambda: teacher.teach(asked)), ("student", lambda: student(batch.inputs))):
+            for name, call in calls:
                 begun = time.perf_counter()
                 call()
                 if index >= 3:
                     times[name].append(time.perf_counter() - begun)
     conditions = f"batch 1, torch eager float32, {torch.get_num_threads()} thread(s), {hardware}"
     return Latency(times["teacher"], times["student"], conditions, rates_of(tree, lessons, student))
+
+
+def rows_of(said: Tensor | Hidden) -> Tensor:
+    """A model's answers, computed where only the states before them were given."""
+    return said.logits() if isinstance(said, Hidden) else said
 
 
 def rates_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module) -> dict[str, float]:
