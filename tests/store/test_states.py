@@ -25,6 +25,7 @@ from understudy.store.writer import Writer
 
 WIDTH, CLASSES = 6, 40
 COUNTS = [3, 0, 7, 1, 5, 12, 2]
+ALL = range(len(COUNTS))
 IDS = [f"text/{number}" for number in range(len(COUNTS))]
 
 
@@ -60,7 +61,7 @@ def rows_of(numbers, header=HEADER):
     return encode(Knowledge(hidden=said), header, labels(numbers))
 
 
-def put(folder, header=HEADER, numbers=range(len(COUNTS)), **more) -> list[str]:
+def put(folder, header=HEADER, numbers=ALL, **more) -> list[str]:
     """Record what is missing; what was asked."""
     with Writer(folder, header, **({"head": FILE, "rows_per_shard": 9} | more)) as writer:
         todo = writer.missing([IDS[number] for number in numbers], 0)
@@ -208,7 +209,7 @@ def test_a_changed_shard_is_asked_again_alone_and_a_stopped_recording_goes_on(tm
         Reader(tmp_path)
     assert put(tmp_path) == lost
     whole = Reader(tmp_path, resident_bytes=0).table(IDS, 0)["states"]
-    assert torch.equal(whole, torch.cat([states(number) for number in range(len(IDS))]))
+    assert torch.equal(whole, torch.cat([states(number) for number in ALL]))
 
 
 def test_show_and_describe_say_what_is_there(store):
