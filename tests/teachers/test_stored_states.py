@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 from understudy.errors import DataError
 from understudy.objectives.logits import SoftTargets
 from understudy.objectives.sequence import ForwardKL, JensenShannon, ReverseKL
-from understudy.records import Batch, Shapes, total
+from understudy.records import Batch, Hidden, Knowledge, Shapes, total
+from understudy.selftest.stored import misaligned
 from understudy.store import codec, head, state_codec
 from understudy.store.reader import Reader
 from understudy.store.schema import Header
@@ -149,6 +151,25 @@ def test_a_store_can_be_recorded_from_a_store(stored, tmp_path):
     assert state_codec.file_of(said.hidden.head) == (tmp_path / head.FILE).read_bytes()
     again = codec.encode(said, header, batch.labels)
     assert torch.equal(torch.from_numpy(again["states"]).float(), said.hidden.states)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_self_test_notices_states_of_other_positions(live, stored, dtype):
+    teacher = stored(dtype)
+    subject = SimpleNamespace(
+        computes=False, live=live, teacher=teacher, learnt_rows=torch.arange(ROWS), most=lambda rows: rows, view=0, outputs=VOCABULARY,
+        batch=lambda rows, view: batch_of(rows.tolist()), header=header_of(live, dtype), layers={},
+    )  # fmt: skip
+    assert misaligned(subject).result == "ok"
+    true = teacher.teach
+
+    def moved(batch):
+        said = true(batch)
+        return Knowledge(hidden=Hidden(said.hidden.states.roll(1, 0), said.hidden.head))
+
+    teacher.teach = moved
+    found = misaligned(subject)
+    assert found.result == "fault" and "belong to other examples" in found.message
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
