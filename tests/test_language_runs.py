@@ -19,6 +19,8 @@ from understudy.preprocess import passages
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given, prepare
 from understudy.stages.tasks.language import Documents
+from understudy.store.describe import verify
+from understudy.store.schema import read_header
 from understudy.students import artefact
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
@@ -91,6 +93,26 @@ def test_a_store_of_tokens_teaches_the_same(small, tmp_path):
     again = recipe.load("next_word", small("store={keep: tokens}", "name=again", "training.seeds=1", "training.control=init_only"))
     pipeline.run(again, asked.append, options=pipeline.Options(runs=tmp_path))
     assert not sum(event.data["asked"] for event in asked if event.data and "asked" in event.data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-4), ("float16", 0.01)])
+def test_a_store_of_states_teaches_the_same(small, tmp_path, dtype, apart):
+    """Recorded once: students end where those end whom the teacher itself told, up to rounding, though a temperature is asked for that
+    nobody named when it was recorded."""
+    results, asked = {}, []
+    objective = "objective=[{kind: sequence.ForwardKL, temperature: 1.7}, {kind: labels.CrossEntropy, weight: 0.1}]"
+    for keep, name in (("live", "live"), ("states", "states"), ("states", "again")):
+        one = (f"store={{keep: {keep}, dtype: {dtype}}}", f"name={name}", "training.seeds=1", "training.control=init_only")
+        wanted = recipe.load("next_word", small(*one, *([] if name == "states" else [objective])))
+        asked.clear()
+        results[name] = pipeline.run(wanted, asked.append, options=pipeline.Options(runs=tmp_path)).summary
+    live, again = (results[name]["arms"]["distilled"]["shipped"] for name in ("live", "again"))
+    assert results["live"]["teacher"] == results["again"]["teacher"] and abs(live - again) < apart
+    assert results["states"]["arms"]["distilled"]["shipped"] != again
+    assert not sum(event.data["asked"] for event in asked if event.data and "asked" in event.data)
+    [folder] = (place.parent for place in tmp_path.rglob("head.safetensors"))
+    assert read_header(folder)[0].shape == (16,) and not verify(folder)
 
 
 def test_its_figures_are_those_of_the_student_itself(run, corpus):
@@ -196,6 +218,7 @@ def test_bytes_that_nobody_reads_are_not_counted(small):
     ("metric=accuracy", RecipeError, "metric"),
     ("data.augment={flip: true}", RecipeError, "data.augment needs images"),
     ("store.keep=dense", RecipeError, "store.keep: dense is for other data"),
+    ("store={keep: states, limit_gb: 1e-6}", DataError, "the teacher's states would take too much room"),
     ("teacher={kind: peers, count: 2}", RecipeError, "with this teacher"),
     ("teacher={kind: averaged}", RecipeError, "with this teacher"),
     ("objective=[{kind: features.Hint, layers: {model.norm: model.norm}}]", RecipeError, "with this objective"),

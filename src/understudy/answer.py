@@ -17,12 +17,18 @@ def answer(model: nn.Module, batch: Batch, autocast: bool = False) -> Tensor | H
     positions = batch.positions
     if positions is None:
         return logits(model, batch.inputs, autocast)
-    body, head = getattr(model, "features", None), getattr(model, "head", None)
+    head = output_layer(model)
     with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=autocast):
-        if callable(body) and isinstance(head, nn.Linear):
-            return Hidden(body(batch.inputs)[positions], head)
+        if head is not None:
+            return Hidden(model.features(batch.inputs)[positions], head)  # type: ignore[operator]
         rows: Tensor = model(batch.inputs)
     return rows[positions].float()
+
+
+def output_layer(model: nn.Module) -> nn.Linear | None:
+    """The layer whose inputs are the model's `features`; None where it has none, or one that is not linear."""
+    head = getattr(model, "head", None)
+    return head if callable(getattr(model, "features", None)) and isinstance(head, nn.Linear) else None
 
 
 def logits(model: nn.Module, inputs: Tensor, autocast: bool = False) -> Tensor:

@@ -246,13 +246,14 @@ class Store(_Part):
     """What is kept of the teacher's answers.
 
     keep: all logits of a row ("dense"), its k largest and the mass of the rest ("topk"), or none ("live": the teacher is asked in every
-        step); of running text for each token as many as `token_bytes` hold ("tokens"). "auto" is dense, and tokens where text is told.
-    token_bytes: what each token of running text takes.
+        step); of running text for each token as many as `token_bytes` hold ("tokens"), or the state before the teacher's output layer, and
+        that layer once ("states"). "auto" is dense, and tokens where text is told.
+    dtype: of logits and of states. token_bytes: what each token of running text takes.
     features: how the layers that objectives match are kept, each in a store of its own; "live" keeps none and asks the teacher in every
-        step. limit_gb: 10^9 bytes that they may take together; a run that would need more is refused before it asks.
+        step. limit_gb: 10^9 bytes that they, or the states, may take together; a run that would need more is refused before it asks.
     """
 
-    keep: Literal["auto", "dense", "topk", "tokens", "live"] = "auto"
+    keep: Literal["auto", "dense", "topk", "tokens", "states", "live"] = "auto"
     dtype: Literal["float32", "float16"] = "float32"
     k: int = Field(default=64, ge=1)
     token_bytes: int = Field(default=300, ge=32)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names
+from understudy.store import head
+from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names, per_sequence
 from understudy.store.writer import POINTS, Writer
 
 CLASSES = 10
@@ -31,7 +32,12 @@ TOKENS = Header(
     classes=70_000, keep="tokens", dtype="uint8", k=3, temperatures=(1.0, 2.0), teacher="a-teacher", data="some-data", transform="plain",
     tokenizer="a-tokenizer",
 )  # fmt: skip
-HEADERS = {"dense": HEADER, "feature": LAYER, "tokens": TOKENS}
+OUTPUT = head.to_bytes(np.arange(40, dtype=np.float32).reshape(CLASSES, 4), None)
+STATES = Header(
+    classes=CLASSES, keep="states", dtype="float16", shape=(4,), head=head.digest(OUTPUT), teacher="a-teacher", data="some-data",
+    transform="plain", tokenizer="a-tokenizer",
+)  # fmt: skip
+HEADERS = {"dense": HEADER, "feature": LAYER, "tokens": TOKENS, "states": STATES}
 
 
 def answer(name: str, view: int) -> np.ndarray:
@@ -41,16 +47,16 @@ def answer(name: str, view: int) -> np.ndarray:
 
 
 def rows_of(header: Header, keys: list[str], view: int) -> dict[str, np.ndarray]:
-    """What the store has to hold for these ids; of tokens, runs of 0 to 6 positions."""
-    if header.keep == "tokens":
-        return token_rows(keys, view)
+    """What the store has to hold for these ids; of sequences, runs of 0 to 6 positions."""
+    if header.sequences:
+        return sequence_rows(header, keys, view)
     said = np.stack([answer(name, view) for name in keys])
     if header.keep == "dense":
         return {"logits": said}
     return {"feature": np.rint(20 * said).astype(np.int8).reshape(-1, 2, 5), "scale": np.abs(said[:, :2])}
 
 
-def token_rows(keys: list[str], view: int) -> dict[str, np.ndarray]:
+def sequence_rows(header: Header, keys: list[str], view: int) -> dict[str, np.ndarray]:
     """The runs of these ids, each tensor drawn from the id alone."""
     runs = []
     for key in keys:
@@ -59,7 +65,8 @@ def token_rows(keys: list[str], view: int) -> dict[str, np.ndarray]:
         count = int(draw.integers(7))
         run = {"count": np.array([count], np.int32), "labels": draw.integers(2**60, size=1), "kl": draw.random(1, np.float32),
                "loss": draw.random(1, np.float32)}  # fmt: skip
-        for name, item in fields(TOKENS).items():
+        run = {name: run[name] for name in per_sequence(header)}
+        for name, item in fields(header).items():
             run[name] = draw.integers(200, size=(count, *item.shape)).astype(item.dtype)
         runs.append(run)
     return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
@@ -81,8 +88,9 @@ def record(folder: str, log: str, rows: int, batch: int, point: str = "", nth: i
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, b"begin\n")
-    rows_per_shard = (12 if header.keep == "tokens" else 4) * batch  # three shards are merged
-    with Writer(folder, header, rows_per_shard=rows_per_shard, commit_seconds=1e9, checkpoint=checkpoint) as writer:
+    rows_per_shard = (12 if header.sequences else 4) * batch  # three shards are merged
+    output = OUTPUT if header.head else None
+    with Writer(folder, header, rows_per_shard=rows_per_shard, commit_seconds=1e9, head=output, checkpoint=checkpoint) as writer:
         for view in VIEWS:
             todo = writer.missing(names(rows), view)
             for start in range(0, len(todo), batch):

@@ -193,10 +193,11 @@ def test_choosing_keeps_runs_whole():
     assert all(np.allclose(found[name], alone[name], rtol=1e-5) for name in {*fields(HEADER), *per_sequence(HEADER)})
 
 
-def test_kills_between_shards_lose_no_acknowledged_run(tmp_path):
+@pytest.mark.parametrize("keep", ["tokens", "states"])
+def test_kills_between_shards_lose_no_acknowledged_run(tmp_path, keep):
     """Prevents: a crash that loses, doubles or tears runs that were paid for."""
     points = ["shard.published", "merge.unlinked"]
-    facts = list(recorder["campaign"](tmp_path, points, random_kills=0, seed=4, rows=96, keep="tokens"))
+    facts = list(recorder["campaign"](tmp_path, points, random_kills=0, seed=4, rows=96, keep=keep))
     assert {fact["point"] for fact in facts} == set(points)
 
 

@@ -33,6 +33,8 @@ def show(folder: Folder, json_output: Annotated[bool, typer.Option("--json", hel
     print(f"rows         {facts['rows']:,}" + (f" ({views})" if views else ""))
     for name, part in facts["parts"].items():
         print(f"part         {_plain(name)}: {part['rows']:,} rows in {part['shards']} shards, {part['bytes']:,} bytes")
+    if facts["head"] is not None:
+        print(f"output layer {facts['head']:,} bytes, once")
     if facts["tail_mass"]:
         print("tail mass    " + ", ".join(f"{mass:.2%} at T = {temperature}" for temperature, mass in facts["tail_mass"].items()))
     if facts["quarantined"]:
@@ -51,7 +53,8 @@ def verify(folder: Folder) -> None:
 
     faults = faults_of(folder)
     for fault in faults:
-        print(f'part "{_plain(fault.part)}": {fault.file}: {fault.problem}; {fault.rows:,} rows would be asked again')
+        where = f'part "{_plain(fault.part)}": ' if fault.part else ""
+        print(f"{where}{fault.file}: {fault.problem}; {fault.rows:,} rows would be asked again")
     if faults:
         raise DataError(four_parts(
             f"the store {folder} is damaged", got=f"{len(faults)} faults, first {faults[0].file}",

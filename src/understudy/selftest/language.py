@@ -129,7 +129,7 @@ def tokenizers(subject: Subject) -> Check:
         return check.skipped("no tokenizer is known")
     student, teacher, loss = reading.student, reading.teacher, reading.loss
     header = subject.header
-    kept = {} if header is None or header.keep != "tokens" else {"tokenizer": header.tokenizer, "translated_from": header.translated_from}
+    kept = {} if header is None or not header.sequences else {"tokenizer": header.tokenizer, "translated_from": header.translated_from}
     expected = {"tokenizer": student.fingerprint, "translated_from": "" if loss is None else teacher.fingerprint}
     wrong = [name for name, found in kept.items() if found != expected[name]]
     if wrong or (loss is None and teacher.fingerprint != student.fingerprint):

@@ -45,7 +45,7 @@ def misaligned(subject: Subject) -> Check:
 def _recomputed(check: Named, subject: Subject) -> Check:
     assert subject.live is not None
     batch = subject.batch(spread(subject.learnt_rows, subject.most(ROWS)), subject.view)
-    said, again = subject.teacher.teach(batch), subject.live.teach(batch).dense()
+    said, again = subject.teacher.teach(batch).dense(), subject.live.teach(batch).dense()
     rows = batch.rows().ids
     spoken, heard = said.spoken(), again.spoken()
     if not _same(spoken, heard):
@@ -162,7 +162,7 @@ def _shifted(check: Named, subject: Subject) -> Check:
 
 
 def _choice(subject: Subject, rows: Tensor) -> np.ndarray:
-    knowledge = subject.teacher.teach(subject.batch(rows, subject.view))
+    knowledge = subject.teacher.teach(subject.batch(rows, subject.view)).dense()
     if knowledge.topk is not None and knowledge.logits is None:
         return knowledge.topk.ids[:, 0].numpy()
     log_probs = knowledge.log_probs(1.0) if knowledge.logits is not None else knowledge.ready[min(knowledge.ready)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from understudy import kinds
 from understudy.errors import RecipeError
+from understudy.stages import states
 from understudy.stages.common import steps_of
 from understudy.stages.prepare import Prepared
 from understudy.stages.record import header_of
@@ -46,7 +47,9 @@ def plan(
     if taught is not None and taught.teacher is None:
         rows.append(_row("store", "none", "the teacher learns along with the students: nothing of it can be kept"))
     elif taught is not None:
-        size = stored * row_bytes(header_of(tree, prepared, taught, rights))
+        header = header_of(tree, prepared, taught, rights)
+        stored = states.positions(prepared) if header.sequences else stored
+        size = stored * row_bytes(header)
         rows.append(_row("store", f"{size / 1e6:.2f} MB", f"{stored:,} rows of the teacher's answers, without ids"))
     else:
         rows.append(_row("store", f"{stored:,} rows", "of the teacher's answers"))

@@ -23,6 +23,7 @@ from understudy.recipe import LIVING
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
+from understudy.stages import states
 from understudy.stages.common import digest, needs_of, temperatures_of
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
@@ -34,7 +35,12 @@ from understudy.teachers import stored
 
 VERSION = 1
 BATCH = 256
-KEPT = {"classification": ("dense", "topk", "live"), "language": ("tokens", "live"), "masked": ("live",), "embedding": ("dense", "live")}
+KEPT = {
+    "classification": ("dense", "topk", "live"),
+    "language": ("tokens", "states", "live"),
+    "masked": ("live",),
+    "embedding": ("dense", "live"),
+}
 """What can be kept of a teacher's answers, by task; what `auto` is stands first."""
 NUMBERS = 1 << 26
 """Most numbers in the answers to one batch of text: a quarter of a gigabyte."""
@@ -73,6 +79,8 @@ def planned_header(tree: Mapping[str, Any], prepared: Prepared) -> Header:
     keep: Any = "dense" if unstored else wanted
     if keep == "tokens":
         return _header_of_tokens(tree, prepared)
+    if keep == "states":
+        return _header_of_states(tree, prepared)
     return Header(
         keep=keep,
         dtype=tree["store"]["dtype"],
@@ -102,11 +110,28 @@ def _header_of_tokens(tree: Mapping[str, Any], prepared: Prepared) -> Header:
     )
 
 
+def _header_of_states(tree: Mapping[str, Any], prepared: Prepared) -> Header:
+    """Width and output layer are the teacher's (`states.measured`)."""
+    return Header(
+        keep="states",
+        dtype=tree["store"]["dtype"],
+        shape=(1,),
+        head="not known yet",
+        classes=prepared.outputs,
+        tokenizer=tokenizer_of(prepared),
+        teacher="not known yet",
+        data=prepared.examples.fingerprint,
+        transform=prepared.transform,
+    )
+
+
 def header_of(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, rights: Mapping[str, Any]) -> Header:
     """What the store is going to hold, and under which conditions."""
     if taught.header is not None:
         return replace(taught.header, rights=dict(rights))
     weights, planned = tree["teacher_weights"], planned_header(tree, prepared)
+    if planned.keep == "states":
+        planned = states.measured(planned, taught)
     return replace(
         planned,
         members=taught.size.members,
@@ -132,14 +157,14 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
     """Record what is missing; returns the store's folder. A second recipe with the same teacher and data records nothing."""
     folder = cache.folder("store", {"header": digest(header.identity())}, VERSION)
     wanted = [(view, prepared.distilled) for view in prepared.plan_views()]
-    if header.keep != "tokens":  # on text the teacher itself is judged: what it said of a token that it held unlikely is not kept
+    if not header.sequences:  # on text the teacher itself is judged: what it said of a token that it held unlikely is not kept
         wanted.append((0, torch.cat([prepared.validation, prepared.judged])))
     names = np.array(prepared.names, dtype=object)
     asked = total = 0
     planned = sum(len(rows) for _, rows in wanted)
     with cache.claim(folder):
         sweep(folder)
-        with Writer(folder, header, planned=planned) as writer:
+        with Writer(folder, header, planned=planned, head=states.file_of(taught) if header.head else None) as writer:
             missing = []
             for view, rows in wanted:
                 lacking = set(writer.missing(list(names[rows.numpy()]), view))
@@ -152,8 +177,7 @@ def record(prepared: Prepared, taught: Taught, header: Header, cache: Cache, on_
                 missing.append((view, left))
             for view, rows in missing:
                 for batch in prepared.rows.batches(prepared.rows.by_length(rows), batch_of(prepared), prepared.views, view):
-                    said = taught.fixed.teach(batch).dense()
-                    encoded = codec.encode(said, header, batch.labels if header.keep == "tokens" else None)
+                    encoded = codec.encode(taught.fixed.teach(batch), header, batch.labels)
                     writer.append(list(names[batch.ids.numpy()]), view, encoded)
                     asked += len(batch.ids)
                     on_event(Event("record", "progress", f"{asked:,} of {total:,} rows", asked / total))
@@ -343,7 +367,7 @@ def learn_from(
     folder: Path, header: Header, prepared: Prepared, tree: Mapping[str, Any], features: Mapping[str, Path] | None = None
 ) -> stored.Teacher:
     """The stored teacher that the students learn from: the same answers and layers (`record_features`), looked up."""
-    if header.keep == "tokens":
+    if header.sequences:
         return stored.Teacher(Reader(folder, header), prepared.names, views=(0,), temperatures=header.temperatures)
     enough = sufficient_temperatures(tree)
     return stored.Teacher(

@@ -12,7 +12,7 @@ import torch
 from understudy.events import Event, OnEvent
 from understudy.records import Shapes
 from understudy.run_folder import RunFolder
-from understudy.stages import check, finish, layers, record, student, teach
+from understudy.stages import check, finish, layers, record, states, student, teach
 from understudy.stages.prepare import Given, Prepared
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
     teach.refuse_teachers(tree, data, given)
     shapes = layers.settle_layers(tree, data, given)
     check.refuse_before_compute(tree, data, given)
+    if tree["store"]["keep"] == "states":
+        states.refuse(tree, data, record.planned_header(tree, data), given)
     if not teach.living(tree, given):
         record.refuse_layers(tree, data, shapes.teacher)
     finish.refuse_exports(tree)

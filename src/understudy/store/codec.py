@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.errors import DataError, four_parts
 from understudy.records import Knowledge, TopKRows
-from understudy.store import token_codec
+from understudy.store import state_codec, token_codec
 from understudy.store.schema import Header
 
 _FLOAT16_LOWEST = -65504.0
@@ -29,21 +29,25 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor | None = None) -
 
     Args:
         knowledge: logits (B, C), or (B, M, C) where the header has several members; for a header that keeps a feature,
-            features[header.tap] (B, *header.shape); for one that keeps tokens, logits (N, C) of the positions that count, or top-k rows.
-        labels: (B, L) of the batch, for a header that keeps tokens (see `token_codec.encode`); otherwise not looked at.
+            features[header.tap] (B, *header.shape); for one that keeps tokens, logits (N, C) of the positions that count, or top-k rows;
+            for one that keeps states, `hidden` of these positions.
+        labels: (B, L) of the batch, for a header of sequences (see `token_codec`, `state_codec`); otherwise not looked at.
 
     Raises:
         DataError: no logits, or another number of classes or members than the header's; no such feature, or another shape.
     """
     if header.keep == "feature":
         return _encode_feature(knowledge.features.get(header.tap), header)
-    if header.keep == "tokens":
+    if header.sequences:
         if labels is None or labels.ndim != 2:
             raise DataError(four_parts(
                 "positions can't be told apart", got="no labels" if labels is None else f"labels {tuple(labels.shape)}",
                 expected="labels (B, L) of the batch", otherwise="Rows would be kept under the wrong sequence",
                 do="Give the batch's labels"))
-        return token_codec.encode(knowledge, header, labels)
+        if header.keep == "states":
+            return state_codec.encode(knowledge, header, labels)
+        return token_codec.encode(knowledge.dense(), header, labels)
+    knowledge = knowledge.dense()
     shape = (header.members, header.classes) if header.members > 1 else (header.classes,)
     if knowledge.logits is None or tuple(knowledge.logits.shape[1:]) != shape:
         raise DataError(four_parts(
@@ -61,11 +65,17 @@ def encode(knowledge: Knowledge, header: Header, labels: Tensor | None = None) -
     return {"logits": relative.to(torch.float16).numpy(), "reference": maximum.numpy()}
 
 
-def decode(rows: Mapping[str, Tensor], header: Header, temperatures: Sequence[float] = ()) -> Knowledge:
+def decode(
+    rows: Mapping[str, Tensor], header: Header, temperatures: Sequence[float] = (), layer: nn.Linear | None = None
+) -> Knowledge:
     """What the teacher said, within `header.stated_error`, as float32; nothing is copied where it is stored so.
 
-    temperatures: of tokens, further ones that are wanted (see `token_codec.decode`); otherwise not looked at.
+    temperatures: of tokens, further ones that are wanted (see `token_codec.decode`); otherwise not looked at. layer: the
+    output layer, which a store of states needs (`state_codec.layer_of`).
     """
+    if header.keep == "states":
+        assert layer is not None
+        return Knowledge(hidden=state_codec.decode(rows, layer))
     if header.keep == "tokens":
         return Knowledge(topk=token_codec.decode(rows, header, temperatures))
     if header.keep == "feature":

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from understudy.errors import DataError
+from understudy.store import head as heads
 from understudy.store import shards
 from understudy.store.manifest import Manifest
-from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, part_names, read_header, row_bytes
+from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, part_names, per_sequence, read_header, row_bytes
 
 
 class Fault(NamedTuple):
-    """Something in a store that can't be trusted; `rows` is how many are asked again when the recording goes on."""
+    """Something in a store that can't be trusted; `rows` is how many are asked again when the recording goes on.
+    part: "" for a file of the whole store."""
 
     part: str
     file: str
@@ -26,9 +28,10 @@ class Fault(NamedTuple):
 def describe(folder: str | Path) -> dict[str, Any]:
     """The facts of a store as JSON-safe values. Hashes are not compared: see `verify`.
 
-    rows: of tokens, positions. tail_mass: mean probability outside the kept entries by temperature, for stores of top-k rows and tokens.
+    rows: of sequences, positions. tail_mass: mean probability outside the kept entries by temperature, for stores of top-k rows and tokens.
     tokens: for such a store, its sequences and, as means over the positions, `kl`: KL(teacher || what is read back) in nats at T = 1 with
-    the tail spread evenly, and `loss`: the teacher's own on the text; `worst`: the sequence of the largest KL. Else None.
+    the tail spread evenly, and `loss`: the teacher's own on the text; `worst`: the sequence of the largest KL; the
+    last three are None for a store of states, where they are not measured. None for other stores. head: bytes of the output layer's file.
 
     Raises DataError where there is no store, or a manifest is damaged.
     """
@@ -39,7 +42,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     quarantined: list[tuple[str, int]] = []
     parts: dict[str, dict[str, int]] = {}
     tails = []
-    runs: list[tuple[str, int, float, float]] = []
+    runs: list[dict[str, Any]] = []
     for name in part_names(folder):
         place = folder / PARTS_FOLDER / name
         manifest = Manifest(place)
@@ -54,15 +57,14 @@ def describe(folder: str | Path) -> dict[str, Any]:
             seen |= keys
             if header.keep in ("topk", "tokens"):
                 tails.append(shards.read_tensors(file, ["tail"])["tail"].astype(np.float64))
-            if header.keep != "tokens":
+            if not header.sequences:
                 views.update(view for _, view in keys)
                 continue
-            found = shards.read_tensors(file, ["count", "kl", "loss"])
+            found = shards.read_tensors(file, per_sequence(header))
             for row, key in enumerate(zip(ids, views_of_rows.tolist(), strict=True)):
                 if key in keys:
-                    count, kl, loss = (found[field][row].item() for field in ("count", "kl", "loss"))
-                    views[key[1]] += count
-                    runs.append((key[0], count, kl, loss))
+                    views[key[1]] += found["count"][row].item()
+                    runs.append({"id": key[0], **{name: array[row].item() for name, array in found.items()}})
     mass = np.exp(np.concatenate(tails)).mean(axis=0).tolist() if tails else []
     return {
         "path": str(folder),
@@ -78,21 +80,27 @@ def describe(folder: str | Path) -> dict[str, Any]:
         "parts": parts,
         "quarantined": [[name, view] for name, view in quarantined],
         "tail_mass": dict(zip(map(str, header.temperatures), mass, strict=False)),
-        "tokens": _tokens(header, runs) if header.keep == "tokens" else None,
+        "tokens": _tokens(header, runs) if header.sequences else None,
+        "head": (folder / heads.FILE).stat().st_size if header.head and (folder / heads.FILE).exists() else None,
         "teacher": header.teacher, "data": header.data, "transform": header.transform, "rights": dict(header.rights),
     }
 
 
-def _tokens(header: Header, runs: list[tuple[str, int, float, float]]) -> dict[str, Any]:
-    """What is said of a store of tokens. runs: id, count, mean KL, mean loss of each sequence."""
-    positions = sum(count for _, count, _, _ in runs)
-    worst = max(runs, key=lambda run: run[2], default=None)
+def _tokens(header: Header, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is said of a store of sequences. runs: id and `schema.per_sequence` of each."""
+    positions = sum(run["count"] for run in runs)
+    measured = [run for run in runs if "kl" in run]
+
+    def mean(name: str) -> float | None:
+        return sum(run["count"] * run[name] for run in measured) / positions if measured and positions else None
+
+    worst = max(measured, key=lambda run: run["kl"], default=None)
     return {
         "sequences": len(runs),
         "positions": positions,
-        "kl": sum(count * kl for _, count, kl, _ in runs) / positions if positions else None,
-        "loss": sum(count * loss for _, count, _, loss in runs) / positions if positions else None,
-        "worst": None if worst is None else {"id": worst[0], "kl": worst[2]},
+        "kl": mean("kl"),
+        "loss": mean("loss"),
+        "worst": None if worst is None else {"id": worst["id"], "kl": worst["kl"]},
         "tokenizer": header.tokenizer,
         "template": header.template,
         "translated_from": header.translated_from,
@@ -105,8 +113,9 @@ def verify(folder: str | Path) -> list[Fault]:
     Raises DataError where there is no store or its header can't be read.
     """
     folder = Path(folder)
-    _, digest = read_header(folder)
-    faults = []
+    header, digest = read_header(folder)
+    problem = heads.fault(folder, header)
+    faults = [Fault("", heads.FILE, problem, 0)] if problem else []
     for name in part_names(folder):
         place = folder / PARTS_FOLDER / name
         try:

@@ -2,7 +2,8 @@
 
 Columns: `id` string, `view` int32, and one list column of fixed size a tensor of the schema (an ensemble's rows are flattened
 member by member). A quarantined (id, view) is a row of nulls. The store's header is in the file's metadata under "understudy".
-Of tokens, a row is a sequence: what is kept once for it is a column of numbers, and the lists hold all its positions one after the other.
+Of sequences, a row is one of them: what is kept once for it is a column of numbers, and the lists hold all its positions one after the
+other. The output layer of a store of states goes with it as a second file, `<name>.head.safetensors`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from understudy import atomic
 from understudy.errors import DataError, four_parts
+from understudy.store import head as heads
 from understudy.store.reader import Reader
 from understudy.store.schema import Header, choose, fields, per_sequence
 from understudy.store.writer import Writer
@@ -66,6 +68,8 @@ def export_parquet(folder: str | Path, path: str | Path) -> int:
                     [pa.array([name for name, _ in lost]), pa.array([view for _, view in lost], pa.int32()), *nulls], schema=schema))
 
     try:
+        if reader.header.head:
+            atomic.write_bytes(_beside(path), (Path(folder) / heads.FILE).read_bytes())
         atomic.write_with(path, write)
     except UnicodeEncodeError as error:
         raise DataError(four_parts(
@@ -84,7 +88,8 @@ def import_parquet(path: str | Path, folder: str | Path, header: Header | None =
         header: what the rows are; None takes the one in the file's metadata, as `export_parquet` writes it.
 
     Raises:
-        DataError: not Parquet, no header, other columns than the header's, or a store of another header.
+        DataError: not Parquet, no header, other columns than the header's, or a store of another header; of states, no output layer or
+            another one beside the file.
     """
     try:
         file = pq.ParquetFile(path)
@@ -103,7 +108,7 @@ def import_parquet(path: str | Path, folder: str | Path, header: Header | None =
                 f"{path} lacks columns", got=", ".join(file.schema_arrow.names), expected=", ".join(wanted),
                 otherwise="Rows would be incomplete", do=f"Add {', '.join(lacking)}"))
         added = 0
-        with Writer(folder, header, planned=file.metadata.num_rows) as writer:
+        with Writer(folder, header, planned=file.metadata.num_rows, head=_head_of(path, header)) as writer:
             for batch in file.iter_batches(_SEQUENCES if once else _CHUNK, columns=wanted):
                 arrays = _runs(batch, header, path) if once else {
                     name: _column(batch.column(name), item.dtype, item.shape, f"{path}: column {name}") for name, item in layout.items()}
@@ -115,6 +120,22 @@ def import_parquet(path: str | Path, folder: str | Path, header: Header | None =
                         writer.append(ids[rows].tolist(), view, choose(arrays, header, rows))
                         added += int(rows.sum())
     return added
+
+
+def _beside(path: str | Path) -> Path:
+    """Where the output layer of exported states lies."""
+    return Path(f"{path}.{heads.FILE}")
+
+
+def _head_of(path: str | Path, header: Header) -> bytes | None:
+    if not header.head:
+        return None
+    try:
+        return _beside(path).read_bytes()
+    except OSError as error:
+        raise DataError(four_parts(
+            f"{_beside(path)} can't be read", got=error.strerror, expected="the output layer that was exported with the states",
+            otherwise="Nobody could make answers of the states", do="Put it beside the Parquet file")) from None
 
 
 def _header_of(file: pq.ParquetFile, path: str | Path) -> Header:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from understudy.errors import DataError, four_parts
+from understudy.store import head as heads
 from understudy.store import shards
 from understudy.store.manifest import Manifest
 from understudy.store.schema import PARTS_FOLDER, Header, fields, part_names, per_sequence, read_header, row_bytes
@@ -45,7 +47,7 @@ class Reader:
             speed of memory anyway). Above it a batch is gathered shard by shard: about 12 us more for each shard that it touches.
 
     Raises:
-        DataError: no store, another teacher, data, transform or format, a damaged or missing shard; all by name.
+        DataError: no store, another teacher, data, transform or format, a damaged or missing shard or output layer; all by name.
     """
 
     def __init__(self, folder: str | Path, expect: Header | Mapping[str, Any] | None = None, *, check_hashes: bool = True,
@@ -66,6 +68,9 @@ class Reader:
                     do="Restore header.json from a copy, or record again"))
         if expect is not None:
             self.header.refuse_other(expect, f"the store {self.folder}")
+        fault = heads.fault(self.folder, self.header) if check_hashes else None
+        if fault:
+            raise heads.broken(self.folder, self.header, fault)
         self.quarantined = frozenset(key for manifest in manifests.values() for key in manifest.quarantined)
         """The (id, view) whose answers were not finite: there are no rows for them."""
         begin = ordinals = 0
@@ -101,9 +106,14 @@ class Reader:
         """Bytes of all rows as they are stored."""
         return self.rows * row_bytes(self.header)
 
+    @cached_property
+    def head(self) -> dict[str, Tensor]:
+        """The output layer of a store of states: weight (V, D) and, where it has one, bias (V,); empty for any other store."""
+        return heads.read(self.folder, self.header, "pt") if self.header.head else {}
+
     @property
     def rows(self) -> int:
-        """How many rows there are: one for an (id, view), or of tokens one for each of its positions."""
+        """How many rows there are: one for an (id, view), or of sequences one for each of their positions."""
         if not self._runs:
             return len(self)
         return int(sum(self._runs["count"][list(found.values())].sum() for found in self._ordinals.values()))
@@ -144,13 +154,13 @@ class Reader:
         return Location(part, shard.sha256, row - int(self._starts[number]), count)
 
     def runs(self, ordinals: Tensor) -> dict[str, Tensor]:
-        """What is kept once for each of these (n,) int64 ordinals, (n,): `schema.per_sequence`; empty but for tokens."""
+        """What is kept once for each of these (n,) int64 ordinals, (n,): `schema.per_sequence`; empty but for sequences."""
         return {name: tensor.index_select(0, ordinals) for name, tensor in self._runs.items()}
 
     def take(self, ordinals: Tensor) -> dict[str, Tensor]:
         """The rows (n, ...) with these (n,) int64 ordinals, in their order, in any order and with repetitions.
 
-        Of tokens, the runs of these sequences one after the other: (N, ...), where N is the sum of their counts.
+        Of sequences, their runs one after the other: (N, ...), where N is the sum of their counts.
         One index_select a tensor where the store is one shard (as a finished recording of up to 128 MiB is) or was joined in memory.
         Raises IndexError for an ordinal that `ordinals` did not give.
         """

@@ -1,11 +1,12 @@
 """What a store holds and how a row is laid out. No torch here: `store show` and recording workers start fast.
 
     <store>/header.json                      what was recorded, from what, under which rights
+    <store>/head.safetensors                 of hidden states: the teacher's output layer
     <store>/parts/<part>/manifest.sqlite     one row a shard: the acknowledgement
     <store>/parts/<part>/<sha256>.safetensors    fixed-size rows and the (id, view) of each
 
-A part has one writer; a reader sees the union of the parts. A store of tokens keeps several rows for one (id, view), a run of
-positions; `per_sequence` names what it keeps once for the run. A later format may acknowledge single rows in the manifest's journal.
+A part has one writer; a reader sees the union of the parts. A store of tokens or of hidden states keeps several rows for one (id, view), a
+run of positions; `per_sequence` names what it keeps once for the run. A later format may acknowledge single rows in the manifest's journal.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FEATURE_FORMAT = 2
 """Of stores that hold a layer: a reader that does not know them then says so, instead of calling the header damaged."""
 TOKEN_FORMAT = 3
 """Of stores of token sequences, whose shards hold several rows for one id."""
+STATE_FORMAT = 4
+"""Of stores of hidden states, with the output layer in a file beside the header."""
 HEADER_FILE = "header.json"
 PARTS_FOLDER = "parts"
 _DTYPES = {
@@ -36,6 +39,7 @@ _DTYPES = {
     "topk": ("float32", "float16"),
     "feature": ("float32", "float16", "int8"),
     "tokens": steps.DTYPES,
+    "states": ("float32", "float16"),
 }
 
 
@@ -47,12 +51,14 @@ class Header:
     keep: "dense" keeps all C logits; "topk" the k largest, the log-sum-exp of the full row and the mass of the rest at `temperatures`;
         "feature" one layer of the teacher: the output of `tap`, of `shape` (without the axis of rows). Runs that match other layers then
         share the stores of those that they have in common, and the store of logits is the same for all;
-        "tokens" a run of positions for each id, each like a row of "topk" in few bytes, `classes` being the size of the vocabulary.
+        "tokens" a run of positions for each id, each like a row of "topk" in few bytes, `classes` being the size of the vocabulary;
+        "states" a run of positions too, each the teacher's state before its output layer, of `shape` (D,); the layer itself is a file of
+        the store (`store.head`) whose sha256 is `head`. Every temperature and every objective can then be served.
     dtype: of what is kept. float16 keeps logits relative to the row's maximum, which is kept in float32 beside them, and a feature as it
         is. int8 is for features: a float32 scale for each channel (the first axis of `shape`) of each row, one for a row of a vector.
         Of tokens: "packed" keeps an id and its log-probability in 3 bytes, "uint8" in 3 and 1, "float16" in 3 and 2 (`store.steps`; ids
         take 2 where the vocabulary has at most 65,536 tokens and they are not packed).
-    tokenizer, template: of tokens, the hashes of the tokenizer and of the chat template; "" where there is no template.
+    tokenizer, template: of tokens and states, the hashes of the tokenizer and of the chat template; "" where there is no template.
     translated_from: of tokens, the hash of the teacher's tokenizer where it is another one, so that rows were translated; else "".
     teacher, data, transform: fingerprints; a store is only read for the same three.
     rights: the terms under which it was recorded, for the record of every student that learns from it.
@@ -64,7 +70,7 @@ class Header:
     teacher: str
     data: str
     transform: str
-    keep: Literal["dense", "topk", "feature", "tokens"] = "dense"
+    keep: Literal["dense", "topk", "feature", "tokens", "states"] = "dense"
     dtype: Literal["float32", "float16", "int8", "uint8", "packed"] = "float32"
     k: int = 0
     members: int = 1
@@ -76,13 +82,14 @@ class Header:
     tokenizer: str = ""
     template: str = ""
     translated_from: str = ""
+    head: str = ""
     format_version: int = 0  # 0: the one of what is kept
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "member_weights", tuple(float(weight) for weight in self.member_weights))
         object.__setattr__(self, "temperatures", tuple(float(temperature) for temperature in self.temperatures))
         object.__setattr__(self, "shape", tuple(self.shape))
-        _need(self.keep in _DTYPES, "keep", self.keep, '"dense", "topk", "feature" or "tokens"')
+        _need(self.keep in _DTYPES, "keep", self.keep, '"dense", "topk", "feature", "tokens" or "states"')
         object.__setattr__(self, "format_version", self.format_version or format_of(self.keep))
         _need(self.format_version == format_of(self.keep), "store format", self.format_version, format_of(self.keep))
         _need(self.dtype in _DTYPES[self.keep], "dtype", self.dtype, " or ".join(_DTYPES[self.keep]))
@@ -91,17 +98,25 @@ class Header:
         _need(len(self.member_weights) in (0, self.members), "member_weights", len(self.member_weights), f"none or {self.members}")
         if self.keep == "feature":
             _need(isinstance(self.tap, str) and self.tap != "" and self.tap.isprintable(), "tap", repr(self.tap), "the path of a layer")
+        else:
+            _need(self.tap == "", "tap", self.tap, "none but for a layer")
+        if self.keep in ("feature", "states"):
             _need(
                 bool(self.shape) and all(isinstance(size, int) and size >= 1 for size in self.shape),
                 "shape",
                 self.shape,
                 "the sizes of one row, each at least 1",
             )
-            _need(self.members == 1, "members", self.members, "1 for features, which are one network's own")
+            _need(self.members == 1, "members", self.members, "1 for features and states, which are one network's own")
         else:
-            _need(self.tap == "" and self.shape == (), "tap", (self.tap, self.shape), "none for rows of logits")
-        if self.keep == "tokens":
-            self._check_tokens()
+            _need(self.shape == (), "shape", self.shape, "none for rows of logits")
+        if self.keep == "states":
+            _need(len(self.shape) == 1, "shape", self.shape, "the width of a state")
+            _need(self.head != "" and self.head.isprintable(), "head", repr(self.head), "the sha256 of the output layer's file")
+        else:
+            _need(self.head == "", "head", self.head, "none but for states")
+        if self.sequences:
+            self._check_sequences()
         else:
             said = (self.tokenizer, self.template, self.translated_from)
             _need(said == ("", "", ""), "tokenizer", said, "none for rows of classes")
@@ -120,14 +135,22 @@ class Header:
                   and len(set(self.temperatures)) == len(self.temperatures),
                   "temperatures", self.temperatures, f"at least one, each positive, finite and once, for {self.keep} rows")
 
-    def _check_tokens(self) -> None:
-        most = steps.largest_vocabulary(self.dtype)
-        remedy = ' for dtype "packed"; "uint8" and "float16" take 16,777,216' if self.dtype == "packed" else ", which 3 bytes can name"
-        _need(self.classes <= most, "vocabulary", f"{self.classes:,} tokens", f"at most {most:,}{remedy}")
-        _need(1.0 in self.temperatures, "temperatures", self.temperatures, "1 among them, at which log-probabilities are kept")
+    def _check_sequences(self) -> None:
+        if self.keep == "tokens":
+            most = steps.largest_vocabulary(self.dtype)
+            remedy = ' for dtype "packed"; "uint8" and "float16" take 16,777,216' if self.dtype == "packed" else ", which 3 bytes can name"
+            _need(self.classes <= most, "vocabulary", f"{self.classes:,} tokens", f"at most {most:,}{remedy}")
+            _need(1.0 in self.temperatures, "temperatures", self.temperatures, "1 among them, at which log-probabilities are kept")
+        else:
+            _need(self.translated_from == "", "translated_from", self.translated_from, "nothing: states belong to the teacher's own tokens")
         _need(self.tokenizer != "" and self.tokenizer.isprintable(), "tokenizer", repr(self.tokenizer), "the hash of the tokenizer")
         _need(self.template.isprintable(), "template", repr(self.template), "the hash of the template, or nothing")
         _need(self.translated_from.isprintable(), "translated_from", repr(self.translated_from), "the hash of a tokenizer, or nothing")
+
+    @property
+    def sequences(self) -> bool:
+        """Whether an (id, view) has several rows, a run of positions of running text, instead of one."""
+        return self.keep in ("tokens", "states")
 
     @property
     def stated_error(self) -> dict[str, float]:
@@ -142,6 +165,8 @@ class Header:
         Tokens: a kept probability and the mass of the tail at every temperature kept; `total_mass`, how far kept mass and tail are from 1
         together (the log-sum-exp is the one of the rounded row); a log-probability relative to the depth of the row's last kept one.
         These are the worst of all rows; `describe` gives the mean KL of the rows that were recorded.
+
+        An entry of a state is off by what its dtype rounds, like an entry of a feature; the output layer is kept exactly.
         """
         ulp = 2.0**-11
         if self.keep == "tokens":
@@ -152,7 +177,7 @@ class Header:
                 n = steps.steps(self.classes, self.dtype)
                 kept, depth = steps.probability_error(n, self.k, self.temperatures), steps.depth_error(n)
             return {"kept_probability": kept + tail + 1e-6, "tail_mass": tail, "total_mass": 1e-5, "log_probability_of_range": depth}
-        if self.keep == "feature":
+        if self.keep in ("feature", "states"):
             return {
                 "float32": {"value": 0.0},
                 "float16": {"value_relative": ulp, "value_absolute": 2.0**-25},
@@ -174,6 +199,8 @@ class Header:
             temperatures = ", ".join(map(str, self.temperatures))
             how = self.dtype if self.dtype == "float16" else f"{self.dtype} ({steps.steps(self.classes, self.dtype)} steps)"
             return f"tokens, top-{self.k} {how} of {self.classes:,}, log-sum-exp and tail mass at T = {temperatures}"
+        if self.keep == "states":
+            return f"states, {self.shape[0]} {self.dtype} before an output layer of {self.classes:,}"
         if self.keep == "topk":
             temperatures = ", ".join(map(str, self.temperatures))
             return f"top-{self.k} {self.dtype} of {self.classes} classes, log-sum-exp and tail mass at T = {temperatures}"
@@ -236,7 +263,7 @@ class Header:
             four_parts(
                 f"{where} has another format",
                 got=f"format_version {version}",
-                expected=f"{FORMAT_VERSION}, {FEATURE_FORMAT} for a layer, or {TOKEN_FORMAT} for tokens",
+                expected=f"{FORMAT_VERSION}, {FEATURE_FORMAT} for a layer, {TOKEN_FORMAT} for tokens, or {STATE_FORMAT} for states",
                 otherwise="Rows would be read at the wrong places",
                 do="Use the program that wrote it, or record again",
             )
@@ -259,9 +286,10 @@ class Header:
             )
 
     def _stated(self) -> dict[str, Any]:
-        """The fields that say something: a store of logits has the header that it had before features, and tokens, could be kept."""
-        silent = {"tap": "feature", "shape": "feature", "tokenizer": "tokens", "template": "tokens"}
-        said = {key: value for key, value in dataclasses.asdict(self).items() if silent.get(key, self.keep) == self.keep}
+        """The fields that say something: a store of logits has the header that it had before anything else could be kept."""
+        text = ("tokens", "states")
+        speak = {"tap": ("feature",), "shape": ("feature", "states"), "tokenizer": text, "template": text, "head": ("states",)}
+        said = {key: value for key, value in dataclasses.asdict(self).items() if self.keep in speak.get(key, (self.keep,))}
         return said if self.translated_from else {key: value for key, value in said.items() if key != "translated_from"}
 
 
@@ -280,6 +308,7 @@ def fields(header: Header) -> dict[str, Field]:
     feature: feature; for int8 `scale`, one step of each channel.
     tokens: `low` and `high`, the lower 16 and the upper 8 bits of each id (packed: of id * n + step), largest probability first; unless
     packed `steps` or `depth`, how far below the largest each lies; `range`, the depth of the last (see `store.steps`); lse and tail.
+    states: states.
     """
     if header.keep == "tokens":
         found = {"low": Field("uint16", (header.k,))}
@@ -290,6 +319,8 @@ def fields(header: Header) -> dict[str, Field]:
         else:
             found |= ({"steps": Field("uint8", (header.k,))} if header.dtype == "uint8" else {}) | {"range": Field("float16", ())}
         return found | {"lse": Field("float32", (len(header.temperatures),)), "tail": Field("float16", (len(header.temperatures),))}
+    if header.keep == "states":
+        return {"states": Field(header.dtype, header.shape)}
     if header.keep == "feature":
         layer = {"feature": Field(header.dtype, header.shape)}
         return layer | {"scale": Field("float32", header.shape[:-1][:1])} if header.dtype == "int8" else layer
@@ -303,22 +334,23 @@ def fields(header: Header) -> dict[str, Field]:
 
 
 def per_sequence(header: Header) -> dict[str, Field]:
-    """The tensors of a shard that have one entry for each (id, view) instead of one a row; none but for tokens.
+    """The tensors of a shard that have one entry for each (id, view) instead of one a row; none but for tokens and states.
 
     count: how many positions, which follow each other in the shard. labels: a hash of the tokens that they are followed by, by which a
     shifted or another text is known. kl: mean KL(teacher || what is read back) at T = 1 over the positions, nats, the tail spread evenly.
-    loss: mean negative log-likelihood of the labels under the teacher, nats.
+    loss: mean negative log-likelihood of the labels under the teacher, nats. Of states neither is measured: it would cost every logit.
     """
-    if header.keep != "tokens":
+    if not header.sequences:
         return {}
-    return {"count": Field("int32", ()), "labels": Field("int64", ()), "kl": Field("float32", ()), "loss": Field("float32", ())}
+    once = {"count": Field("int32", ()), "labels": Field("int64", ())}
+    return once | {"kl": Field("float32", ()), "loss": Field("float32", ())} if header.keep == "tokens" else once
 
 
 def telltale(header: Header) -> str:
     """The tensor in which exactly the rows that have to be quarantined hold NaN or an infinity."""
     if header.keep == "feature":
         return "scale" if header.dtype == "int8" else "feature"
-    return "lse" if header.keep == "tokens" else "logits"
+    return {"tokens": "lse", "states": "states"}.get(header.keep, "logits")
 
 
 def row_bytes(header: Header) -> int:
@@ -327,7 +359,7 @@ def row_bytes(header: Header) -> int:
 
 
 def check_rows(rows: Mapping[str, np.ndarray], header: Header, count: int, where: str) -> None:
-    """Raise DataError unless the arrays are the rows of `count` ids in this header's layout: one each, or of tokens a run each."""
+    """Raise DataError unless the arrays are the rows of `count` ids in this header's layout: one each, or of sequences a run each."""
     once = per_sequence(header)
     counts = rows.get("count") if once else None
     length = count if counts is None else int(counts.sum()) if counts.size == count and (counts >= 0).all() else -1
@@ -348,10 +380,10 @@ def choose(rows: Mapping[str, np.ndarray], header: Header, wanted: np.ndarray) -
 
 
 def finite(rows: Mapping[str, np.ndarray], header: Header, count: int) -> np.ndarray:
-    """(n,) bool of ids: False where a row of it holds NaN or an infinity in its telltale; of tokens, where any position does."""
+    """(n,) bool of ids: False where a row of it holds NaN or an infinity in its telltale; of sequences, where any position does."""
     found = rows[telltale(header)]
     good = np.isfinite(found).all(axis=tuple(range(1, found.ndim)))
-    if header.keep != "tokens":
+    if not header.sequences:
         return good
     owner = np.repeat(np.arange(count), rows["count"])
     return np.bincount(owner[~good], minlength=count) == 0
@@ -377,7 +409,7 @@ def part_names(folder: str | Path) -> list[str]:
 
 def format_of(keep: object) -> int:
     """The format of the stores that keep this."""
-    return {"feature": FEATURE_FORMAT, "tokens": TOKEN_FORMAT}.get(str(keep), FORMAT_VERSION)
+    return {"feature": FEATURE_FORMAT, "tokens": TOKEN_FORMAT, "states": STATE_FORMAT}.get(str(keep), FORMAT_VERSION)
 
 
 def _need(met: bool, name: str, got: object, expected: object) -> None:

@@ -29,7 +29,7 @@ Checkpoint = Callable[[str], None]
 
 
 class Shard(NamedTuple):
-    """A shard as the manifest knows it. rows: one an id, or of tokens one a position."""
+    """A shard as the manifest knows it. rows: one an id, or of sequences one a position."""
 
     sha256: str
     rows: int
@@ -37,7 +37,7 @@ class Shard(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What a shard holds: n ids, (n,) int32 views, and the arrays of the schema: (n, ...), or of tokens also one row a position."""
+    """What a shard holds: n ids, (n,) int32 views, and the arrays of the schema: (n, ...), or of sequences also one row a position."""
 
     ids: list[str]
     views: np.ndarray

@@ -15,6 +15,7 @@ import numpy as np
 
 from understudy import atomic
 from understudy.errors import DataError, four_parts
+from understudy.store import head as heads
 from understudy.store.manifest import Manifest
 from understudy.store.part import Locked, Part
 from understudy.store.schema import HEADER_FILE, PARTS_FOLDER, Header, check_rows, choose, finite, part_names, row_bytes
@@ -41,22 +42,23 @@ class Writer:
         folder: the store, made if it does not exist.
         header: what is recorded. It must be the header of the store that stands there (rights apart).
         part: one writer each; workers and hosts use a part of their own, readers see the union.
-        rows_per_shard: None is 128 MiB of rows, at most 65,536 but for tokens, whose rows are positions.
+        rows_per_shard: None is 128 MiB of rows, at most 65,536 but for sequences, whose rows are positions.
         planned: how many ids, in all views, the whole recording will have, from which the tolerated number of quarantined ones follows;
             0 counts those seen so far.
+        head: of a store of states the content of its output layer's file (`store.head.to_bytes`); None where the file is there already.
         checkpoint: called with the name of every point that a write passes (tests kill the process there).
 
     Raises:
-        DataError: another header, teacher, data set, transform or format; the part is being written; the disk refuses.
+        DataError: another header, teacher, data set, transform, output layer or format; the part is being written; the disk refuses.
 
     Opening also mends (see Part) every part that nobody is writing, so `missing` names rows of broken shards again.
     """
 
     def __init__(self, folder: str | Path, header: Header, part: str = "main", *, rows_per_shard: int | None = None, planned: int = 0,
-                 commit_seconds: float = 5.0, checkpoint: Checkpoint = lambda point: None) -> None:
+                 commit_seconds: float = 5.0, head: bytes | None = None, checkpoint: Checkpoint = lambda point: None) -> None:
         self.folder = Path(folder)
         self.header = header
-        most = _SHARD_BYTES if header.keep == "tokens" else _SHARD_ROWS
+        most = _SHARD_BYTES if header.sequences else _SHARD_ROWS
         self._rows_per_shard = rows_per_shard or max(1, min(most, _SHARD_BYTES // row_bytes(header)))
         self._planned = planned
         self._commit_seconds = commit_seconds
@@ -69,6 +71,7 @@ class Writer:
         self._quarantined: set[tuple[str, int]] = set()
         with self._disk_errors():
             digest = _settle_header(self.folder, header)
+            heads.settle(self.folder, header, head)
             checkpoint("header.settled")
             try:
                 self._part = Part(self.folder, part, digest, checkpoint)
@@ -90,7 +93,7 @@ class Writer:
     def append(self, ids: Sequence[str], view: int, rows: Mapping[str, np.ndarray]) -> None:
         """Take n encoded rows (see codec.encode); they are acknowledged by the next commit.
 
-        Of tokens, `rows` holds the runs of all n sequences. Rows whose answer is not finite (see `schema.telltale`) are quarantined by
+        Of sequences, `rows` holds the runs of all n sequences. Rows whose answer is not finite (see `schema.telltale`) are quarantined by
         their ids instead of being stored; a sequence with one such position is quarantined whole.
 
         Raises:
@@ -162,7 +165,8 @@ class Writer:
         allowed = int(TOLERATED * max(self._planned, seen))
         names = ", ".join(f"{name} (view {view})" for name, view in keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
         if count > allowed:
-            half = self.header.keep == "feature" and self.header.dtype == "float16"
+            half = self.header.keep in ("feature", "states") and self.header.dtype == "float16"
+            wider = "int8 or float32 take" if self.header.keep == "feature" else "float32 takes"
             what = "NaN, an infinity or a value beyond 65,504" if half else "NaN or infinity"
             raise DataError(
                 four_parts(
@@ -170,7 +174,7 @@ class Writer:
                     got=f"{what} in {count} rows, now {names}",
                     expected=f"at most {allowed} of {max(self._planned, seen)} rows (0.1 %)",
                     otherwise="A student would learn from rows that mean nothing",
-                    do="Look at these examples and at the teacher's precision" + ("; int8 or float32 take large values" if half else ""),
+                    do="Look at these examples and at the teacher's precision" + (f"; {wider} large values" if half else ""),
                 )
             )
         _log.warning("quarantined, not stored: the teacher's answer is not finite for %s", names)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import kinds
-from understudy.answer import answer
+from understudy.answer import answer, output_layer
 from understudy.collate import Rows
 from understudy.errors import RecipeError, four_parts
 from understudy.records import UNKNOWN, Batch, Hidden, Knowledge, StudentOutput
@@ -105,6 +105,10 @@ class Teacher:
             return Knowledge(hidden=Hidden(said.states.to(torch.float32, copy=True), said.head), features=features)
         return Knowledge(logits=said.to(torch.float32, copy=True), features=features)
 
+    @property
+    def head(self) -> nn.Linear | None:
+        """The output layer behind the states that are given of running text; None where logits are."""
+        return output_layer(self.module)
 
     def _said(self, batch: Batch) -> Tensor | Hidden:
         if batch.positions is not None:

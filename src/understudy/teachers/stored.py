@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.records import Batch, Knowledge, StudentOutput, TopKRows
 from understudy.store.codec import decode
 from understudy.store.reader import RESIDENT_BYTES, Reader
+from understudy.store.state_codec import layer_of
 from understudy.store.token_codec import runs
 
 _log = logging.getLogger(__name__)
@@ -46,10 +47,12 @@ class Teacher:
 
     Where the decoded rows fit in `resident_bytes`, they lie in memory as tables, and log-probabilities at the fixed
     `temperatures` are computed once: a batch then costs one index_select. Otherwise rows are taken from the mapped shards and
-    decoded for each batch. Rows of tokens always are: they would be four times as large, and decode faster than a model reads them.
+    decoded for each batch. Rows of sequences always are: they would be up to four times as large, and decode faster than a model reads
+    them.
 
-    Of tokens, a batch's labels (B, L) say which positions count; the knowledge is of these N, in row-major order. A sequence whose labels
-    are not those that it was recorded with (shortened, shifted, another text) is refused.
+    Of sequences, a batch's labels (B, L) say which positions count; the knowledge is of these N, in row-major order. A sequence whose
+    labels are not those that it was recorded with (shortened, shifted, another text) is refused. Of states it is `Knowledge.hidden`: every
+    temperature and objective can be computed from it, and the fused loss never makes the logits.
 
     Args:
         reader: the store, opened with the fingerprints that it must have.
@@ -93,12 +96,14 @@ class Teacher:
                 )
             )
         dense = header.keep == "dense"
-        self.provides = frozenset({"logits"} if dense else {"topk"}) | ({"features"} if features else set())
+        self.provides = frozenset({"logits"} if dense or header.keep == "states" else {"topk"}) | ({"features"} if features else set())
         self.fingerprint = header.teacher
         self._reader = reader
         self._ids = ids
         self._device = torch.device(device)
-        self._temperatures = tuple(temperatures) if header.keep == "tokens" else ()
+        self._temperatures = tuple(temperatures) if header.sequences else ()
+        self.head: nn.Linear | None = layer_of(reader.head, self._device) if header.head else None
+        """The teacher's output layer, of a store of states."""
         for temperature in self._temperatures:
             warning = header.lacks(temperature)
             if warning:
@@ -110,7 +115,7 @@ class Teacher:
         wanted = tuple(temperatures) if dense else ()
         values = header.classes * (header.members * logits + len(wanted)) if dense else 3 * header.k + 2 * len(header.temperatures)
         recorded = sum(int((ordinals >= 0).sum()) for ordinals in found.values())
-        self.resident = header.keep != "tokens" and 4 * values * recorded <= resident_bytes
+        self.resident = not header.sequences and 4 * values * recorded <= resident_bytes
         """Whether the decoded rows lie in memory as tables."""
         self._place = self._device if self.resident else torch.device("cpu")
         self._tables = {view: self._table(ordinals, wanted, logits or not dense) for view, ordinals in found.items()}
@@ -128,10 +133,10 @@ class Teacher:
         rows = ids if table.rows is None else table.rows.index_select(0, ids)
         if table.partial and bool((rows < 0).any()):
             raise self._reader.absent([self._ids[int(row)] for row in ids[rows < 0]], batch.view)
-        if self._reader.header.keep == "tokens":
+        if self._reader.header.sequences:
             self._refuse_other_positions(batch, rows)
             encoded = {name: tensor.to(self._device) for name, tensor in self._reader.take(rows).items()}
-            return decode(encoded, self._reader.header, self._temperatures)
+            return decode(encoded, self._reader.header, self._temperatures, self.head)
         if table.knowledge is None:
             return _each(decode(self._reader.take(rows), self._reader.header), lambda tensor: tensor.to(self._device))
         return _each(table.knowledge, lambda tensor: tensor.index_select(0, rows))
