@@ -67,6 +67,11 @@ class Rows:
             yield self.batch(some, views, view)
 
 
+def documents(tokens: Tensor, there: Tensor, start: int) -> Tensor:
+    """(B, L) the number of each token's document in its row, -1 where there is no token. start: the token before every document."""
+    return ((tokens == start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
+
+
 @dataclass(frozen=True)
 class Windows(Rows):
     """Rows of running text: stored (N, L + 1) int32, -1 where there is nothing; a batch's labels are (B, L'), what comes next.
@@ -91,8 +96,7 @@ class Windows(Rows):
         """These rows as a batch."""
         inputs, following = self._pair(rows)
         there = self.stored.index_select(0, rows)[:, : inputs.shape[1]] >= 0
-        documents = ((inputs == self.start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
-        return Batch(rows, view, inputs, following, labelled=True, documents=documents)
+        return Batch(rows, view, inputs, following, labelled=True, documents=documents(inputs, there, self.start))
 
     def told(self, rows: Tensor) -> Tensor:
         """(n,) all tokens of these rows that come next."""
@@ -121,9 +125,9 @@ class Continued(Windows):
 
     def batch(self, rows: Tensor, views: Views | None = None, view: int = 0) -> Batch:
         """These rows as a batch."""
-        inputs, following = self._pair(rows)
-        given = torch.arange(following.shape[1]) < (self.begun.index_select(0, rows) - 1)[:, None]
-        return Batch(rows, view, inputs, following.masked_fill(given, -1), labelled=True)
+        whole = super().batch(rows, views, view)
+        given = torch.arange(whole.labels.shape[1]) < (self.begun.index_select(0, rows) - 1)[:, None]
+        return replace(whole, labels=whole.labels.masked_fill(given, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +166,9 @@ class Masked(Rows):
         shown = torch.where(hidden & (second >= 0.8) & (second < 0.9), drawn, shown)
         there = whole >= 0
         assert self.pad is not None
-        documents = ((whole == self.start).cumsum(1) - 1).clamp(min=0).masked_fill(~there, -1)
         labels = whole.masked_fill(~hidden, -1)
-        return Batch(rows, view, shown.masked_fill(~there, self.pad), labels, labelled=True, documents=documents)
+        return Batch(rows, view, shown.masked_fill(~there, self.pad), labels, labelled=True,
+                     documents=documents(whole, there, self.start))
 
     def told(self, rows: Tensor) -> Tensor:
         """(n,) all tokens of these rows that may be hidden."""

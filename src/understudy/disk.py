@@ -16,6 +16,7 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 
+NOTHING = bytes(1 << 22)
 IN_MEMORY = 1 << 28
 """Bytes up to which things stay in memory."""
 
@@ -114,10 +115,19 @@ def array(shape: tuple[int, ...], dtype: Any, in_memory: int | None = None) -> n
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would kill the process at a later write
+            _claim(file.fileno(), size)
         except OSError as error:
             raise _full(size, error) from None
         return np.memmap(file, dtype=dtype, mode="r+", shape=shape)
+
+
+def _claim(file: int, size: int) -> None:
+    """Give an empty file its bytes on the disk: else a full disk would kill the process at a later write to the map."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+        return
+    for start in range(0, size, len(NOTHING)):  # macOS has no such call
+        os.write(file, NOTHING[: size - start])
 
 
 def _full(size: int, error: OSError) -> DataError:

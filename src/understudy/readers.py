@@ -202,6 +202,7 @@ def json_texts(path: str | os.PathLike[str], field: str) -> Iterator[str]:
             found = json.loads(line)[field]
             if not isinstance(found, str):
                 raise TypeError(f"{field} is a {type(found).__name__}")
+            found.encode()  # half of a pair of surrogates is no text
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(four_parts(
                 f'"{path}", line {number}: not usable', got=f"{type(error).__name__}: {error}",

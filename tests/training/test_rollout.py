@@ -74,7 +74,7 @@ def test_a_rollout_holds_the_prompts_and_counts_what_was_drawn():
     ids = torch.tensor([0, 1, 2, 7])
     prompts = beginnings(rows, ids, 4)
     made = continuations(student, prompts, WRITING, seed=3, keys=[str(at) for at in range(4)])
-    batch = rollout(ids, prompts, made, PAD)
+    batch = rollout(ids, prompts, made, PAD, START)
     assert (batch.labels == -1).all() and not batch.labelled and torch.equal(batch.ids, ids)
     told, log_probs = batch.rows().extras["drawn"], batch.rows().extras["drawn_log_probs"]
     assert told.tolist() == [token for one in made for token in one.tokens.tolist()]

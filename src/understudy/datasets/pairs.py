@@ -87,7 +87,7 @@ class Dataset:
             number = _number(said)
             if number is None or not (text(one) and text(other)):
                 raise DataError(four_parts(
-                    f'"{path}", pair {at + 1}: not usable', got=f"{text(one)!r}, {text(other)!r}, score {said!r}",
+                    f'"{path}", pair {at + 1}: not usable', got=f"{text(one)!r}, {text(other)!r}, score {said}",
                     expected="two sentences and a number", otherwise="The pair would be judged by nothing",
                     do="Correct the file, or name the columns: data.sentence1, data.sentence2, data.score"))
             found.append((text(one), text(other), number))

@@ -140,11 +140,11 @@ class Classified(Measured):
 
     def sections(self) -> dict[str, Any]:
         """What only classifiers have."""
-        facts = self.facts
+        facts, beside = self.facts, int(self.facts.outside.sum())
         positive = facts.classes[self.positive] if facts.metric in ("auroc", "average_precision") and self.positive is not None else None
         return {
             "examples": {"test": len(self.rows), "validation": int((facts.labels_val >= 0).sum()),
-                         "unlabelled_test": len(facts.labels_test) - len(self.rows), "outside": int(facts.outside.sum()),
+                         "unlabelled_test": len(facts.labels_test) - len(self.rows) - beside, "outside": beside,
                          "seeds": len(facts.seeds["distilled"])},
             "metric": {"name": facts.metric, "label": metrics.LABELS[facts.metric], "higher_is_better": self.higher, "positive": positive,
                        "trivial": self.value("trivial"), "per_item": facts.metric in metrics.PER_ITEM, "unit": metrics.unit(facts.metric)},

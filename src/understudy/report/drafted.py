@@ -13,7 +13,7 @@ WHO = {"distilled": "As a draft for its teacher, the shipped student", "control"
 def counts(facts: Drafts) -> dict[str, Any]:
     """The summary's "draft": all but times, which are other ones in every run."""
     return {"prompts": facts.prompts, "tokens": facts.tokens, "ahead": facts.ahead,
-            "different": [{"prompt": name, "gap": gap} for one in facts.arms.values() for name, gap in one.different.items()],
+            "different": [{"prompt": name, "gap": gap} for name, gap in facts.arms["distilled"].different.items()],
             **{name: _counts(facts, one) for name, one in facts.arms.items()}}
 
 
@@ -51,5 +51,6 @@ def _speed(one: dict[str, Any]) -> str:
 
 
 def _counts(facts: Drafts, one: Draft) -> dict[str, Any]:
-    return {"passes": one.passes, "passes_saved": 1 - one.passes / facts.tokens, "tokens_per_pass": facts.tokens / one.passes,
+    return {"different": len(one.different), "passes": one.passes, "passes_saved": 1 - one.passes / facts.tokens,
+            "tokens_per_pass": facts.tokens / one.passes,
             "accepted_per_pass": one.accepted / one.passes, "accepted_share": one.accepted / max(one.proposed, 1)}

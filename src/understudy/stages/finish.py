@@ -299,7 +299,7 @@ def rates_of(tree: Mapping[str, Any], lessons: Lessons, student: nn.Module) -> d
     raw = lessons.data.examples.raw
     assert isinstance(raw, np.ndarray)
     texts = sorted(raw[lessons.data.test[:RATED].numpy()].tolist(), key=len)
-    readers = {"teacher": lessons.data.read_by(tree["teacher"][0]["model"]).preprocess, "student": lessons.data.preprocess}
+    readers = {"teacher": lessons.data.read_by_teacher(tree["teacher"][0]).preprocess, "student": lessons.data.preprocess}
     modules, best = {"teacher": taught.modules[0], "student": student}, {"teacher": math.inf, "student": math.inf}
     with torch.inference_mode():
         for _ in range(3):

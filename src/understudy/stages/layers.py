@@ -169,7 +169,7 @@ def teachers_reading(tree: Mapping[str, Any], prepared: Prepared, given: Given) 
     entry = tree["teacher"][0]
     if given.teacher is not None or entry["kind"] != "local":
         return prepared
-    return prepared.read_by(entry.get("model") or {}, entry.get("tokenizer"))
+    return prepared.read_by_teacher(entry)
 
 
 def seen_teacher(tree: Mapping[str, Any], prepared: Prepared, given: Given, asking: str) -> nn.Module:

@@ -103,7 +103,7 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     fit = TELLING[prepared.task]
     only("student", [str(arch)] if arch in ANY and arch not in fit else [], "arch: " + " or ".join(fit))
     entry = tree["teacher"][0]
-    if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
+    if given.teacher is None and prepared.read_by_teacher(entry) is not prepared:
         asked = "a teacher that reads the student's tokens (student.tokenizer: {kind: folder})"
         only("teacher", ["one with another tokenizer"] if prepared.task == "masked" else [], asked)
         _translated(tree)
@@ -126,7 +126,17 @@ def _tells(model: Mapping[str, Any], task: str) -> None:
 
 
 def _translated(tree: Mapping[str, Any]) -> None:
-    """What is asked of a teacher with a tokenizer of its own can be computed from top-k rows."""
+    """What is asked of a teacher with a tokenizer of its own can be computed from top-k rows, and compared with the student's."""
+    if tree["metric"] == "next_token":
+        raise RecipeError(
+            four_parts(
+                "metric: next_token compares models with one tokenizer",
+                got="a teacher with another one",
+                expected="bits_per_byte, next_word or next_word_of_three",
+                otherwise="A student of short tokens would keep more than all of its teacher",
+                do="Use one of those",
+            )
+        )
     for entry in tree["objective"]:
         needs = needs_of(entry["kind"])
         if needs and "topk" not in needs:

@@ -137,6 +137,10 @@ class Prepared:
             self._readings[key] = self if preprocess == self.preprocess else self._encoded(preprocess)
         return self._readings[key]
 
+    def read_by_teacher(self, entry: Mapping[str, Any]) -> Prepared:
+        """The same data as a teacher of the recipe reads it."""
+        return self.read_by(entry.get("model") or {}, entry.get("tokenizer"))
+
     @cached_property
     def _readings(self) -> dict[str, Prepared]:
         return {}
@@ -317,12 +321,14 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> Preprocess:
     assert isinstance(made, Text | Passages)
     if whole and asked.length is None:
         made = replace(made, length=max(made.length, WHOLE))
-    most = reading.positions(wanted.teacher[0].options.get("model") or {} if wanted.student.from_teacher else model)
+    theirs = wanted.teacher[0].options.get("model") or {}
+    readers = [theirs] if wanted.student.from_teacher else [model, theirs] if running else [model]
+    most = min((bound for one in readers if (bound := reading.positions(one)) is not None), default=None)
     if most is not None and made.length > most:
         if asked.length is not None:
             raise RecipeError(
                 four_parts(
-                    "student.tokenizer.length is more than the student has positions for",
+                    "student.tokenizer.length is more than there are positions for",
                     got=asked.length,
                     expected=f"at most {most}",
                     otherwise="Training would stop at the first long text",
@@ -340,7 +346,7 @@ def reads(examples: Examples, preprocess: Preprocess, rows: Rows) -> tuple[str, 
     assert not isinstance(examples.raw, Mapping)
     nothing = NOTHING if isinstance(preprocess, Passages) else preprocess.pad
     full = np.flatnonzero(rows.stored[:, -1].numpy() != nothing)  # no other can have been cut
-    cut = int(preprocess.cut(examples.raw[full].tolist()).sum())
+    cut = int(preprocess.cut(examples.raw[full]).sum())
     what = "row" if isinstance(preprocess, Passages) else "text"
     said = f"The student reads {preprocess.vocabulary:,} different tokens, at most {preprocess.length} of a {what}."
     return (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)

@@ -62,7 +62,7 @@ def tokenizer_of(
                 do="Name a folder that holds tokenizer.json, or use kind: bpe",
             )
         )
-    read = tokens.read(path)
+    read = tokens.read(model_folder.found(path) if path.startswith(model_folder.HUB) else path)
     return tokens.pruned(read, texts) if kind == "pruned" else read
 
 

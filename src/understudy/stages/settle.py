@@ -41,7 +41,7 @@ def settle_recipe(tree: dict[str, Any], prepared: Prepared, given: Given, cache:
     for index, teacher in enumerate(tree["teacher"]):
         if teacher["kind"] == "local" and teacher.get("train") and given.teacher is None:
             which = f"teacher {index}" if len(tree["teacher"]) > 1 else "teacher"
-            read = prepared.read_by(teacher["model"] or {}, teacher.get("tokenizer"))
+            read = prepared.read_by_teacher(teacher)
             measured[which] = _remembered(cache, teacher["train"], teacher["model"], read, prepared.teacher, given, which, 1)
         for which, entry in _stages(teacher, tree) if given.teacher is None else ():
             read = prepared.read_by(entry["model"])

@@ -28,7 +28,7 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, planned: Header, given: 
     The teacher's module is made for it, with its weights where it has some; nothing is trained or asked.
     """
     entry = tree["teacher"][0]
-    if given.teacher is None and prepared.read_by(entry["model"] or {}, entry.get("tokenizer")) is not prepared:
+    if given.teacher is None and prepared.read_by_teacher(entry) is not prepared:
         raise _unfit("a teacher with another tokenizer, whose answers are translated")
     module = given.teacher if given.teacher is not None else teach.module_of(entry, prepared, given)
     layer = output_layer(module) if isinstance(module, nn.Module) else None

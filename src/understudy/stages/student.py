@@ -56,6 +56,16 @@ def refuse_answers(module: nn.Module, whose: str, prepared: Prepared) -> None:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     except Exception as error:  # the user's own module may raise anything
         found, got = None, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if isinstance(found, Tensor) and prepared.generative and found.shape[:-1] == expected[:-1] and found.shape[-1] > expected[-1]:
+        raise RecipeError(
+            four_parts(
+                f"{whose} has more rows than there are tokens",
+                got=f"{found.shape[-1]} rows",
+                expected=f"{expected[-1]}, one a token",
+                otherwise="Probability of no token would be told, and compared with the teacher's",
+                do="Cut them once: model.resize_token_embeddings(len(tokenizer)), then save_pretrained",
+            )
+        )
     free = prepared.task == "embedding" and isinstance(found, Tensor) and found.ndim == 2
     if not isinstance(found, Tensor) or (tuple(found.shape) != expected and not (free and len(found) == 2)):
         raise RecipeError(

@@ -27,7 +27,7 @@ from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
-from understudy.stages.common import digest, fresh_student, make_model, metric_identity, plan_of, steps_of
+from understudy.stages.common import digest, finished, fresh_student, make_model, metric_identity, plan_of, steps_of
 from understudy.stages.own_tokens import translated, trimmed
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks import validator
@@ -114,7 +114,7 @@ def refuse_teachers(tree: Mapping[str, Any], prepared: Prepared, given: Given) -
             header, _ = read_header(entry["path"])
             header.refuse_other(_stored_for(prepared), f"the store {entry['path']}")
         elif entry["kind"] == "local" and entry.get("weights"):
-            module_of(entry, prepared.read_by(entry["model"] or {}, entry.get("tokenizer")), given)
+            module_of(entry, prepared.read_by_teacher(entry), given)
         elif entry.get("onnx"):
             _member(Making(tree, prepared, given, Cache(""), may_train=False), 0, entry)
 
@@ -201,7 +201,7 @@ def _of_classes(rows: Tensor, names: Sequence[str], prepared: Prepared) -> Tenso
 
 def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taught:
     """A model that is trained here, or whose weights are loaded."""
-    prepared = making.prepared.read_by(entry["model"] or {}, entry.get("tokenizer"))
+    prepared = making.prepared.read_by_teacher(entry)
     module = module_of(entry, prepared, making.given)
     padding = trimmed(module, prepared)
     rows: list[dict[str, Any]] = []
@@ -213,6 +213,7 @@ def local_teacher(making: Making, index: int, entry: Mapping[str, Any]) -> Taugh
         which, validation = (_of_classes(part, entry["classes"], prepared) for part in (prepared.teacher, prepared.validation))
         lesson = Lesson(what or "the teacher", what, (CrossEntropy(),), None, None, which, validation)
         rows, notes = trained(replace(making, prepared=prepared), lesson, entry, module, numerics)
+    finished(module)
     if new := getattr(module, "fresh", ()):
         said = ", ".join(new[:2]) + (f" and {len(new) - 2} more" if len(new) > 2 else "")
         notes = (f"The teacher's folder does not hold {said}: they start at random, and are trained by this recipe.", *notes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from understudy import kinds, tokens
+from understudy import kinds, model_folder, tokens
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.recipe import Recipe
@@ -58,7 +57,7 @@ def bare_tokenizer(wanted: Recipe) -> Tokenizer:
                 do="Leave student.tokenizer.kind out, or give the student a model of its own: {arch: static}",
             )
         )
-    source = tokens.read(Path(path).expanduser())
+    source = tokens.read(model_folder.found(str(path)))
     made, _ = static_tokens.bare(source)
     nothing = unknown(json.loads(made.text))
     return Tokenizer(made.text, source.pad if nothing is None else nothing)
@@ -84,11 +83,11 @@ def said_of(examples: Examples, split: Split) -> tuple[str, ...]:
                 )
             )
     judged = f"{counted['test']:,} test pairs" + (f" and {counted['validation']:,} validation pairs" if counted["validation"] else "")
-    said = [f"Models are judged on {judged}; they learn from {len(split.train):,} sentences, and from no score."]
+    said = [f"Models are judged on {judged}; they learn from sentences, {len(split.train):,} at most, and from no score."]
     if pairs.held_back:
         said.append(f"{pairs.held_back:,} sentences that were there to learn from are also in validation or test pairs: nobody learns from "
                     "them.")
-    lost = int(((pairs.parts == "validation").sum() - counted["validation"]) if counted["validation"] else 0)
-    if lost:
+    lost = int((pairs.parts == "validation").sum()) - counted["validation"]
+    if lost > 0 and counted["validation"]:
         said.append(f"{lost:,} validation pairs share a sentence with a test pair and are left out.")
     return tuple(said)

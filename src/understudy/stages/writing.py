@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from understudy import atomic, kinds
+from understudy import atomic, disk, kinds
 from understudy.cache import Cache
 from understudy.collate import Continued, Windows
 from understudy.errors import Interrupted, RecipeError, four_parts
@@ -64,7 +65,7 @@ def write(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: Ca
                 if cancel():
                     raise Interrupted("stopped; what the teacher wrote is kept, and the same command goes on from here")
             cache.finish(folder, {"rows": len(prepared.distilled)})
-    stored = torch.full((len(rows.stored), options.prompt + options.tokens), NOTHING, dtype=torch.int32)
+    stored = torch.from_numpy(disk.array((len(rows.stored), options.prompt + options.tokens), np.int32)).fill_(NOTHING)
     begun = torch.zeros(len(stored), dtype=torch.int64)
     for number, which in enumerate(parts):
         found = load_file(_place(folder, number))
@@ -118,11 +119,12 @@ def refuse_other_tokens(tree: Mapping[str, Any], prepared: Prepared, given: Give
         raise RecipeError(four_parts(
             f"{what} needs a teacher that is a model here", got=type(given.teacher).__name__, expected="a torch.nn.Module",
             otherwise="Nobody could write", do="Hand over the module itself"))
-    models = [entry.get("model") or {} for entry in tree["teacher"]] if given.teacher is None else []
-    if any(prepared.read_by(model) is not prepared for model in models):
+    entries = tree["teacher"] if given.teacher is None else []
+    if any(prepared.read_by_teacher(entry) is not prepared for entry in entries):
         raise RecipeError(four_parts(
             f"{what} needs a teacher who reads the student's tokens", got="a tokenizer, or a length, of its own", expected="one tokenizer",
-            otherwise="The numbers of one's tokens would be taken for the other's", do="Leave student.tokenizer: {kind: auto}"))
+            otherwise="The numbers of one's tokens would be taken for the other's",
+            do="Leave teacher.tokenizer and student.tokenizer out"))
 
 
 def _class(kind: str) -> Any:

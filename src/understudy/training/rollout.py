@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from understudy.collate import Windows
+from understudy.collate import Windows, documents
 from understudy.randomness import generator
 from understudy.records import Batch
 from understudy.students.generate import Generated, generate
@@ -73,22 +73,23 @@ class Rollouts:
         keys = [f"rollouts {step} {place}" for place in range(len(ids))]
         made = continuations(self.student, prompts, self.writing, seed=self.seed, keys=keys)
         assert self.rows.pad is not None
-        return rollout(ids, prompts, made, self.rows.pad)
+        return rollout(ids, prompts, made, self.rows.pad, self.rows.start)
 
     def kept(self) -> dict[str, Tensor]:
         """The texts of the block that is being used, which an older student wrote."""
         if self.reuse == 1 or self._batch is None:
             return {}
         batch = self._batch
-        assert batch.counts is not None
-        return {"block": torch.tensor(self._block), "ids": batch.ids, "inputs": batch.inputs, "counts": batch.counts, **batch.extras}
+        assert batch.counts is not None and batch.documents is not None
+        found = {"block": torch.tensor(self._block), "ids": batch.ids, "inputs": batch.inputs, "counts": batch.counts}
+        return {**found, "documents": batch.documents, **batch.extras}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `kept` gave."""
         if tensors:
             self._block = int(tensors["block"])
             extras = {name: tensors[name] for name in ("drawn", "drawn_log_probs")}
-            self._batch = _unlabelled(tensors["ids"], tensors["inputs"], tensors["counts"], extras)
+            self._batch = _unlabelled(tensors["ids"], tensors["inputs"], tensors["counts"], extras, tensors["documents"])
 
 
 def beginnings(rows: Windows, which: Tensor, most: int) -> list[Tensor]:
@@ -111,18 +112,20 @@ def continuations(model: nn.Module, prompts: Sequence[Tensor], writing: Writing,
                     batch=len(prompts))
 
 
-def rollout(ids: Tensor, prompts: Sequence[Tensor], made: Sequence[Generated], pad: int) -> Batch:
-    """(B, L) of prompts and what was written behind them: each position that tells a drawn token counts, and no other."""
+def rollout(ids: Tensor, prompts: Sequence[Tensor], made: Sequence[Generated], pad: int, start: int) -> Batch:
+    """(B, L) of prompts and what was written behind them: each position that tells a drawn token counts, and no other. start: the token
+    before every document."""
     width = max(len(prompt) + len(one.tokens) for prompt, one in zip(prompts, made, strict=True)) - 1
     inputs = torch.full((len(prompts), width), pad)
     drawn, log_probs = torch.full((len(prompts), width), -1), torch.zeros(len(prompts), width)
+    there = torch.zeros(len(prompts), width, dtype=torch.bool)
     for row, (prompt, one) in enumerate(zip(prompts, made, strict=True)):
         read = torch.cat([prompt, one.tokens])[:-1]
-        inputs[row, : len(read)] = read
+        inputs[row, : len(read)], there[row, : len(read)] = read, True
         drawn[row, len(prompt) - 1 : len(read)] = one.tokens
         log_probs[row, len(prompt) - 1 : len(read)] = one.drawn
-    return _unlabelled(ids, inputs, drawn >= 0, {"drawn": drawn, "drawn_log_probs": log_probs})
+    return _unlabelled(ids, inputs, drawn >= 0, {"drawn": drawn, "drawn_log_probs": log_probs}, documents(inputs, there, start))
 
 
-def _unlabelled(ids: Tensor, inputs: Tensor, counts: Tensor, extras: Mapping[str, Tensor]) -> Batch:
-    return Batch(ids, 0, inputs, torch.full_like(inputs, -1), counts=counts, extras=dict(extras))
+def _unlabelled(ids: Tensor, inputs: Tensor, counts: Tensor, extras: Mapping[str, Tensor], documents: Tensor) -> Batch:
+    return Batch(ids, 0, inputs, torch.full_like(inputs, -1), counts=counts, extras=dict(extras), documents=documents)

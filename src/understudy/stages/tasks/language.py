@@ -190,7 +190,7 @@ def on_own_text(prepared: Prepared, teacher: Teacher, models: Sequence[nn.Module
     prompts, keys = beginnings(rows, which, writing.prompt), [prepared.names[row] for row in which.tolist()]
     for model in models:
         made = continuations(model, prompts, replace(writing, temperature=1.0), seed=0, keys=keys)
-        batch = rollout(which, prompts, made, rows.pad)
+        batch = rollout(which, prompts, made, rows.pad, rows.start)
         theirs = torch.log_softmax(teacher.teach(batch).row_logits(), dim=1)
         said = answer(model.eval(), batch)
         mine = torch.log_softmax(said.logits() if isinstance(said, Hidden) else said, dim=1)
