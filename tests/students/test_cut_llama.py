@@ -80,7 +80,7 @@ def test_heads_and_units_are_the_teacher_s_with_the_others_silent(options):
     had = Sizes.of(CONFIG | {"num_key_value_heads": options.get("kv_heads", 2)})
     config = CONFIG | {"model_type": "llama", "num_key_value_heads": had.groups, "tie_word_embeddings": options.get("tied", True)}
     teacher = library(transformers, config)
-    for count in had.possible:
+    for count in (count for count in had.possible if 16 % count == 0):
         now = from_teacher.smaller(had, (0, 1, 2), heads=count, inner=6, filled=False)
         scores = from_teacher.Importance(torch.ones(16), [torch.rand(4) for _ in range(3)], [torch.rand(20) for _ in range(3)])
         kept = from_teacher.chosen(scores, (0, 1, 2), had, now)
@@ -105,7 +105,7 @@ def library(transformers, config, seed=0):
 
 
 @pytest.mark.parametrize("kind", cut_llama.KINDS)
-@pytest.mark.parametrize("wanted", [{}, {"width": 11}, {"heads": 2, "inner": 7}, {"width": 8, "heads": 3, "inner": 7}])
+@pytest.mark.parametrize("wanted", [{}, {"width": 12}, {"heads": 2, "inner": 7}, {"width": 9, "heads": 3, "inner": 7}])
 def test_every_kind_of_folder_that_is_named_can_be_cut(kind, wanted):
     """With everything it is the teacher; narrower its tensors are the student's, name by name, and it answers."""
     transformers = pytest.importorskip("transformers")
@@ -155,14 +155,12 @@ def shuffled(teacher, seed=3):
     return made, orders
 
 
-@pytest.mark.parametrize("options", SHAPES)
-@pytest.mark.parametrize("width", [6, 12, 24])
+@pytest.mark.parametrize(("options", "width"), [
+    (options, width) for options in SHAPES for width in (6, 12, 24) if width > 6 or options.get("kv_heads", 2) != 2])
 def test_the_order_of_places_heads_and_units_does_not_matter(options, width):
     """The same function written in another order is cut to the same smaller function."""
     teacher = build(**options)
     had = sizes(teacher)
-    if width // had.head not in had.possible:
-        pytest.skip("needs a width of whole groups")
     other, orders = shuffled(teacher)
     close(other(TOKENS), teacher(TOKENS))
     now = from_teacher.smaller(had, (0, 2), width=width, inner=9, filled=True)
@@ -273,7 +271,8 @@ def test_a_vocabulary_that_was_rounded_up_is_the_tokenizer_s():
     ({"model_type": "gpt2"}, {}, "can't cut this architecture: got gpt2.*llama"),
     ({"model_type": "gemma"}, {}, "can't cut this architecture: got gemma"),
     ({"num_key_value_heads": 2, "num_attention_heads": 8, "hidden_size": 32}, {"heads": 3}, "whole groups of 4"),
-    ({}, {"width": 17}, "width is larger"), ({}, {"inner": 21}, "inner is larger"), ({}, {"heads": 5}, "heads is larger")])
+    ({}, {"width": 17}, "width is larger"), ({}, {"inner": 21}, "inner is larger"), ({}, {"heads": 5}, "heads is larger"),
+    ({}, {"width": 14}, "a multiple of 4, or another number of heads")])
 def test_what_can_t_be_cut_is_refused(config, wanted, word):
     with pytest.raises(RecipeError, match=word):
         cut_llama.configured({"model_type": "llama"} | CONFIG | config, (0,), **wanted)

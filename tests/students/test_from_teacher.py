@@ -92,7 +92,7 @@ def test_what_is_measured_is_the_mean_over_tokens_and_the_norm_over_texts():
     parts = {"out": (module.layer, from_teacher.output_of), "in": (module.layer, from_teacher.input_of),
              "heads": (module.layer, from_teacher.lengths_of(3))}  # fmt: skip
     found = from_teacher.measured(module, parts, [(tokens[:2], there[:2]), (tokens[2:], there[2:])])
-    read, said = module.embed(tokens).double(), module(tokens).double()
+    read, said = module.embed(tokens).detach().double(), module(tokens).detach().double()
     for name, values in (("out", said), ("in", read), ("heads", torch.stack([read[..., :3].norm(dim=-1), read[..., 3:].norm(dim=-1)], -1))):
         for part in range(values.shape[-1]):
             total = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from understudy import atomic, kinds, tokens
+from understudy import atomic, kinds, model_folder, tokens
 from understudy.cache import Cache
 from understudy.errors import RecipeError, four_parts
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Batch
 from understudy.stages import reading
-from understudy.stages.common import complete
+from understudy.stages.common import complete, finished
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
 from understudy.students import cut_bert, cut_llama, from_teacher, static
@@ -125,7 +126,7 @@ def _measures(model: Mapping[str, Any]) -> Sizes:
     known: Any = kinds.configure("models", model["arch"], options)
     if model["arch"] == "decoder":
         return Sizes(known.layers, known.width, known.heads, known.groups, known.width // known.heads, known.units)
-    return Sizes.of(known.config or known.configuration().to_dict())
+    return Sizes.of(known.config or model_folder.configuration(known.path, {}).to_dict())
 
 
 def _narrower(had: Sizes, now: Sizes) -> bool:
@@ -167,10 +168,16 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
                 state = _table(reading.folder_of(entry["model"]) or "", wanted["static"])
             else:
                 layout, had = cut_llama if entry["model"]["arch"] in LLAMA else cut_bert, _measures(entry["model"])
-                state = layout.cut(taught.modules[0].state_dict(), _chosen(tree, prepared, taught, layout.importance, had), had)
+                teacher = _plain(taught.modules[0])
+                state = layout.cut(teacher.state_dict(), _chosen(tree, prepared, teacher, layout.importance, had), had)
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
+
+
+def _plain(teacher: nn.Module) -> nn.Module:
+    """The teacher, without adapters: a copy where it has some, as the teacher itself answers on."""
+    return finished(copy.deepcopy(teacher)) if getattr(teacher, "adapted", False) else teacher
 
 
 def _table(folder: str, width: int) -> dict[str, Tensor]:
@@ -184,7 +191,7 @@ def _layers(wanted: Mapping[str, Any], count: int) -> tuple[int, ...]:
     return from_teacher.evenly(count, layers) if isinstance(layers, int) else tuple(layers)
 
 
-def _chosen(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, importance: Measure, had: Sizes) -> Cut:
+def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, importance: Measure, had: Sizes) -> Cut:
     """What is kept: the layers as asked, and of every width what says most on training texts."""
     entry, now = tree["teacher"][0], _measures(tree["student"]["model"])
     theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
@@ -194,7 +201,7 @@ def _chosen(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, importa
     if not _narrower(had, now):
         return Cut(layers, tokens=rows)
     which = prepared.distilled[torch.linspace(0, len(prepared.distilled) - 1, min(CALIBRATION, len(prepared.distilled))).long()]
-    found = importance(taught.modules[0], _texts(theirs.rows.batches(which, AT_ONCE)), had)
+    found = importance(teacher, _texts(theirs.rows.batches(which, AT_ONCE)), had)
     return replace(from_teacher.chosen(found, layers, had, now), tokens=rows)
 
 

@@ -21,6 +21,7 @@ from understudy.students.from_teacher import (
     measured,
     output_of,
     places,
+    require,
     smaller,
     taken,
 )
@@ -46,6 +47,8 @@ def configured(
     if config.get("model_type") not in KINDS:
         raise foreign(config.get("model_type"), KINDS)
     now = smaller(Sizes.of(config), layers, width, heads, inner, filled=False)
+    require(now.width % now.heads == 0, "the library wants the width to split into as many parts as there are heads",
+            f"width {now.width} and {now.heads} heads", f"a width that is a multiple of {now.heads}, or another number of heads")
     made = {
         **config, "num_hidden_layers": now.layers, "hidden_size": now.width, "intermediate_size": now.inner,
         "num_attention_heads": now.heads, "num_key_value_heads": now.groups, "head_dim": now.head}  # fmt: skip

@@ -92,25 +92,26 @@ def smaller(
     are kept where their number is not said. Heads that share keys and values stay together: whole groups are kept where the number allows
     it, else all groups, and equally many heads of each.
     """
-    _require(len(set(layers)) == len(layers) and all(0 <= layer < had.layers for layer in layers), "layers are not the teacher's",
+    require(len(set(layers)) == len(layers) and all(0 <= layer < had.layers for layer in layers), "layers are not the teacher's",
              list(layers), f"different numbers from 0 to {had.layers - 1}")
     width, inner = width or had.width, inner or had.inner
     for name, value, most in (("width", width, had.width), ("inner", inner, had.inner), ("heads", heads or 1, had.heads)):
-        _require(1 <= value <= most, f"{name} is larger than the teacher's", value, f"1 to {most}")
+        require(1 <= value <= most, f"{name} is larger than the teacher's", value, f"1 to {most}")
     if filled:
         widths = ", ".join(str(count * had.head) for count in had.possible)
         fits = width in [count * had.head for count in had.possible] and heads in (None, width // had.head)
         said = f"width {width}" if heads is None else f"width {width} and {heads} heads"
-        _require(fits, "whole heads of the teacher's do not fill the width", said, f"a multiple of {had.head}, which a head has: {widths}")
+        require(fits, "whole heads of the teacher's do not fill the width", said, f"a multiple of {had.head}, which a head has: {widths}")
         heads = width // had.head
     heads = heads or had.heads
-    _require(heads in had.possible, "heads can't be kept together with those that share their keys and values", heads,
+    require(heads in had.possible, "heads can't be kept together with those that share their keys and values", heads,
              f"whole groups of {had.shared}, or equally many of all {had.groups}: " + ", ".join(map(str, had.possible)))
     groups = heads // had.shared if heads % had.shared == 0 else had.groups
     return Sizes(len(layers), width, heads, groups, had.head, inner)
 
 
-def _require(ok: bool, what: str, got: Any, expected: str) -> None:
+def require(ok: bool, what: str, got: Any, expected: str) -> None:
+    """RecipeError for a number that a teacher can't be cut to."""
     if not ok:
         raise RecipeError(four_parts(
             f"student.from_teacher: {what}", got=got, expected=expected, otherwise="Nothing of the teacher's could be copied there",
