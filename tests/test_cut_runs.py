@@ -135,8 +135,10 @@ def test_what_can_t_be_cut_is_refused_before_anything_is_trained(small, tmp_path
 
 
 def test_other_tokens_than_the_teacher_s_are_refused(small, tmp_path):
-    (tmp_path / "a.txt").write_text("entirely other words, and other pieces of them: quick brown foxes jump over lazy dogs. " * 9)
-    other = f"teacher.tokenizer={{kind: bpe, size: 300, corpus: {{path: '{tmp_path}'}}}}"
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("entirely other words, and other pieces of them: quick brown foxes jump over lazy dogs. " * 9)
+    other = f"teacher.tokenizer={{kind: bpe, size: 300, corpus: {{path: '{texts}'}}}}"
     with pytest.raises(RecipeError, match="the student reads other tokens.*Leave student.tokenizer out"):
         pipeline.run(small(WHOLE, other), options=pipeline.Options(runs=tmp_path / "runs"))
 
