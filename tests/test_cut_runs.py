@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -60,6 +61,20 @@ def whole(go):
     return go(WHOLE, "name=whole")
 
 
+@pytest.fixture(scope="session")
+def folder(whole, tmp_path_factory):
+    """A teacher: a copy of the student's folder, which a function may change."""
+
+    def call(change):
+        made = tmp_path_factory.mktemp("folder")
+        shutil.copytree(whole.path / "student", made, dirs_exist_ok=True)
+        change(made)
+        model = f"model: {{arch: causal, path: '{made}'}}, weights: '{made}'"  # with weights it is not trained
+        return f"teacher={{kind: local, {model}, rights: {{terms: own}}}}"
+
+    return call
+
+
 @pytest.mark.slow
 def test_a_student_with_all_of_its_teacher_begins_where_the_teacher_ends(whole, go):
     for run in (whole, go(WHOLE, "name=stored", "store={keep: tokens}")):
@@ -88,17 +103,41 @@ def test_it_learns_from_there(go):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("cut", "width"), [("{layers: 2}", 16), ("{layers: 1, width: 12, inner: 20}", 12), ("{layers: 2, heads: 2}", 16)])
-def test_a_folder_of_the_library_is_cut_too(whole, go, cut, width):
+def test_a_folder_of_the_library_is_cut_too(whole, folder, go, cut, width):
     """The teacher is a folder in Llama's layout with its tokenizer, and is not trained here."""
     pytest.importorskip("transformers")
-    teacher = f"teacher={{kind: local, model: {{arch: causal, path: '{whole.path / 'student'}'}}, rights: {{terms: own}}}}"
-    run = go(f"student={{from_teacher: {cut}}}", teacher, f"name=folder_{width}_{len(cut)}")
+    run = go(f"student={{from_teacher: {cut}}}", folder(lambda place: None), f"name=folder_{width}_{len(cut)}")
     arms, config = run.summary["arms"], json.loads((run.path / "student" / "config.json").read_text())
     assert config["hidden_size"] == width and config["head_dim"] == 4 and config["model_type"] == "llama"
     assert arms["distilled"]["mean"] == pytest.approx(arms["control"]["mean"], abs=1e-6)
+    assert run.summary["teacher"]["value"] == pytest.approx(whole.summary["teacher"]["value"], rel=1e-5)
     if cut == "{layers: 2}":
         assert arms["control"]["mean"] == pytest.approx(run.summary["teacher"]["value"], rel=1e-6)
     assert isinstance(artefact.load(run.path / "student").generate(["the cat"], most=4)[0], str)
+
+
+@pytest.mark.slow
+def test_rows_behind_the_last_token_go_away(whole, folder, go):
+    """Many folders round their vocabulary up: the student has the tokenizer's rows alone, and begins as what is left of the teacher."""
+    transformers = pytest.importorskip("transformers")
+
+    def rounded(place):
+        model = transformers.AutoModelForCausalLM.from_pretrained(place, local_files_only=True)
+        model.resize_token_embeddings(model.config.vocab_size + 23, mean_resizing=False)
+        model.save_pretrained(place)
+
+    run = go("student={from_teacher: {layers: 2}}", folder(rounded), "name=rounded")
+    assert run.summary["arms"]["control"]["mean"] == pytest.approx(whole.summary["teacher"]["value"], rel=1e-5)
+    assert run.summary["arms"]["control"]["parameters"] == whole.summary["teacher"]["parameters"]
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_layout_is_refused_by_name(folder, go):
+    pytest.importorskip("transformers")
+    other = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": 300}
+    teacher = folder(lambda place: (place / "config.json").write_text(json.dumps(other)))
+    with pytest.raises(RecipeError, match="can't cut this architecture: got gpt2, expected llama, mistral, qwen2, qwen3"):
+        go("student={from_teacher: {layers: 1}}", teacher, "name=gpt2")
 
 
 @pytest.mark.slow

@@ -260,6 +260,7 @@ def test_layers_with_a_window_keep_theirs():
     types = ["full_attention", "sliding_attention", "full_attention"]
     made = cut_llama.configured(CONFIG | {"model_type": "qwen2", "layer_types": types}, (1, 2))
     assert made["layer_types"] == types[1:] and made["num_hidden_layers"] == 2
+    assert cut_llama.configured(CONFIG | {"model_type": "qwen2", "layer_types": types}, 2)["layer_types"] == [types[0], types[2]]
 
 
 def test_a_vocabulary_that_was_rounded_up_is_the_tokenizer_s():

@@ -77,7 +77,7 @@ def _encoder(wanted: Mapping[str, Any], model: Mapping[str, Any], prepared: Prep
     own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
     made = cut_bert.configured(
         config,
-        _layers(wanted, config["num_hidden_layers"]),
+        wanted["layers"],
         wanted["width"],
         wanted["heads"],
         wanted["inner"],
@@ -104,13 +104,11 @@ def _decoder(wanted: Mapping[str, Any], entry: Mapping[str, Any], prepared: Prep
     known: Any = kinds.configure("models", model["arch"], {key: value for key, value in model.items() if key != "arch"})
     if model["arch"] == "decoder":
         had = _measures(model)
-        now = from_teacher.smaller(
-            had, _layers(wanted, had.layers), wanted["width"], wanted["heads"], wanted["inner"], filled=True)  # fmt: skip
+        now = from_teacher.smaller(had, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], filled=True)
         sizes = {"width": now.width, "layers": now.layers, "heads": now.heads, "kv_heads": now.groups, "inner": now.inner}
         return complete(model | sizes, prepared)
     config = known.configuration().to_dict()
-    made = cut_llama.configured(
-        config, _layers(wanted, config["num_hidden_layers"]), wanted["width"], wanted["heads"], wanted["inner"], prepared.outputs)
+    made = cut_llama.configured(config, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], prepared.outputs)
     if _narrower(Sizes.of(config), Sizes.of(made)):
         cut_llama.refuse_window(config, prepared.shape[0])
     return complete({"arch": "causal", "path": "", "config": _said(made)}, prepared)
@@ -186,16 +184,11 @@ def _table(folder: str, width: int) -> dict[str, Tensor]:
     return {"embeddings": torch.from_numpy(static.scaled(vectors).astype(np.float32))}
 
 
-def _layers(wanted: Mapping[str, Any], count: int) -> tuple[int, ...]:
-    layers = wanted["layers"]
-    return from_teacher.evenly(count, layers) if isinstance(layers, int) else tuple(layers)
-
-
 def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, importance: Measure, had: Sizes) -> Cut:
     """What is kept: the layers as asked, and of every width what says most on training texts."""
     entry, now = tree["teacher"][0], _measures(tree["student"]["model"])
     theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
-    layers = _layers(tree["student"]["from_teacher"], had.layers)
+    layers = from_teacher.numbered(tree["student"]["from_teacher"]["layers"], had.layers)
     assert isinstance(prepared.preprocess, Text | Passages) and isinstance(theirs.preprocess, Text | Passages)
     rows = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
     if not _narrower(had, now):

@@ -31,7 +31,7 @@ KINDS = ("bert", "roberta", "electra", "camembert", "xlm-roberta")
 
 def configured(
     config: Mapping[str, Any],
-    layers: Sequence[int],
+    layers: int | Sequence[int],
     width: int | None = None,
     heads: int | None = None,
     inner: int | None = None,

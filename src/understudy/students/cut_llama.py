@@ -19,6 +19,7 @@ from understudy.students.from_teacher import (
     input_of,
     lengths_of,
     measured,
+    numbered,
     output_of,
     places,
     require,
@@ -33,7 +34,7 @@ KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
 def configured(
     config: Mapping[str, Any],
-    layers: Sequence[int],
+    layers: int | Sequence[int],
     width: int | None = None,
     heads: int | None = None,
     inner: int | None = None,
@@ -53,7 +54,7 @@ def configured(
         **config, "num_hidden_layers": now.layers, "hidden_size": now.width, "intermediate_size": now.inner,
         "num_attention_heads": now.heads, "num_key_value_heads": now.groups, "head_dim": now.head}  # fmt: skip
     if config.get("layer_types"):  # which layers see a window alone
-        made["layer_types"] = [config["layer_types"][layer] for layer in layers]
+        made["layer_types"] = [config["layer_types"][layer] for layer in numbered(layers, len(config["layer_types"]))]
     if vocabulary is not None:
         marks = [name for name in ("pad_token_id", "bos_token_id", "eos_token_id") if name in config]
         made |= {"vocab_size": vocabulary} | {name: None for name in marks if _outside_of(config[name], vocabulary)}

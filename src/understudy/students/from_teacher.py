@@ -83,8 +83,13 @@ def evenly(count: int, wanted: int) -> tuple[int, ...]:
     return (count - 1,) if wanted == 1 else tuple(round(step * (count - 1) / (wanted - 1)) for step in range(wanted))
 
 
+def numbered(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """The numbers of the layers that a recipe asks for: so many at equal distances, or those that it names."""
+    return evenly(count, layers) if isinstance(layers, int) else tuple(layers)
+
+
 def smaller(
-    had: Sizes, layers: Sequence[int], width: int | None = None, heads: int | None = None, inner: int | None = None, *, filled: bool
+    had: Sizes, layers: int | Sequence[int], width: int | None = None, heads: int | None = None, inner: int | None = None, *, filled: bool
 ) -> Sizes:
     """The student's sizes; heads stay as long as the teacher's. RecipeError for what can't be cut out of it.
 
@@ -92,6 +97,7 @@ def smaller(
     are kept where their number is not said. Heads that share keys and values stay together: whole groups are kept where the number allows
     it, else all groups, and equally many heads of each.
     """
+    layers = numbered(layers, had.layers)
     require(len(set(layers)) == len(layers) and all(0 <= layer < had.layers for layer in layers), "layers are not the teacher's",
              list(layers), f"different numbers from 0 to {had.layers - 1}")
     width, inner = width or had.width, inner or had.inner
