@@ -188,7 +188,7 @@ OTHER = {
                      "tokenizer": {"kind": "words"}},
     recipe.Reader: {"kind": "folder", "path": "x", "size": 500, "lowercase": False, "length": 9,
                     "corpus": {"pattern": "json/*.py"}},
-    recipe.FromTeacher: {"layers": [0, 2], "width": 8, "inner": 4, "static": 4},
+    recipe.FromTeacher: {"layers": [0, 2], "width": 8, "heads": 2, "inner": 4, "static": 4},
     recipe.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
     recipe.Series: {"key": "training.lr", "values": [0.1, 0.2]},
     recipe.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},

@@ -265,6 +265,7 @@ def check_only(recipe: Recipe, *, given: Given | None = None, options: Options |
     rights = gate.gate(named_rights(recipe), options.acknowledge)
     data = prepare.prepare(recipe, given)
     tree = recipes.resolved(recipe)
+    derive.settle_student(tree, data)
     shapes = refuse(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache")
     trials = settle.settle_recipe(tree, data, given, cache)

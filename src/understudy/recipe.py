@@ -206,25 +206,28 @@ class Reader(_Part):
 
 
 class FromTeacher(_Part):
-    """A student cut out of its pretrained teacher, whose weights it starts with (both arms do: what distilling adds is the question).
+    """A student cut out of its teacher, a pretrained model or a decoder, whose weights it starts with: both arms do, so that the question
+    is what distilling adds.
 
     layers: how many, at equal distances, the first and last among them; or their numbers from 0. width: of the residual stream, a multiple
-    of the teacher's head size. inner: units of each feed-forward layer. Where these are smaller than the teacher's, the parts that say most
-    on training texts are kept. Embeddings are those of the student's tokens.
+    of the teacher's head size; of `causal` any. heads: of attention; by default as many as fill the width, of `causal` all. inner: units of
+    each feed-forward layer. Where these are smaller than the teacher's, the parts that say most on training texts are kept. Embeddings are
+    those of the student's tokens.
     static: in place of layers, of a teacher of sentence vectors: a table of so many numbers a token, from what it says of each token alone.
     """
 
     layers: int | tuple[int, ...] | None = None
     width: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
     static: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
     def _one_way(self) -> FromTeacher:
-        if (self.layers is None) == (self.static is None) or (self.static is not None and (self.width or self.inner)):
+        if (self.layers is None) == (self.static is None) or (self.static is not None and (self.width or self.heads or self.inner)):
             raise RecipeError(four_parts(
                 "student.from_teacher says two things, or nothing", got=", ".join(name for name, value in self if value) or "neither",
-                expected="layers, with width and inner where it shall be narrower; or static alone",
+                expected="layers, with width, heads and inner where it shall be narrower; or static alone",
                 otherwise="It would not be known what is cut out", do="Use {layers: 3}, or {static: 256}"))
         return self
 
@@ -559,7 +562,8 @@ def _student(student: Student, where: Where) -> Student:
     student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
     arch = student.model.get("arch")  # an earlier run wrote down what it was
-    settled = student.model.get("config") if arch in ("pretrained", "masked", "embedder") else arch == "static"
+    written = {"decoder": "vocabulary", "static": "width"}.get(str(arch), "config")
+    settled = arch in ("pretrained", "masked", "embedder", "causal", "decoder", "static") and student.model.get(written)
     if student.from_teacher is not None and student.model and not settled:
         raise RecipeError(
             four_parts(

@@ -1,118 +1,18 @@
-"""students/from_teacher.py: what is cut out of a teacher computes what the teacher computes without the rest."""
+"""students/from_teacher.py: which sizes a teacher can be cut to, and which of its parts say most."""
 
 from __future__ import annotations
 
-import copy
+import math
 
 import pytest
 import torch
+from torch import nn
 
-from understudy import kinds
 from understudy.errors import RecipeError
 from understudy.students import from_teacher
-from understudy.students.from_teacher import Cut
+from understudy.students.from_teacher import Importance, Sizes
 
-CONFIG = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
-          "intermediate_size": 24, "max_position_embeddings": 20}  # fmt: skip
-TEXTS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 3, 3], [39, 5, 3, 3, 3]])
-
-
-def build(config, seed=0, classes=3):
-    torch.manual_seed(seed)
-    return kinds.configure("models", "pretrained", {"config": config}).build((5,), classes).eval()
-
-
-def student(teacher, kept, **sizes):
-    config = from_teacher.configured(CONFIG, kept.layers, **sizes)
-    made = build(config, seed=9)
-    made.load_state_dict(from_teacher.cut(teacher.state_dict(), kept, 4))
-    return made
-
-
-@pytest.fixture
-def teacher():
-    return build(CONFIG)
-
-
-def close(one, other):
-    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_with_all_kept_it_is_the_teacher(teacher):
-    everything = Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4, torch.arange(40))
-    found = from_teacher.cut(teacher.state_dict(), everything, 4)
-    assert found.keys() == teacher.state_dict().keys()
-    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in found.items())
-
-
-@pytest.mark.parametrize("layers", [(0, 3), (1,), (2, 0)])
-def test_layers_are_the_teacher_s_without_the_others(teacher, layers):
-    shorter = copy.deepcopy(teacher)
-    shorter.model.bert.encoder.layer = torch.nn.ModuleList(teacher.model.bert.encoder.layer[at] for at in layers)
-    shorter.model.config.num_hidden_layers = len(layers)
-    close(student(teacher, Cut(layers))(TEXTS), shorter(TEXTS))
-
-
-def test_heads_and_units_are_the_teacher_s_with_the_others_silent(teacher):
-    heads, inner = (torch.tensor([1, 2]),) * 4, (torch.tensor([0, 5, 23]),) * 4
-    silent = copy.deepcopy(teacher)
-    with torch.no_grad():
-        for layer in silent.model.bert.encoder.layer:
-            layer.output.dense.weight[:, [unit for unit in range(24) if unit not in (0, 5, 23)]] = 0
-            layer.attention.output.dense.weight[:, :4] = 0
-            layer.attention.output.dense.weight[:, 12:] = 0
-    state = from_teacher.cut(teacher.state_dict(), Cut((0, 1, 2, 3), None, heads, inner), 4)
-    for at, layer in enumerate(silent.model.bert.encoder.layer):
-        x = torch.randn(1, 5, 16)
-        value = torch.nn.functional.linear(x, state[f"bert.encoder.layer.{at}.intermediate.dense.weight"],
-                                           state[f"bert.encoder.layer.{at}.intermediate.dense.bias"])  # fmt: skip
-        small = torch.nn.functional.gelu(value) @ state[f"bert.encoder.layer.{at}.output.dense.weight"].T
-        close(small, layer.intermediate(x) @ layer.output.dense.weight.T)
-        whole = layer.attention.self.value(x) @ layer.attention.output.dense.weight.T
-        read = torch.nn.functional.linear(x, state[f"bert.encoder.layer.{at}.attention.self.value.weight"],
-                                          state[f"bert.encoder.layer.{at}.attention.self.value.bias"])  # fmt: skip
-        close(read @ state[f"bert.encoder.layer.{at}.attention.output.dense.weight"].T, whole)
-
-
-def test_fewer_tokens_are_the_same_text_by_other_numbers(teacher):
-    tokens = torch.tensor([3, 5, 6, 7, 8, 9, 11, 12, 13, 39])
-    smaller = student(teacher, Cut((0, 1, 2, 3), tokens=tokens), vocabulary=10, pad=0)
-    numbers = torch.tensor([tokens.tolist().index(token) for token in TEXTS.flatten().tolist()]).reshape(TEXTS.shape)
-    close(smaller(numbers), teacher(TEXTS))
-
-
-def test_a_narrower_student_has_the_chosen_places_everywhere(teacher):
-    hidden = torch.tensor([0, 2, 3, 5, 8, 9, 10, 15])
-    kept = Cut((0, 2), hidden, (torch.tensor([0, 3]),) * 2, (torch.tensor([1, 4, 7, 8]),) * 2)
-    made = student(teacher, kept, width=8, inner=4)
-    assert made(TEXTS).shape == (3, 3) and made.model.config.hidden_size == 8 and made.model.config.num_attention_heads == 2
-    own, theirs = made.state_dict(), teacher.state_dict()
-    assert torch.equal(own["bert.embeddings.word_embeddings.weight"], theirs["bert.embeddings.word_embeddings.weight"][:, hidden])
-    assert torch.equal(own["bert.encoder.layer.1.attention.self.query.weight"],
-                       theirs["bert.encoder.layer.2.attention.self.query.weight"][[0, 1, 2, 3, 12, 13, 14, 15]][:, hidden])  # fmt: skip
-    assert torch.equal(own["bert.pooler.dense.weight"], theirs["bert.pooler.dense.weight"][hidden][:, hidden])
-    assert torch.equal(own["classifier.weight"], theirs["classifier.weight"][:, hidden])
-    assert torch.equal(own["classifier.bias"], theirs["classifier.bias"])
-
-
-def test_what_says_nothing_is_the_least_important(teacher):
-    """A head that writes nothing, a unit and a place that are always 0, are the first to go; padding has no say."""
-    with torch.no_grad():
-        layer = teacher.model.bert.encoder.layer[1]
-        layer.attention.self.value.weight[4:8] = 0
-        layer.attention.self.value.bias[4:8] = 0
-        layer.intermediate.dense.weight[6] = 0
-        layer.intermediate.dense.bias[6] = 0
-        for part in teacher.modules():
-            if isinstance(part, torch.nn.LayerNorm):
-                part.weight[9] = part.bias[9] = 0
-    hidden, heads, inner = from_teacher.importance(teacher, [TEXTS], 3)
-    assert hidden.argmin() == 9 and heads[1].argmin() == 1 and inner[1].argmin() == 6
-    longer = torch.nn.functional.pad(TEXTS, (0, 6), value=3)
-    for mine, theirs in zip([hidden, *heads, *inner], (lambda found: [found[0], *found[1], *found[2]])(
-            from_teacher.importance(teacher, [longer], 3)), strict=True):  # fmt: skip
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    assert from_teacher.largest(torch.tensor([3.0, 1.0, 5.0, 3.0]), 3).tolist() == [0, 2, 3]
+HAD = Sizes(layers=4, width=48, heads=12, groups=4, head=4, inner=20)
 
 
 @pytest.mark.parametrize(("count", "wanted", "expected"), [
@@ -121,30 +21,83 @@ def test_even_layers_hold_the_first_and_the_last(count, wanted, expected):
     assert from_teacher.evenly(count, wanted) == expected
 
 
-@pytest.mark.parametrize(("sizes", "word"), [
-    ({"layers": (0, 7)}, "layers"), ({"layers": (0, 0)}, "layers"), ({"layers": (0,), "width": 17}, "hidden_size"),
-    ({"layers": (0,), "width": 10}, "multiple of 4"), ({"layers": (0,), "inner": 99}, "intermediate_size")])
-def test_sizes_that_the_teacher_does_not_have_are_refused(sizes, word):
-    with pytest.raises(RecipeError, match=word):
-        from_teacher.configured(CONFIG, **sizes)
+def test_more_layers_than_there_are_are_refused():
     with pytest.raises(RecipeError, match="more layers"):
         from_teacher.evenly(4, 5)
-    with pytest.raises(RecipeError, match="can't cut"):
-        from_teacher.configured(CONFIG | {"model_type": "gpt2"}, (0,))
 
 
-def test_a_masked_model_s_layers_widths_and_head_are_cut_too():
-    """With all kept it is the teacher; with half of the width the head still has a row for every token, and its own weights."""
-    torch.manual_seed(0)
-    teacher = kinds.configure("models", "masked", {"config": CONFIG}).build((5,), 40).eval()
-    whole = from_teacher.cut(teacher.state_dict(), Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4), 4)
-    assert whole.keys() == teacher.state_dict().keys()
-    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in whole.items())
-    places, heads = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11]), (torch.tensor([0, 2]),) * 2
-    config = from_teacher.configured(CONFIG, (1, 3), width=8)
-    made = kinds.configure("models", "masked", {"config": config}).build((5,), 40).eval()
-    made.load_state_dict(from_teacher.cut(teacher.state_dict(), Cut((1, 3), places, heads), 4))
-    assert made(TEXTS).shape == (3, 5, 40)
-    there = teacher.model.cls.predictions.transform.dense
-    assert torch.equal(made.model.cls.predictions.transform.dense.weight, there.weight[places][:, places])
-    assert torch.equal(made.head.bias, teacher.head.bias) and torch.equal(made.head.weight, teacher.head.weight[:, places])
+def test_all_that_is_possible_can_be_built_and_nothing_else():
+    """Against the rule written out: groups of three are whole, or all four of them stay with as many heads each."""
+    whole, evenly = {3 * groups for groups in range(1, 5)}, {4 * each for each in range(1, 4)}
+    assert set(HAD.possible) == whole | evenly
+    for heads in range(1, 13):
+        if heads in whole | evenly:
+            now = from_teacher.smaller(HAD, (0,), heads=heads, filled=False)
+            assert (now.heads, now.groups) == (heads, heads // 3 if heads in whole else 4) and now.heads % now.groups == 0
+            assert from_teacher.smaller(HAD, (0,), width=4 * heads, filled=True).heads == heads
+            continue
+        with pytest.raises(RecipeError, match="whole groups of 3, or equally many of all 4: 3, 4, 6, 8, 9, 12"):
+            from_teacher.smaller(HAD, (0,), heads=heads, filled=False)
+        with pytest.raises(RecipeError, match="do not fill the width.*12, 16, 24, 32, 36, 48"):
+            from_teacher.smaller(HAD, (0,), width=4 * heads, filled=True)
+
+
+def test_where_heads_need_not_fill_the_width_all_of_them_stay():
+    now = from_teacher.smaller(HAD, (3, 1), width=7, inner=5, filled=False)
+    assert now == Sizes(2, 7, 12, 4, 4, 5)
+    assert from_teacher.smaller(HAD, (0, 1, 2, 3), filled=True) == HAD
+
+
+def test_the_largest_are_kept_in_their_order():
+    assert from_teacher.largest(torch.tensor([3.0, 1.0, 5.0, 3.0]), 3).tolist() == [0, 2, 3]
+    assert from_teacher.largest(torch.tensor([2.0, 2.0, 2.0]), 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("heads", HAD.possible)
+def test_what_is_kept_is_the_largest_that_the_rule_allows(heads):
+    """Of groups the sum of no other choice is larger, and of the heads of a group neither."""
+    values = torch.randn(12, generator=torch.Generator().manual_seed(heads)).abs()
+    now = from_teacher.smaller(HAD, (2,), heads=heads, width=10, inner=6, filled=False)
+    hidden, inner = torch.randn(48).abs(), torch.randn(20).abs()
+    kept = from_teacher.chosen(Importance(hidden, [values] * 4, [inner] * 4), (2,), HAD, now)
+    assert len(kept.heads[0]) == heads and kept.heads[0].tolist() == sorted(kept.heads[0].tolist())
+    groups: dict[int, list[int]] = {}
+    for head in kept.heads[0].tolist():
+        groups.setdefault(head // 3, []).append(head)
+    assert len(groups) == now.groups and {len(own) for own in groups.values()} == {heads // now.groups}
+    sums = [float(values[3 * group : 3 * group + 3].sum()) for group in range(4)]
+    assert sum(sums[group] for group in groups) == pytest.approx(sum(sorted(sums)[-now.groups :]))
+    for group, own in groups.items():
+        mine = sorted(values[3 * group : 3 * group + 3].tolist())
+        assert float(values[own].sum()) == pytest.approx(sum(mine[-len(own) :]))
+    for places, scores, count in ((kept.hidden, hidden, 10), (kept.inner[0], inner, 6)):
+        rest = [at for at in range(len(scores)) if at not in places.tolist()]
+        assert len(places) == count and scores[places].min() >= scores[rest].max()
+
+
+def test_what_is_measured_is_the_mean_over_tokens_and_the_norm_over_texts():
+    """The formula written out, number by number; a text without tokens says nothing."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layer = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+        def forward(self, tokens):
+            return self.layer(self.embed(tokens))
+
+    module = Table()
+    tokens, there = torch.randint(0, 9, (5, 7)), torch.rand(5, 7) < 0.6
+    there[3] = False
+    parts = {"out": (module.layer, from_teacher.output_of), "in": (module.layer, from_teacher.input_of),
+             "heads": (module.layer, from_teacher.lengths_of(3))}  # fmt: skip
+    found = from_teacher.measured(module, parts, [(tokens[:2], there[:2]), (tokens[2:], there[2:])])
+    read, said = module.embed(tokens).detach().double(), module(tokens).detach().double()
+    for name, values in (("out", said), ("in", read), ("heads", torch.stack([read[..., :3].norm(dim=-1), read[..., 3:].norm(dim=-1)], -1))):
+        for part in range(values.shape[-1]):
+            total = 0.0
+            for row in range(5):
+                own = [abs(float(values[row, at, part])) for at in range(7) if there[row, at]]
+                total += (sum(own) / len(own)) ** 2 if own else 0.0
+            assert float(found[name][part]) == pytest.approx(math.sqrt(total), rel=1e-5)
+    assert not module.layer._forward_hooks

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from understudy import atomic, kinds, tokens
+from understudy import atomic, kinds, model_folder, tokens
 from understudy.cache import Cache
 from understudy.errors import RecipeError, four_parts
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
+from understudy.records import Batch
 from understudy.stages import reading
+from understudy.stages.common import complete, digest
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
-from understudy.students import from_teacher, static
-from understudy.students.from_teacher import Cut
+from understudy.students import cut_bert, cut_llama, from_teacher, static
+from understudy.students.from_teacher import Cut, Importance, Sizes
 from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
-VERSION = 1
-ARCHITECTURES = {"pretrained": Text, "embedder": Text, "masked": Passages}
+VERSION = 2
+ARCHITECTURES = {"pretrained": Text, "embedder": Text, "masked": Passages, "causal": Passages, "decoder": Passages}
 """Architectures that can be cut, and what each reads."""
-CALIBRATION = 512
-"""Training texts on which the importance of the teacher's parts is measured."""
+LLAMA = ("causal", "decoder")
+"""Those that say what comes next; the others are encoders."""
+CALIBRATION, AT_ONCE = 512, 64
+"""Training texts on which the importance of the teacher's parts is measured, and how many of them at once."""
+Measure = Callable[[nn.Module, Iterable[tuple[Tensor, Tensor]], Sizes], Importance]
+UNSAID = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype", "torch_dtype")
+"""What of a folder's configuration does not hold of the student's."""
 
 
 def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
@@ -36,40 +44,91 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
     if wanted is None or tree["student"]["model"] != "auto":
         return
     entry = tree["teacher"][0]
-    folder = reading.folder_of(entry.get("model") or {})
-    read = prepared.preprocess
-    cuttable = folder is not None and isinstance(read, ARCHITECTURES.get(entry["model"]["arch"], ()))
-    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or not cuttable:
+    model = entry.get("model") or {}
+    arch = str(model.get("arch"))
+    whole = arch == "decoder" or reading.folder_of(model) is not None
+    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or not (
+            whole and isinstance(prepared.preprocess, ARCHITECTURES.get(arch, ()))):  # fmt: skip
         raise RecipeError(
             four_parts(
-                "student.from_teacher needs one pretrained teacher that reads text",
+                "student.from_teacher needs one pretrained teacher that reads text, or a decoder",
                 got=f"{len(tree['teacher'])} teacher(s), the first of kind {entry['kind']}",
-                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}, or arch: embedder, or masked for hidden tokens",
+                expected="teacher: {kind: local, model: {arch: pretrained, path: FOLDER}}, or arch: embedder; masked for hidden tokens; "
+                "causal or decoder for what comes next",
                 otherwise="There would be no layers to copy",
                 do="Give the student a model of its own",
             )
         )
-    arch, options = entry["model"]["arch"], {key: value for key, value in entry["model"].items() if key != "arch"}
-    known: Any = kinds.configure("models", arch, options)
     if wanted["static"]:
         _static(tree, arch, prepared.outputs)
-        return
+    elif arch in LLAMA:
+        tree["student"]["model"] = _decoder(wanted, entry, prepared)
+    else:
+        tree["student"]["model"] = _encoder(wanted, model, prepared)
+
+
+def _encoder(wanted: Mapping[str, Any], model: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
+    """The mapping of a student in the layout of BERT."""
+    arch, read, folder = model["arch"], prepared.preprocess, reading.folder_of(model)
+    known: Any = kinds.configure("models", arch, {key: value for key, value in model.items() if key != "arch"})
     config = known.configuration(*([prepared.outputs] if arch == "pretrained" else [])).to_dict()
-    chosen = _layers(wanted, config["num_hidden_layers"])
     assert folder is not None and isinstance(read, Text | Passages)
     own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
-    made = from_teacher.configured(
+    made = cut_bert.configured(
         config,
-        chosen,
-        width=wanted["width"],
-        inner=wanted["inner"],
+        wanted["layers"],
+        wanted["width"],
+        wanted["heads"],
+        wanted["inner"],
         vocabulary=None if own else read.vocabulary,
         pad=config["pad_token_id"] if own else read.pad,
     )
-    unsaid = ("_name_or_path", "transformers_version", "id2label", "label2id")
-    config = {key: made[key] for key in made if key not in unsaid}
     pooled = {"pooling": known.sentences().pooling, "normalise": known.sentences().normalise} if arch == "embedder" else {}
-    tree["student"]["model"] = {"arch": arch, "path": "", "config": config, **pooled}
+    return {"arch": arch, "path": "", "config": _said(made), **pooled}
+
+
+def _decoder(wanted: Mapping[str, Any], entry: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
+    """The mapping of a student in the layout of Llama. RecipeError where it reads other tokens than its teacher."""
+    model = entry["model"]
+    if prepared.read_by_teacher(entry) is not prepared:
+        raise RecipeError(
+            four_parts(
+                "student.from_teacher copies the teacher's embedding and output layer, and the student reads other tokens",
+                got="two tokenizers",
+                expected="the teacher's tokenizer for both",
+                otherwise="Rows of one token would be taken for another",
+                do="Leave student.tokenizer out, and teacher.tokenizer",
+            )
+        )
+    known: Any = kinds.configure("models", model["arch"], {key: value for key, value in model.items() if key != "arch"})
+    if model["arch"] == "decoder":
+        had = _measures(model)
+        now = from_teacher.smaller(had, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], filled=True)
+        sizes = {"width": now.width, "layers": now.layers, "heads": now.heads, "kv_heads": now.groups, "inner": now.inner}
+        return complete(model | sizes, prepared)
+    config = known.configuration().to_dict()
+    made = cut_llama.configured(config, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], prepared.outputs)
+    if _narrower(Sizes.of(config), Sizes.of(made)):
+        cut_llama.refuse_window(config, prepared.shape[0])
+    return complete({"arch": "causal", "path": "", "config": _said(made)}, prepared)
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in UNSAID}
+
+
+def _measures(model: Mapping[str, Any]) -> Sizes:
+    """The sizes of an architecture's mapping that was cut, or can be."""
+    options = {key: value for key, value in model.items() if key != "arch"}
+    known: Any = kinds.configure("models", model["arch"], options)
+    if model["arch"] == "decoder":
+        return Sizes(known.layers, known.width, known.heads, known.groups, known.width // known.heads, known.units)
+    return Sizes.of(known.config or model_folder.configuration(known.path, {}).to_dict())
+
+
+def _narrower(had: Sizes, now: Sizes) -> bool:
+    """Whether more is left out than layers."""
+    return (had.width, had.heads, had.inner) != (now.width, now.heads, now.inner)
 
 
 def _static(tree: dict[str, Any], arch: str, width: int) -> None:
@@ -95,18 +154,19 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
         return dict(tree)
     assert isinstance(prepared.preprocess, Text | Passages)
     made: dict[str, Any] = {
-        "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"].get("config"),
+        "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"],
         "tokens": prepared.preprocess.fingerprint}  # fmt: skip
-    if not wanted["static"]:
-        made["data"] = prepared.examples.fingerprint
+    if not wanted["static"]:  # texts to measure on, and how they are read
+        made |= {"data": prepared.examples.fingerprint, "rows": digest(prepared.distilled.tolist()), "read": prepared.transform}
     folder = cache.folder("start", made, VERSION)
     with cache.claim(folder):
         if not cache.done(folder):
             if wanted["static"]:
                 state = _table(reading.folder_of(entry["model"]) or "", wanted["static"])
             else:
-                theirs = prepared.read_by(entry["model"], entry.get("tokenizer"))
-                state = from_teacher.cut(taught.modules[0].state_dict(), _chosen(tree, prepared, theirs, taught), _head_size(taught))
+                layout, had = cut_llama if entry["model"]["arch"] in LLAMA else cut_bert, _measures(entry["model"])
+                teacher = taught.modules[0]
+                state = layout.cut(teacher.state_dict(), _chosen(tree, prepared, teacher, layout.importance, had), had)
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
@@ -118,33 +178,25 @@ def _table(folder: str, width: int) -> dict[str, Tensor]:
     return {"embeddings": torch.from_numpy(static.scaled(vectors).astype(np.float32))}
 
 
-def _layers(wanted: Mapping[str, Any], count: int) -> tuple[int, ...]:
-    layers = wanted["layers"]
-    return from_teacher.evenly(count, layers) if isinstance(layers, int) else tuple(layers)
-
-
-def _head_size(taught: Taught) -> int:
-    module: Any = taught.modules[0]
-    config = module.model.config
-    return int(config.hidden_size // config.num_attention_heads)
-
-
-def _chosen(tree: Mapping[str, Any], prepared: Prepared, theirs: Prepared, taught: Taught) -> Cut:
+def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, importance: Measure, had: Sizes) -> Cut:
     """What is kept: the layers as asked, and of every width what says most on training texts."""
-    module: Any = taught.modules[0]
-    config, had = tree["student"]["model"]["config"], module.model.config
-    layers = _layers(tree["student"]["from_teacher"], had.num_hidden_layers)
+    entry, now = tree["teacher"][0], _measures(tree["student"]["model"])
+    theirs = prepared.read_by_teacher(entry)
+    layers = from_teacher.numbered(tree["student"]["from_teacher"]["layers"], had.layers)
     assert isinstance(prepared.preprocess, Text | Passages) and isinstance(theirs.preprocess, Text | Passages)
     rows = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
-    if (config["hidden_size"], config["intermediate_size"]) == (had.hidden_size, had.intermediate_size):
+    if not _narrower(had, now):
         return Cut(layers, tokens=rows)
     which = prepared.distilled[torch.linspace(0, len(prepared.distilled) - 1, min(CALIBRATION, len(prepared.distilled))).long()]
-    batches = [batch.inputs for batch in theirs.rows.batches(which, 64)]
-    hidden, heads, inner = from_teacher.importance(module, batches, theirs.preprocess.pad)
-    places = from_teacher.largest(hidden, config["hidden_size"])
-    kept = [from_teacher.largest(heads[at], config["num_attention_heads"]) for at in layers]
-    units = [from_teacher.largest(inner[at], config["intermediate_size"]) for at in layers]
-    return Cut(layers, places, tuple(kept), tuple(units), rows)
+    found = importance(teacher, _texts(theirs.rows.batches(which, AT_ONCE)), had)
+    return replace(from_teacher.chosen(found, layers, had, now), tokens=rows)
+
+
+def _texts(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(B, L) tokens, and where there are some."""
+    for batch in batches:
+        assert batch.documents is not None
+        yield batch.inputs, batch.documents >= 0
 
 
 def rows_of(teacher: Tokenizer, student: Tokenizer) -> Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import data as datasets
-from understudy import kinds, recipe
+from understudy import disk, kinds, recipe
 from understudy.collate import Masked, Rows, Windows
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
@@ -346,7 +346,8 @@ def reads(examples: Examples, preprocess: Preprocess, rows: Rows) -> tuple[str, 
     assert not isinstance(examples.raw, Mapping)
     nothing = NOTHING if isinstance(preprocess, Passages) else preprocess.pad
     full = np.flatnonzero(rows.stored[:, -1].numpy() != nothing)  # no other can have been cut
-    cut = int(preprocess.cut(examples.raw[full]).sum())
+    texts = examples.raw[full]
+    cut = int(preprocess.cut(texts if isinstance(texts, disk.Texts) else texts.tolist()).sum())
     what = "row" if isinstance(preprocess, Passages) else "text"
     said = f"The student reads {preprocess.vocabulary:,} different tokens, at most {preprocess.length} of a {what}."
     return (said + (f" {cut:,} of {len(examples):,} {what}s are longer: their end is not read." if cut else ""),)

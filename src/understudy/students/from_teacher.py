@@ -1,12 +1,12 @@
 """A student's start weights cut out of its teacher: some of its layers, some of its widths, the rows of some of its tokens.
 
-For encoders in the layout of BERT (BERT, MiniLM, RoBERTa, ELECTRA), by the names that transformers gives their parts.
+What every layout shares: which sizes a teacher can be cut to, and which of its parts say most. `cut_bert.py` and `cut_llama.py` know what
+the tensors of a layout are called, and which of them read and write what.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,38 @@ from torch import Tensor, nn
 
 from understudy.errors import RecipeError, four_parts
 
-LAYER = re.compile(r"^(?P<before>.*encoder\.layer\.)(?P<number>\d+)\.(?P<after>.*)$")
-TOKENS = "embeddings.word_embeddings.weight"
-SQUARE = ("pooler.dense", "classifier.dense", "transform.dense", "lm_head.dense")
-"""Layers outside the encoder that write the residual stream's width as well as read it."""
-KINDS = ("bert", "roberta", "electra", "camembert", "xlm-roberta")
+Said = Callable[[tuple[Any, ...], Any], Tensor]
+"""(inputs of a layer, its output) -> (B, L, n), what each of its n parts says at each position."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a transformer measures: layers, width of the residual stream, attention heads, groups of them that share keys and values,
+    numbers of a head, units of each feed-forward layer."""
+
+    layers: int
+    width: int
+    heads: int
+    groups: int
+    head: int
+    inner: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Sizes:
+        """Of a config.json that calls them as BERT's and Llama's do."""
+        width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return cls(int(config["num_hidden_layers"]), width, heads, int(config.get("num_key_value_heads") or heads),
+                   int(config.get("head_dim") or width // heads), int(config["intermediate_size"]))
+
+    @property
+    def shared(self) -> int:
+        """Attention heads that read the same keys and values."""
+        return self.heads // self.groups
+
+    @property
+    def possible(self) -> tuple[int, ...]:
+        """How many heads can be kept: those of whole groups, or equally many of every group."""
+        return tuple(count for count in range(1, self.heads + 1) if count % self.shared == 0 or count % self.groups == 0)
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,15 @@ class Cut:
     tokens: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Importance:
+    """How much each part says: (D,) places of the residual stream, and of each layer (H,) attention heads and (F,) feed-forward units."""
+
+    hidden: Tensor
+    heads: list[Tensor]
+    inner: list[Tensor]
+
+
 def evenly(count: int, wanted: int) -> tuple[int, ...]:
     """`wanted` of `count` layers, the first and the last among them, at equal distances; the last alone for one."""
     if not 1 <= wanted <= count:
@@ -47,139 +83,126 @@ def evenly(count: int, wanted: int) -> tuple[int, ...]:
     return (count - 1,) if wanted == 1 else tuple(round(step * (count - 1) / (wanted - 1)) for step in range(wanted))
 
 
-def check_kind(config: Mapping[str, Any]) -> None:
-    """RecipeError for an architecture whose parts are named otherwise."""
-    if config.get("model_type") not in KINDS:
-        raise RecipeError(four_parts(
-            "student.from_teacher can't cut this architecture", got=config.get("model_type"), expected=", ".join(KINDS),
-            otherwise="Its layers could not be told apart", do="Give the student a model of its own"))
+def numbered(layers: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """The numbers of the layers that a recipe asks for: so many at equal distances, or those that it names."""
+    return evenly(count, layers) if isinstance(layers, int) else tuple(layers)
 
 
-def configured(
-    config: Mapping[str, Any],
-    layers: Sequence[int],
-    width: int | None = None,
-    heads: int | None = None,
-    inner: int | None = None,
-    vocabulary: int | None = None,
-    pad: int = 0,
-) -> dict[str, Any]:
-    """The student's config.json, from the teacher's. RecipeError for sizes that the teacher does not have."""
-    check_kind(config)
-    had = {name: config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")}
-    size = had["hidden_size"] // had["num_attention_heads"]
-    chosen = {"hidden_size": width or had["hidden_size"], "intermediate_size": inner or had["intermediate_size"]}
-    chosen["num_attention_heads"] = heads or max(1, chosen["hidden_size"] // size)
-    for name, value in chosen.items():
-        _require(1 <= value <= had[name], f"{name} is larger than the teacher's", value, f"1 to {had[name]}")
-    _require(chosen["num_attention_heads"] * size == chosen["hidden_size"], "heads of the teacher's size do not fill the width",
-             f"{chosen['num_attention_heads']} heads of {size} in {chosen['hidden_size']}", f"a width that is a multiple of {size}")
-    depth = had["num_hidden_layers"]
-    _require(len(set(layers)) == len(layers) and all(0 <= layer < depth for layer in layers), "layers are not the teacher's", list(layers),
-             f"different numbers from 0 to {depth - 1}")
-    sizes = {"num_hidden_layers": len(layers), **chosen}
-    return {**config, **sizes, **({} if vocabulary is None else {"vocab_size": vocabulary, "pad_token_id": pad})}
+def smaller(
+    had: Sizes, layers: int | Sequence[int], width: int | None = None, heads: int | None = None, inner: int | None = None, *, filled: bool
+) -> Sizes:
+    """The student's sizes; heads stay as long as the teacher's. RecipeError for what can't be cut out of it.
+
+    filled: whether the heads side by side have to be as wide as the residual stream, so that the width says how many there are; else all
+    are kept where their number is not said. Heads that share keys and values stay together: whole groups are kept where the number allows
+    it, else all groups, and equally many heads of each.
+    """
+    layers = numbered(layers, had.layers)
+    require(len(set(layers)) == len(layers) and all(0 <= layer < had.layers for layer in layers), "layers are not the teacher's",
+             list(layers), f"different numbers from 0 to {had.layers - 1}")
+    width, inner = width or had.width, inner or had.inner
+    for name, value, most in (("width", width, had.width), ("inner", inner, had.inner), ("heads", heads or 1, had.heads)):
+        require(1 <= value <= most, f"{name} is larger than the teacher's", value, f"1 to {most}")
+    if filled:
+        widths = ", ".join(str(count * had.head) for count in had.possible)
+        fits = width in [count * had.head for count in had.possible] and heads in (None, width // had.head)
+        said = f"width {width}" if heads is None else f"width {width} and {heads} heads"
+        require(fits, "whole heads of the teacher's do not fill the width", said, f"a multiple of {had.head}, which a head has: {widths}")
+        heads = width // had.head
+    heads = heads or had.heads
+    require(heads in had.possible, "heads can't be kept together with those that share their keys and values", heads,
+             f"whole groups of {had.shared}, or equally many of all {had.groups}: " + ", ".join(map(str, had.possible)))
+    groups = heads // had.shared if heads % had.shared == 0 else had.groups
+    return Sizes(len(layers), width, heads, groups, had.head, inner)
 
 
-def _require(ok: bool, what: str, got: Any, expected: str) -> None:
+def require(ok: bool, what: str, got: Any, expected: str) -> None:
+    """RecipeError for a number that a teacher can't be cut to."""
     if not ok:
         raise RecipeError(four_parts(
             f"student.from_teacher: {what}", got=got, expected=expected, otherwise="Nothing of the teacher's could be copied there",
             do="Correct the number"))
 
 
-def cut(state: Mapping[str, Tensor], kept: Cut, head_size: int) -> dict[str, Tensor]:
-    """The student's tensors by name, copied from the teacher's; those of the head keep all classes."""
-    found: dict[str, Tensor] = {}
-    places = {number: at for at, number in enumerate(kept.layers)}
-    for name, tensor in state.items():
-        match = LAYER.match(name)
-        if match is None:
-            found[name] = _outside(name, tensor, kept).clone()
-        elif int(match["number"]) in places:
-            at = places[int(match["number"])]
-            found[f"{match['before']}{at}.{match['after']}"] = _inside(match["after"], tensor, kept, at, head_size).clone()
-    return found
+def foreign(got: Any, known: Iterable[str]) -> RecipeError:
+    """The error for an architecture whose parts are named otherwise."""
+    return RecipeError(four_parts(
+        "student.from_teacher can't cut this architecture", got=got, expected=", ".join(known),
+        otherwise="Its layers could not be told apart", do="Give the student a model of its own"))
 
 
-def _outside(name: str, tensor: Tensor, kept: Cut) -> Tensor:
-    """A tensor that belongs to no layer: rows of embeddings, norms and the head read the residual stream in their last dimension."""
-    if name.endswith(TOKENS) and kept.tokens is not None:
-        tensor = tensor[kept.tokens]
-    if kept.hidden is None:
-        return tensor
-    if name.endswith(tuple(f"{part}.{kind}" for part in SQUARE for kind in ("weight", "bias"))):
-        tensor = tensor[kept.hidden]
-    if name.endswith(("classifier.bias", "out_proj.bias", "dense.bias", "predictions.bias", "lm_head.bias", "decoder.bias")) or (
-            tensor.ndim == 0):  # fmt: skip
-        return tensor
-    return tensor[..., kept.hidden]
+def chosen(found: Importance, layers: Sequence[int], had: Sizes, now: Sizes) -> Cut:
+    """The parts that say most, as many as the student has of each."""
+    heads = tuple(_heads(found.heads[at], had, now) for at in layers)
+    return Cut(tuple(layers), largest(found.hidden, now.width), heads, tuple(largest(found.inner[at], now.inner) for at in layers))
 
 
-def _inside(name: str, tensor: Tensor, kept: Cut, at: int, head_size: int) -> Tensor:
-    """A tensor of a layer: projections of the heads, the feed-forward layer's units, what reads and writes the residual stream."""
-    heads = None if kept.heads is None else (kept.heads[at][:, None] * head_size + torch.arange(head_size)).flatten()
-    inner = None if kept.inner is None else kept.inner[at]
-    first: Tensor | None
-    last: Tensor | None
-    if name.startswith("attention.self."):
-        first, last = heads, kept.hidden
-    elif name.startswith("attention.output.dense"):
-        first, last = kept.hidden, heads
-    elif name.startswith("intermediate.dense"):
-        first, last = inner, kept.hidden
-    elif name.startswith("output.dense"):
-        first, last = kept.hidden, inner
-    else:  # layer norms
-        first, last = kept.hidden, None
-    if first is not None:
-        tensor = tensor[first]
-    return tensor[:, last] if last is not None and tensor.ndim == 2 else tensor
-
-
-@torch.no_grad()
-def importance(module: nn.Module, batches: Sequence[Tensor], pad: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """(places of the residual stream, heads of each layer, feed-forward units of each layer): mean size of what they say on these texts.
-
-    As in Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2), by activations alone: of a place the |output| of all layer
-    norms, of a head the length of its output, of a unit the |activation|, each added up over all tokens but the padding.
-    """
-    config: Any = getattr(module.model, "config", None)
-    size, handles = config.hidden_size // config.num_attention_heads, []
-    totals: dict[str, Tensor] = {}
-    current: list[Tensor] = []
-
-    def add(key: str, values: Tensor) -> None:
-        kept = values[current[0]].double()
-        totals[key] = totals.get(key, torch.zeros(())) + kept.abs().sum(0)
-
-    def watch(key: str, part: nn.Module, heads: bool = False) -> None:
-        def hook(layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            values = given[0] if heads else output
-            add(key, values.unflatten(-1, (-1, size)).norm(dim=-1) if heads else values)
-
-        handles.append(part.register_forward_hook(hook))
-
-    for name, part in module.named_modules():
-        match = LAYER.match(name)
-        if isinstance(part, nn.LayerNorm):
-            watch("hidden", part)
-        elif match and match["after"] == "attention.output.dense":
-            watch(f"heads {match['number']}", part, heads=True)
-        elif match and match["after"] == "intermediate":
-            watch(f"inner {match['number']}", part)
-    try:
-        module.eval()
-        for batch in batches:
-            current[:] = [batch != pad]
-            module(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    layers = range(config.num_hidden_layers)
-    return totals["hidden"], [totals[f"heads {at}"] for at in layers], [totals[f"inner {at}"] for at in layers]
+def _heads(values: Tensor, had: Sizes, now: Sizes) -> Tensor:
+    """(H',) the heads that are kept of one layer: of the groups that say most all heads, or of every group those that say most."""
+    grouped = values.view(had.groups, had.shared)
+    each = now.heads // now.groups
+    groups = largest(grouped.sum(1), now.groups)
+    return torch.cat([group * had.shared + largest(grouped[group], each) for group in groups])
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """The places of the largest values, in ascending order."""
+    """The places of the largest values, in ascending order; the first of equal ones."""
     return values.argsort(descending=True, stable=True)[:count].sort().values
+
+
+@torch.no_grad()
+def measured(module: nn.Module, parts: Mapping[str, tuple[nn.Module, Said]], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """How much each of a layer's n parts says on texts, (n,) float64, by the layers' names.
+
+    |activation|, averaged over the tokens of a text, and of that the Euclidean norm over texts: by activations alone, without a gradient
+    (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2; this aggregation is its best one: section 4.1, practice 2, and table 11).
+    batches: (B, L) tokens, and (B, L) bool, where there are some.
+    """
+    squares: dict[str, Tensor] = {}
+    there = torch.zeros(0, 0)
+
+    def watched(name: str, said: Said) -> Callable[..., None]:
+        def hook(layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+            values = said(given, output).double().abs() * there[:, :, None]
+            means = values.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
+            squares[name] = squares.get(name, torch.zeros(())) + means.square().sum(0)
+
+        return hook
+
+    handles = [layer.register_forward_hook(watched(name, said)) for name, (layer, said) in parts.items()]
+    try:
+        module.eval()
+        for tokens, real in batches:
+            there = real.double()
+            module(tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: value.sqrt() for name, value in squares.items()}
+
+
+def output_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What a layer says is its output."""
+    return output
+
+
+def input_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What the parts before a layer say is its input."""
+    return given[0]
+
+
+def lengths_of(size: int) -> Said:
+    """Of heads of this size, side by side in a layer's input, how long the vector of each is."""
+    return lambda given, output: given[0].unflatten(-1, (-1, size)).norm(dim=-1)
+
+
+def places(heads: Tensor, size: int) -> Tensor:
+    """Where the numbers of these heads stand, side by side."""
+    return (heads[:, None] * size + torch.arange(size)).flatten()
+
+
+def taken(tensor: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+    """Some rows and, of a matrix, some columns; None for all."""
+    if rows is not None:
+        tensor = tensor[rows]
+    return tensor[:, columns] if columns is not None and tensor.ndim == 2 else tensor
