@@ -21,7 +21,7 @@ from understudy.errors import RecipeError, four_parts
 ONE_CLASS = {"models": "Model", "datasets": "Dataset", "teachers": "Options", "export": "Exporter"}
 """Folders in which a file is one kind, and the name of its class. In `objectives` a file is a family of classes."""
 
-READY = ("embedder",)
+READY = ("causal", "embedder")
 """Architectures whose folder brings all their weights: as a teacher there is nothing left to train."""
 
 
