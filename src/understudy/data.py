@@ -277,6 +277,15 @@ def duplicates(examples: Examples, split: Split) -> np.ndarray:
     return np.array([row for row in split.test.tolist() if digests[row] in known], dtype=np.int64)
 
 
+def without_copies(examples: Examples, split: Split) -> tuple[Split, int]:
+    """(the split without training rows that are validation or test rows word for word, how many there were): licences, tables, whatever
+    stands in many documents."""
+    digests = arrays.row_digests(examples.raw)
+    apart = {digests[row] for row in (*split.validation.tolist(), *split.test.tolist())}
+    train = np.array([row for row in split.train.tolist() if digests[row] not in apart], dtype=np.int64)
+    return replace(split, train=train), len(split.train) - len(train)
+
+
 def _check(examples: Examples) -> None:
     count = len(examples.labels)
     lengths = {"ids": len(examples.ids), "inputs": arrays.count(examples.raw)}

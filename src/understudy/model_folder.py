@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+
 from understudy.errors import DataError, RecipeError, four_parts
 
 Pooling = Literal["mean", "cls"]
@@ -91,7 +93,7 @@ def loaded(auto: str, path: str, config: Any, **options: Any) -> Any:
         return getattr(library(), auto).from_pretrained(
             found(path), config=config, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=True,
             **options)  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unusable(path, error) from None
 
 
@@ -128,8 +130,8 @@ def refuse_causal(folder: str, config: Any) -> None:
     if causal(config):
         raise DataError(four_parts(
             f'"{folder}" is no encoder', got=", ".join(config.architectures or [config.model_type]), expected="an encoder such as BERT",
-            otherwise="A token alone would get the vector of what may follow it, and a text's mean would say little",
-            do="Take a teacher for sentence vectors, all-MiniLM-L6-v2 say"))
+            otherwise="A token would be read without what stands behind it",
+            do="Take an encoder: BERT, MiniLM, RoBERTa; a decoder teaches running text (arch: causal)"))
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         student = finish.ship(tree, data, module, folder, shipped, "")
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
         latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
-        drafts = stage("draft", lambda: _drafts(begun, found, students, on_event)) if tree["draft"] else None
+        drafts = stage("draft", lambda: _drafts(begun, found, students, on_event, cancel)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
             tree,
@@ -171,11 +171,11 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
     return result
 
 
-def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.ArmResult], on_event: OnEvent) -> Drafts:
+def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.ArmResult], on_event: OnEvent, cancel: Cancel) -> Drafts:
     """The shipped student of each arm, running ahead of the teacher."""
     best = {name: finish.shipped_seed(begun.tree, arm) for name, arm in students.items()}
     modules = {name: finish.trained_module(begun.tree, begun.data, begun.given, begun.folder, name, seed) for name, seed in best.items()}
-    return draft.measure(begun.tree["draft"], begun.data, found.taught, modules, begun.about["hardware"]["words"], on_event)
+    return draft.measure(begun.tree["draft"], begun.data, found.taught, modules, begun.about["hardware"]["words"], on_event, cancel)
 
 
 def _missed(run: Run) -> str:

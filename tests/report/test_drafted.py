@@ -17,7 +17,7 @@ def facts(factor=0.5, different=None, scatter=0.01):
 
 def test_counts_by_hand():
     found = drafted.counts(facts())
-    assert found["distilled"] == {"passes": 40, "passes_saved": 0.6, "tokens_per_pass": 2.5, "accepted_per_pass": 1.5,
+    assert found["distilled"] == {"different": 0, "passes": 40, "passes_saved": 0.6, "tokens_per_pass": 2.5, "accepted_per_pass": 1.5,
                                   "accepted_share": 0.75}
     assert found["different"] == [] and (found["prompts"], found["tokens"], found["ahead"]) == (4, 100, 2)
     assert "seconds" not in str(found), "the summary has to repeat byte for byte"

@@ -125,6 +125,10 @@ def _with(found: Examples, lines: list[str]) -> Examples:
     """The examples and these unlabelled training texts; empty lines and texts that are there already are left out."""
     assert isinstance(found.raw, np.ndarray)
     known = set(found.raw.tolist())
+    if not any(line.strip() for line in lines):
+        raise DataError(four_parts(
+            "data.unlabelled_path holds no text", got="an empty file", expected="a text in every line",
+            otherwise="Students would learn from no more than without it", do="Check the path, or leave it out"))
     more = [line for line in dict.fromkeys(line.strip() for line in lines) if line and line not in known]
     if not more:
         return found

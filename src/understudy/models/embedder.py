@@ -51,7 +51,6 @@ class Model:
                 "embedder reads tokens", got=f"inputs of shape {shape}", expected="text",
                 otherwise="Numbers would be taken for words", do="Use data of kind pairs or text, or another architecture"))
         config, how = self.configuration(), self.sentences()
-        model_folder.refuse_causal(self.path or "config", config)
         if self.config:
             made = model_folder.library().AutoModel.from_config(config, trust_remote_code=False)
         else:
@@ -60,7 +59,9 @@ class Model:
 
     def configuration(self) -> Any:
         """The library's configuration."""
-        return model_folder.configuration(self.path, self.config, self.dropout)
+        found = model_folder.configuration(self.path, self.config, self.dropout)
+        model_folder.refuse_causal(self.path or "config", found)
+        return found
 
     def sentences(self) -> model_folder.Sentences:
         """How a vector is made of a text: what is said here, and else what the folder says."""

@@ -54,7 +54,9 @@ class Model:
 
     def configuration(self, classes: int) -> Any:
         """The library's configuration for so many classes."""
-        return model_folder.configuration(self.path, self.config, self.dropout, num_labels=classes)
+        found = model_folder.configuration(self.path, self.config, self.dropout, num_labels=classes)
+        model_folder.refuse_causal(self.path or "config", found)
+        return found
 
 
 class Pretrained(nn.Module):

@@ -90,12 +90,19 @@ class Text(Preprocess):
         return trimmed(encoded, self.pad).astype(np.int64)
 
     def read_input(self, path: str | os.PathLike[str]) -> list[str]:
-        """One text a line of a text file; blank lines are left out. Raises DataError for a table, whose header would be a text too."""
+        """One text a line of a text file. Raises DataError for a table, whose header would be a text too, for a file without text, and for
+        a blank line between others."""
         if readers.suffix(path) in (".csv", ".tsv", ".json", ".jsonl", *readers.PARQUET_SUFFIXES):
             raise DataError(four_parts(
                 f'"{path}" is no file of texts', got=f"a file of type {readers.suffix(path)!r}", expected="a text file, one text a line",
                 otherwise="Its header, labels and separators would be read as text", do="Write the column of texts to a .txt file"))
-        return readers.text_lines(path)
+        lines = readers.whole_text(path).rstrip().splitlines()
+        blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+        if not lines or blank:
+            raise DataError(four_parts(
+                f'"{path}" holds no text' + (f" in line {blank[0]}" if blank else ""), got="a blank line" if blank else "an empty file",
+                expected="a text in every line", otherwise="Answers would stand beside other lines than their own", do="Remove blank lines"))
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

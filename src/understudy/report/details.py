@@ -61,8 +61,9 @@ def _notes(measured: Measured, above: bool | None) -> list[str]:
     if "control" not in measured.arms:
         found.append(f"No control arm: {facts.control_reason or 'no reason given'}. Nobody can say what the teacher added.")
     elif measured.gap.reason == TEACHER_NOT_ABOVE_CONTROL:
-        found.append("Teacher not above the control: the same student trained alone scores at least as well.")
-    elif above is not True and not facts.self_taught:
+        alone = "before it learnt anything" if facts.control == "init_only" else "trained alone"
+        found.append(f"Teacher not above the control: the same student {alone} scores at least as well.")
+    elif above is not True and not facts.self_taught and len(facts.seeds["distilled"]) > 1:
         found.append("The teacher's lead over the control is not larger than its 95 % error.")
     if len(facts.seeds["distilled"]) == 1:
         found.append("One seed: there are no intervals and no verdict, because nothing is known about how much seeds differ.")

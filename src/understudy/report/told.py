@@ -137,4 +137,5 @@ class Told(Measured):
         facts = self.facts
         rows = [{"name": facts.documents[at], "bytes": int(facts.sizes[at]), **{name: bits[at] for name, bits in self.bits.items()}}
                 for at in np.argsort(-lost, kind="stable")[:SHOWN]]
-        return {"rule": "bits that the distilled student needs beyond the teacher's", "rows": rows, "total": len(self.facts.documents)}
+        return {"rule": "bits that the distilled student needs beyond the teacher's", "rows": rows, "total": len(self.facts.documents),
+                "what": "Bits per byte" if facts.task == "language" else "Bits a hidden token"}

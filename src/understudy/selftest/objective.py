@@ -207,7 +207,7 @@ def output(subject: Subject) -> Check:
     said: list[Tensor] = []
     head = getattr(student, "head", None)
     if batch.positions is not None and isinstance(head, nn.Linear):  # of sequences the logits may never be there
-        said.append(head.weight)
+        said.append(head.weight.requires_grad_())  # frozen beside adapters; this student is thrown away
     handle = student.register_forward_hook(lambda module, given, answer: said.append(answer))
     try:
         _, terms = forwarded(subject.objectives, subject.shapes, student, batch, knowledge, 1.0)

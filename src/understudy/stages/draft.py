@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from understudy.collate import Windows
-from understudy.errors import RecipeError, four_parts
-from understudy.events import Event, OnEvent
+from understudy.errors import Interrupted, RecipeError, four_parts
+from understudy.events import Cancel, Event, OnEvent
 from understudy.preprocess.passages import Passages
 from understudy.report.facts import Draft, Drafts
 from understudy.stages.prepare import Given, Prepared
@@ -29,9 +29,10 @@ def refuse_draft(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
     wanted = tree["draft"]
     if wanted is None:
         return
-    if not prepared.generative:
+    if prepared.task != "language":
         raise RecipeError(four_parts(
-            "a draft runs ahead in running text", got=f"data: {tree['data']['kind']}", expected="data: corpus",
+            "a draft runs ahead in running text", got=f"data: {tree['data']['kind']}, {prepared.task}",
+            expected="data: corpus, and models that say what comes next",
             otherwise="There would be no next token to propose", do="Remove draft"))
     refuse_other_tokens(tree, prepared, given, "draft")
     room, asked = prepared.shape[0], wanted["prompt"] + wanted["tokens"]
@@ -42,9 +43,11 @@ def refuse_draft(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> N
 
 
 def measure(
-    wanted: Mapping[str, Any], prepared: Prepared, taught: Taught, students: Mapping[str, nn.Module], hardware: str, on_event: OnEvent
-) -> Drafts:
-    """Each student as a draft, on the beginnings of the first test rows; the teacher alone and they take turns, prompt by prompt."""
+    wanted: Mapping[str, Any], prepared: Prepared, taught: Taught, students: Mapping[str, nn.Module], hardware: str,
+    on_event: OnEvent, cancel: Cancel,
+) -> Drafts:  # fmt: skip
+    """Each student as a draft, on the beginnings of the first test rows; the teacher alone and they take turns, prompt by prompt. Raises
+    Interrupted between two of them."""
     (teacher,), rows = taught.modules, prepared.rows
     assert isinstance(prepared.preprocess, Passages) and isinstance(rows, Windows)
     most, stop, which = wanted["tokens"], (prepared.preprocess.end,), prepared.test[: wanted["prompts"]]
@@ -70,6 +73,8 @@ def measure(
             seconds[name].append(time.perf_counter() - begun)
             said[name].append(made)
         on_event(Event("draft", "progress", "speculative decoding", (number + 1) / len(prompts)))
+        if cancel():
+            raise Interrupted("stopped; the students are kept, and the same command measures their drafts again")
     own = said.pop("teacher")
     found = {
         name: Draft(

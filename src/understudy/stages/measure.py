@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy import kinds, recipe
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import calibration, metrics, slices
 from understudy.evaluation.compare import mean_interval
 from understudy.run_folder import RunFolder
@@ -69,6 +69,16 @@ def export_again(run: Path, format: str, given: Given) -> dict[str, Any]:
         )
     exporter = kinds.configure("export", format, {})
     data: Prepared = prepare(recipe.load(tree), given)
+    if data.generative and format != "safetensors":
+        raise RecipeError(
+            four_parts(
+                "models of running text have one export",
+                got=format,
+                expected="safetensors",
+                otherwise="What reads several tokens at once would be traced for one length",
+                do="Use the folder itself: transformers reads it",
+            )
+        )
     seed = artefact.read_config(run / "student")["extra"]["seed"]
     module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), seed)
     found = exporter.export(run / "student", run / "exports", data.rows.stored[data.test[:512]].numpy(), module)

@@ -28,6 +28,7 @@ from understudy.views import Views
 
 FEWEST = 5
 """Documents of text that a student is judged on, at least."""
+COPIES = "{:,} rows of the training documents stand in validation or test documents word for word: nobody learns from them."
 WHOLE = 128
 """Tokens that models of sentences read at least: they are for any sentence, not for those of the training set's length."""
 
@@ -124,6 +125,16 @@ class Prepared:
         folder = reading.folder_of(model)
         if (folder is None and tokenizer is None) or self.preprocess.kind not in ("text", "passages"):
             return self
+        if folder is not None and tokenizer is not None:
+            raise RecipeError(
+                four_parts(
+                    "a teacher from a folder reads with its folder's tokenizer",
+                    got=f"teacher.tokenizer, and model.path: {folder}",
+                    expected="one of them",
+                    otherwise="Its embedding would be looked up by the numbers of other tokens",
+                    do="Leave teacher.tokenizer out",
+                )
+            )
         key = json.dumps([folder, tokenizer], sort_keys=True)
         if key not in self._readings:
             wanted = recipe.Reader(**tokenizer) if tokenizer is not None else recipe.Reader(kind="folder", path=folder)
@@ -188,6 +199,9 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     if wanted.data.groups:
         examples = replace(examples, groups=dict(wanted.data.groups))
     split = datasets.split(examples, wanted.data.split.validation, wanted.data.split.test, wanted.data.split.seed)
+    copies = 0
+    if examples.kind == "passages":
+        split, copies = datasets.without_copies(examples, split)
     preprocess = read(wanted, examples, split)
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
     rows = encoded(examples, preprocess, labels, keys, wanted.data.split.seed)
@@ -247,7 +261,8 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         test=test[labels[test] >= 0],
         outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*reads(examples, preprocess, rows), *said, *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
+        notes=(*reads(examples, preprocess, rows), *([COPIES.format(copies)] if copies else ()), *said,
+               *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
         width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )
     if not len(prepared.control):

@@ -86,7 +86,7 @@ def positions(model: Mapping[str, Any]) -> int | None:
     """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
     folder = folder_of(model)
     config = model.get("config") or (model_folder.config_of(folder) if folder else {})
-    found = config.get("max_position_embeddings")
+    found = next((config[name] for name in ("max_position_embeddings", "n_positions", "n_ctx") if config.get(name)), None)
     if not isinstance(found, int) or found < 1:
         return None
     if config.get("model_type") in AFTER_PADDING:
