@@ -101,7 +101,8 @@ class Text(Preprocess):
         if not lines or blank:
             raise DataError(four_parts(
                 f'"{path}" holds no text' + (f" in line {blank[0]}" if blank else ""), got="a blank line" if blank else "an empty file",
-                expected="a text in every line", otherwise="Answers would stand beside other lines than their own", do="Remove blank lines"))
+                expected="a text in every line", otherwise="Answers would stand beside other lines than their own",
+                do="Remove blank lines"))
         return lines
 
     def to_dict(self) -> dict[str, Any]:
