@@ -31,11 +31,12 @@ def shifted(subject: Subject) -> Check:
     """The teacher's rows explain the tokens at their own positions better than those up to two positions before or behind.
 
     A row one position off is the classic mistake with sequences: models give at position t what comes at t + 1, and a loss that pairs it
-    with the token at t teaches the student to repeat what it has just read.
+    with the token at t teaches the student to repeat what it has just read. At its right place such a row beats the tokens'
+    frequencies; one of a teacher that has learnt little beats them nowhere, and is `below_trivial`'s to judge.
     """
     check = Named("shifted-positions")
     some = subject.answers.judged
-    here = _chosen(some, some.labels)
+    here, plain = _chosen(some, some.labels), _frequencies(subject)[some.labels]
     figure = []
     for shift in SHIFTS:
         inner = slice(max(0, -shift), len(here) - max(0, shift))
@@ -47,16 +48,23 @@ def shifted(subject: Subject) -> Check:
             continue
         error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
         figure.append(f"{shift:+d}: {gain.mean():+.2f}")
-        if gain.mean() > CLEARLY * max(error, 1e-9):
+        if gain.mean() > CLEARLY * max(error, 1e-9) and there.mean() > plain[moved][together].mean():
             return check.fault(
                 f"{gain.mean():+.2f} nats a position when moved by {shift:+d}",
                 "the teacher's rows stand at other positions than the tokens that they tell",
                 got=f"rows that tell the token {abs(shift)} {'behind' if shift > 0 else 'before'} better by {gain.mean():.2f} nats",
                 expected="rows that tell the token at their own position best",
                 otherwise="The student would learn to repeat what it has read, or to skip a word, at a plausible loss",
-                do="Pair the answer at position t with the token at t + 1, in the store and in the teacher",
+                do="Pair the answer at position t with the token at t + 1, in the store and in the teacher; or train the teacher for "
+                "longer, as one that has learnt little repeats what it reads",
             )
     return check.ok(f"nats a position when moved by {', '.join(figure)}") if figure else check.skipped("too few positions in a row")
+
+
+def _frequencies(subject: Subject) -> np.ndarray:
+    """(V,) log-probability of each token by how often it is told in the training rows."""
+    logs: np.ndarray = np.log((subject.class_counts + 1.0) / (subject.class_counts.sum() + len(subject.class_counts)))
+    return logs
 
 
 def below_trivial(subject: Subject) -> Check:
@@ -65,8 +73,7 @@ def below_trivial(subject: Subject) -> Check:
     some = subject.answers.judged
     if len(some.labels) < FEWEST:
         return check.skipped(f"{len(some.labels)} positions are too few")
-    trivial = np.log((subject.class_counts + 1.0) / (subject.class_counts.sum() + len(subject.class_counts)))[some.labels]
-    gain = _chosen(some, some.labels) - trivial
+    gain = _chosen(some, some.labels) - _frequencies(subject)[some.labels]
     error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
     figure = f"{gain.mean():+.2f} nats a position over frequencies, on {len(gain):,} positions"
     if not gain.mean() > CLEARLY * error:
