@@ -61,9 +61,18 @@ def collected(run: Path) -> dict[str, Any]:
         "speed": latency.get("speedup"), "measures": details["measures"], "own_text": details.get("own_text") or {},
         "draft": details.get("draft"), "stages": {name: round(value, 1) for name, value in stages.items()},
         "training": {key: tree["training"][key] for key in ("epochs", "steps", "batch_size", "lr")},
-        "recipe": {key: value for key, value in tree.items() if key not in SKIPPED},
+        "recipe": placeless({key: value for key, value in tree.items() if key not in SKIPPED}),
     }
     return found
+
+
+def placeless(value: Any) -> Any:
+    """The same without the folders of this machine."""
+    if isinstance(value, Mapping):
+        return {key: placeless(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [placeless(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def figure(value: float | None, metric: str, ci95: Sequence[float] | None = None) -> str:
