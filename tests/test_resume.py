@@ -40,7 +40,11 @@ def test_ctrl_c_and_sigterm_lose_nothing(tmp_path):
             "stopping after the next checkpoint" in stopped.text and "goes on from here" in stopped.text and "Traceback" not in stopped.text
         )
         assert not [name for name in killed_runs["leftovers"](tmp_path / "b" / "runs") if name.endswith(".tmp")]
-    at_once = run(tmp_path / "b" / "runs", 0.1 * whole.seconds, signal.SIGINT, 2)
+    for share in (0.1, 0.05, 0.02):
+        at_once = run(tmp_path / "b" / "runs", share * whole.seconds, signal.SIGINT, 2)
+        if at_once.code != 0:
+            break
+        shutil.rmtree(tmp_path / "b")
     assert at_once.code == 130 and "Traceback" not in at_once.text
     ended = run(tmp_path / "b" / "runs")
     assert ended.code == 0, ended.text

@@ -24,9 +24,9 @@ TEACHERS = {"logits.Subsets": HALVES, **dict.fromkeys(ITSELF, "teacher={kind: it
 """Where another teacher than a fixed one of all classes is what they are for."""
 ALONE = {"logits.Progressive"}
 """Those that bring the labels themselves."""
-APART = ("labels.", "tokens.")
-"""Labels alone make no run: there would be nothing to compare. They are a term of all others here. Pictures have no tokens: see
-test_masked_runs.py. What learns from a student's own texts comes through tests/test_written_runs.py."""
+APART = ("labels.", "tokens.", "embeddings.")
+"""Labels alone make no run: there would be nothing to compare. They are a term of all others here. Pictures have neither tokens nor
+vectors: see test_masked_runs.py, test_similar_runs.py. What learns from a student's own texts comes through tests/test_written_runs.py."""
 NAMES = [name for name in kinds.objective_names() if not (name.startswith(APART) or kinds.find("objectives", name).of_drawn)]
 
 

@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -101,6 +102,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = stop.code
     except KeyboardInterrupt as error:
         code = explain(error, debug=False)
+    if code == INTERRUPTED:  # one more Ctrl-C while the interpreter ends would print a traceback, and has nothing left to stop
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     sys.exit(_flushed(code if isinstance(code, int) else INTERNAL if code else 0))
 
 
