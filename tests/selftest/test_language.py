@@ -54,6 +54,18 @@ def test_a_teacher_that_knows_nothing_is_no_position_off():
     assert language.below_trivial(poor).result == "fault"
 
 
+def test_a_teacher_that_has_learnt_a_little_may_repeat_what_it_reads():
+    """A young decoder whose output layer is its embedding: it tells the next token, and repeats the one that it reads better still."""
+    labels = text()
+    logits = rows_for(labels, 1.0)
+    logits[np.arange(N), np.roll(labels, 1)] += 2.0
+    logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+    own, before = (logits[np.arange(N), tokens].mean() for tokens in (labels, np.roll(labels, 1)))
+    assert before > own, "or nothing is tested"
+    rich = subject(logits, labels, np.where(np.arange(V) == 0, 1e6, 1.0))  # frequencies that tell these texts badly
+    assert language.shifted(rich).result == "ok" and language.below_trivial(rich).result == "ok"
+
+
 def test_better_than_frequencies_is_well_taught():
     labels = text()
     found = language.below_trivial(subject(rows_for(labels, 1.5), labels))

@@ -31,8 +31,9 @@ def shifted(subject: Subject) -> Check:
     """The teacher's rows explain the tokens at their own positions better than those up to two positions before or behind.
 
     A row one position off is the classic mistake with sequences: models give at position t what comes at t + 1, and a loss that pairs it
-    with the token at t teaches the student to repeat what it has just read. At its right place such a row beats the tokens'
-    frequencies; one of a teacher that has learnt little beats them nowhere, and is `below_trivial`'s to judge.
+    with the token at t teaches the student to repeat what it has just read. Such a row is worse than the tokens' frequencies where it
+    stands, and better at its right place. One of a teacher that has learnt little may well repeat what it reads, but where it stands
+    it is no worse than frequencies, or is `below_trivial`'s to judge.
     """
     check = Named("shifted-positions")
     some = subject.answers.judged
@@ -48,7 +49,8 @@ def shifted(subject: Subject) -> Check:
             continue
         error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
         figure.append(f"{shift:+d}: {gain.mean():+.2f}")
-        if gain.mean() > CLEARLY * max(error, 1e-9) and there.mean() > plain[moved][together].mean():
+        misplaced = here[inner][together].mean() < plain[inner][together].mean() and there.mean() > plain[moved][together].mean()
+        if misplaced and gain.mean() > CLEARLY * max(error, 1e-9):
             return check.fault(
                 f"{gain.mean():+.2f} nats a position when moved by {shift:+d}",
                 "the teacher's rows stand at other positions than the tokens that they tell",
