@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from understudy import kinds, recipe
+from understudy import kinds, recipe, sections
 from understudy.objective import Objective
 from understudy.stages.layers import VISIBLE
 
@@ -105,14 +105,14 @@ MODES = {
     "data_free": Mode(
         "Data-free: the model without its data",
         "a model, and neither its data nor any like them",
-        ("recipe.Generator",),
+        ("sections.Generator",),
         ("data_free", "noise_transfer"),
         answers_only,
     ),
     "few_shot": Mode(
         "Few labels: a transfer set of mostly unlabelled examples",
         "a model, many examples, and labels for few of them",
-        ("recipe.Transfer",),
+        ("sections.Transfer",),
         ("few_shot",),
         unlabelled,
     ),
@@ -220,9 +220,9 @@ def _fitting(mode: Mode, names: list[str]) -> str:
 def _source(source: str) -> Iterator[str]:
     """What the docstrings of a kind of teacher, or of a section of the recipe, say."""
     place, _, name = source.rpartition(".")
-    if place == "recipe":
+    if place == "sections":
         yield f"## `{name.lower()}` in a recipe"
-        yield _text(getattr(recipe, name))
+        yield _text(getattr(sections, name))
         return
     module = importlib.import_module(f"understudy.{source}")
     yield f"## Teachers of kind `{name}`" if name not in ("ensemble", "weighted") else f"## {name.capitalize()}"

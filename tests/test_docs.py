@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import understudy
-from understudy import cli, errors, kinds, recipe
+from understudy import cli, errors, kinds, recipe, sections
 from understudy.errors import RecipeError
 from understudy.evaluation import claims, metrics
 from understudy.selftest.examine import CHECKS, NO_ANSWER
@@ -299,8 +299,8 @@ def test_every_section_has_its_table(schema):
 
 
 def test_a_teacher_s_training_is_the_beginning_of_a_student_s():
-    shared = names(DOCS / "recipe.md", "fields: StudentTraining")[: len(recipe.Training.model_fields)]
-    assert shared == list(recipe.Training.model_fields) and len(shared) == 18, "the page says eighteen"
+    shared = names(DOCS / "recipe.md", "fields: StudentTraining")[: len(sections.Training.model_fields)]
+    assert shared == list(sections.Training.model_fields) and len(shared) == 18, "the page says eighteen"
 
 
 def test_words_of_the_recipe():

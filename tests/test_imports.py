@@ -20,7 +20,7 @@ LEVELS = [
     {"training"},
     {"selftest", "compress", "export", "rights"},
     {"report"},
-    {"recipe"},
+    {"sections"}, {"completion"}, {"recipe"},
     {"run_folder"},
     {"stages"},
     {"pipeline"},

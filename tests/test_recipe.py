@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from understudy import kinds, recipe
+from understudy import kinds, recipe, sections
 from understudy.errors import RecipeError
 from understudy.rights.terms import Rights
 from understudy.tree import Loader
@@ -86,8 +86,8 @@ def test_the_resolved_recipe_is_complete():
     """Prevents: a default that changes with a version changes what an old recipe means."""
     found = recipe.resolved(recipe.load(tree()))
     assert set(found) == set(recipe.Recipe.model_fields)
-    assert set(found["training"]) == set(recipe.StudentTraining.model_fields)
-    assert set(found["teacher"][0]["train"]) == set(recipe.Training.model_fields)
+    assert set(found["training"]) == set(sections.StudentTraining.model_fields)
+    assert set(found["teacher"][0]["train"]) == set(sections.Training.model_fields)
     for folder, spec, name in (
         ("datasets", found["data"], "kind"),
         ("models", found["student"]["model"], "arch"),
@@ -129,7 +129,7 @@ def test_the_mapping_that_was_given_stays_as_it_is():
 # --- every field is used
 
 OTHER = {
-    recipe.Recipe: {
+    sections.Recipe: {
         "name": "other",
         "data": {"kind": "builtin", "name": "iris"},
         "teacher": {"kind": "stored", "path": "x"},
@@ -146,17 +146,17 @@ OTHER = {
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
-    recipe.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}, "groups": {"3": "round"}},
-    recipe.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
-    recipe.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
-    recipe.Transfer: {
+    sections.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}, "groups": {"3": "round"}},
+    sections.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
+    sections.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
+    sections.Transfer: {
         "source": "generated", "generator": {"latent": 5}, "rollouts": {"share": 0.9}, "examples": 0.5,
         "labels": 0.5, "omit": ["3"], "only": ["7"]},
-    recipe.Generator: {
+    sections.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
-    recipe.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
-    recipe.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
-    recipe.StudentTraining: {
+    sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
+    sections.StudentTraining: {
         "epochs": 7,
         "steps": 11,
         "batch_size": 9,
@@ -182,39 +182,39 @@ OTHER = {
         "class_weights": "balanced",
         "threads": 2,
     },
-    recipe.Teacher: {"kind": "stored", "rights": {"terms": "allowed"}, "stated": {"accuracy": 0.9}},
+    sections.Teacher: {"kind": "stored", "rights": {"terms": "allowed"}, "stated": {"accuracy": 0.9}},
     Rights: {"terms": "allowed", "licence": "MIT", "basis": "b", "source": "s"},
-    recipe.Student: {"model": {"arch": "linear"}, "weights": "w.safetensors", "match_prior": ["3"], "from_teacher": {"layers": 1},
+    sections.Student: {"model": {"arch": "linear"}, "weights": "w.safetensors", "match_prior": ["3"], "from_teacher": {"layers": 1},
                      "tokenizer": {"kind": "words"}},
-    recipe.Reader: {"kind": "folder", "path": "x", "size": 500, "lowercase": False, "length": 9,
+    sections.Reader: {"kind": "folder", "path": "x", "size": 500, "lowercase": False, "length": 9,
                     "corpus": {"pattern": "json/*.py"}},
-    recipe.FromTeacher: {"layers": [0, 2], "width": 8, "heads": 2, "inner": 4, "static": 4},
-    recipe.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
-    recipe.Series: {"key": "training.lr", "values": [0.1, 0.2]},
-    recipe.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
+    sections.FromTeacher: {"layers": [0, 2], "width": 8, "heads": 2, "inner": 4, "static": 4},
+    sections.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
+    sections.Series: {"key": "training.lr", "values": [0.1, 0.2]},
+    sections.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
 }
 WHERE = {
-    recipe.Data: "data",
-    recipe.Split: "data__split",
-    recipe.Augment: "data__augment",
-    recipe.Transfer: "data__transfer",
-    recipe.Generator: "data__transfer__generator",
-    recipe.Rollouts: "data__transfer__rollouts",
-    recipe.StudentTraining: "training",
-    recipe.Teacher: "teacher",
+    sections.Data: "data",
+    sections.Split: "data__split",
+    sections.Augment: "data__augment",
+    sections.Transfer: "data__transfer",
+    sections.Generator: "data__transfer__generator",
+    sections.Rollouts: "data__transfer__rollouts",
+    sections.StudentTraining: "training",
+    sections.Teacher: "teacher",
     Rights: "teacher__rights",
-    recipe.Student: "student",
-    recipe.Reader: "student__tokenizer",
-    recipe.Store: "store",
+    sections.Student: "student",
+    sections.Reader: "student__tokenizer",
+    sections.Store: "store",
 }
 
 
 def test_the_table_of_other_values_names_every_field_of_every_section():
     """Prevents: a new field that no test ever changes."""
-    sections = {
-        item for item in vars(recipe).values() if isinstance(item, type) and issubclass(item, BaseModel) and item is not recipe._Part
+    found = {
+        item for item in vars(sections).values() if isinstance(item, type) and issubclass(item, BaseModel) and item is not sections.Part
     }
-    assert sections - {recipe.Training, BaseModel} == set(OTHER) - {Rights}
+    assert found - {sections.Training, BaseModel} == set(OTHER) - {Rights}
     for section, values in OTHER.items():
         known = section.model_fields if issubclass(section, BaseModel) else {field.name for field in dataclasses.fields(section)}
         assert set(values) == set(known), section
@@ -233,8 +233,8 @@ def test_every_field_changes_the_resolved_record(section, name, value):
         "training__control": {"training__control_reason": "a reason", "training__control": "none"},
     }
     key = f"{WHERE[section]}__{name}"
-    base = tree(data__augment={}) if section is recipe.Augment else tree()
-    changed = tree(**({"data__augment": {}} if section is recipe.Augment else {}) | extra.get(key, {key: value}))
+    base = tree(data__augment={}) if section is sections.Augment else tree()
+    changed = tree(**({"data__augment": {}} if section is sections.Augment else {}) | extra.get(key, {key: value}))
     before, after = recipe.resolved(recipe.load(base)), recipe.resolved(recipe.load(changed))
     assert before != after
     dotted = key.replace("__", ".").replace("teacher.", "teacher.0.")
@@ -242,17 +242,17 @@ def test_every_field_changes_the_resolved_record(section, name, value):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(OTHER[recipe.Recipe]) - {"data", "teacher", "student", "objective", "training", "store", "gates"})
+    "name", sorted(set(OTHER[sections.Recipe]) - {"data", "teacher", "student", "objective", "training", "store", "gates"})
 )
 def test_every_top_level_field_changes_the_resolved_record(name):
     base = {"teacher": [tree()["teacher"]] * 2} if name == "teacher_weights" else {}
-    before, after = (recipe.resolved(recipe.load(tree(**base, **more))) for more in ({}, {name: OTHER[recipe.Recipe][name]}))
+    before, after = (recipe.resolved(recipe.load(tree(**base, **more))) for more in ({}, {name: OTHER[sections.Recipe][name]}))
     assert name in {key.partition(".")[0] for key in recipe.changed(before, after)}
 
 
-@pytest.mark.parametrize("name", sorted(recipe.Training.model_fields))
+@pytest.mark.parametrize("name", sorted(sections.Training.model_fields))
 def test_every_field_of_a_teachers_training_changes_the_resolved_record(name):
-    value = OTHER[recipe.StudentTraining][name]
+    value = OTHER[sections.StudentTraining][name]
     before, after = (recipe.resolved(recipe.load(given)) for given in (tree(), tree(**{f"teacher__train__{name}": value})))
     assert recipe.changed(before, after) == [f"teacher.0.train.{name}"]
 

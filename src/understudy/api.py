@@ -16,6 +16,7 @@ from understudy.errors import RecipeError, four_parts
 from understudy.events import Cancel, OnEvent
 from understudy.kinds import objective_name
 from understudy.objective import Objective
+from understudy.sections import GIVEN
 from understudy.stages.prepare import Given
 
 
@@ -66,7 +67,7 @@ def distill(
     else:
         handed["examples"] = _examples(data)
         tree["data"] = {
-            "kind": recipe.GIVEN,
+            "kind": GIVEN,
             "split": dict(split or {} if handed["examples"].split is not None else split or {"test": 0.2}),
         }
     if isinstance(teacher, Mapping | list | tuple):
@@ -75,12 +76,12 @@ def distill(
         tree["teacher"] = teacher
     else:
         handed["teacher"] = teacher
-        tree["teacher"] = {"kind": recipe.GIVEN, "rights": dict(rights or {"terms": "own"})}
+        tree["teacher"] = {"kind": GIVEN, "rights": dict(rights or {"terms": "own"})}
     if isinstance(student, Mapping):
         tree["student"] = {"model": dict(student)}
     else:
         handed["student"] = _factory(student)
-        tree["student"] = {"model": {"arch": recipe.GIVEN}}
+        tree["student"] = {"model": {"arch": GIVEN}}
     tree["objective"] = _objectives(objective)
     wanted = recipe.load(tree)
     options = pipeline.Options(runs=Path(runs), replace=replace, acknowledge=tuple(acknowledge))

@@ -19,10 +19,11 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
-from understudy.recipe import Recipe, Sweep
+from understudy.recipe import Recipe
 from understudy.report import board
 from understudy.rights import gate
 from understudy.run_folder import RunFolder
+from understudy.sections import Sweep
 from understudy.stages import (
     arms,
     finish,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from understudy import recipe
 from understudy.errors import RecipeError
-from understudy.recipe import Sweep
+from understudy.sections import Sweep
 from understudy.stages import variants
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from understudy import kinds
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import Objective
-from understudy.recipe import Training
 from understudy.records import Shapes
+from understudy.sections import Training
 from understudy.stages import record
 from understudy.stages.common import make_model
 from understudy.stages.prepare import Prepared

@@ -21,11 +21,11 @@ from understudy.evaluation import similarity
 from understudy.events import Event, OnEvent
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
-from understudy.recipe import GIVEN
 from understudy.records import Hidden, Knowledge
 from understudy.report import html
 from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
 from understudy.run_folder import RunFolder
+from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
 from understudy.stages.common import class_counts, complete, finished, fresh_student

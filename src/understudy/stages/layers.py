@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from understudy import kinds, randomness
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import LayerObjective, Objective
-from understudy.recipe import LIVING
 from understudy.records import Shapes
+from understudy.sections import LIVING
 from understudy.stages.common import fresh_student, make_model
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.teach import module_of

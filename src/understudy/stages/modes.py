@@ -9,7 +9,7 @@ from torch import nn
 
 from understudy import kinds
 from understudy.errors import DataError, RecipeError, four_parts
-from understudy.recipe import LIVING
+from understudy.sections import LIVING
 from understudy.stages import chain
 from understudy.stages.common import make_model, needs_of
 from understudy.stages.draft import refuse_draft

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from understudy import recipe as recipes
+from understudy import sections
 from understudy.errors import RecipeError, four_parts
-from understudy.recipe import Recipe, Sweep
+from understudy.recipe import Recipe
+from understudy.sections import Sweep
 from understudy.stages import prepare, teach, variants
 from understudy.stages.common import steps_of
 from understudy.stages.modes import refuse_unclassed
@@ -137,7 +139,7 @@ def _usable(recipe: Recipe, share: float, given: Given) -> None:
         )
 
 
-def _rows(transfer: recipes.Transfer, data: Prepared, share: float) -> int:
+def _rows(transfer: sections.Transfer, data: Prepared, share: float) -> int:
     """How many rows a student of the pilot sees. Raises RecipeError where a class has too few of them."""
     labels = data.rows.labels
     seen, hidden, _ = prepare.transfer_rows(transfer, data.examples, labels, torch.from_numpy(data.split.train))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import data as datasets
-from understudy import disk, kinds, recipe
+from understudy import disk, kinds, recipe, sections
 from understudy.collate import Masked, Rows, Windows
 from understudy.data import Examples, Split
 from understudy.errors import DataError, RecipeError, four_parts
@@ -121,7 +121,7 @@ class Prepared:
         return self.rows.inputs(self.test[lengths.argsort(stable=True)[len(lengths) // 2]][None])
 
     def read_by(self, model: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None) -> Prepared:
-        """The same data as a model reads it that brings a tokenizer of its own, in its folder or as `tokenizer` (`recipe.Reader`) says."""
+        """The same data as a model reads it that brings a tokenizer of its own, in its folder or as `tokenizer` (`Reader`) says."""
         folder = reading.folder_of(model)
         if (folder is None and tokenizer is None) or self.preprocess.kind not in ("text", "passages"):
             return self
@@ -137,7 +137,7 @@ class Prepared:
             )
         key = json.dumps([folder, tokenizer], sort_keys=True)
         if key not in self._readings:
-            wanted = recipe.Reader(**tokenizer) if tokenizer is not None else recipe.Reader(kind="folder", path=folder)
+            wanted = sections.Reader(**tokenizer) if tokenizer is not None else sections.Reader(kind="folder", path=folder)
             made = reading.tokenizer_of(wanted, model, (), self.texts, self.generative, whose="teacher")
             if isinstance(self.preprocess, Passages) and made.fingerprint == self.preprocess.tokenizer.fingerprint:
                 return self  # an answer belongs to a position, so that both have to read as much of a row
@@ -185,7 +185,7 @@ class Prepared:
 
 def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
     """Load, split and encode the data of a recipe. Raises DataError or RecipeError."""
-    if given.examples is None and wanted.data.kind == recipe.GIVEN:
+    if given.examples is None and wanted.data.kind == sections.GIVEN:
         raise RecipeError(
             four_parts(
                 "this recipe was made for a Python object",
@@ -384,7 +384,7 @@ def encoded(examples: Examples, preprocess: Preprocess, labels: Tensor, keys: Te
     return Rows(stored, labels, keys, scale, shift, preprocess.pad if isinstance(preprocess, Text) else None)
 
 
-def transfer_rows(wanted: recipe.Transfer, examples: Examples, labels: Tensor, train: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+def transfer_rows(wanted: sections.Transfer, examples: Examples, labels: Tensor, train: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """(rows that students may see, rows whose label is hidden from them, sentences for the report)."""
     notes: list[str] = []
     index = {name: number for number, name in enumerate(examples.classes)}

@@ -8,7 +8,7 @@ from typing import Any
 from understudy import kinds, model_folder, tokens
 from understudy.errors import RecipeError, four_parts
 from understudy.preprocess.passages import END_MARK, parts
-from understudy.recipe import Reader
+from understudy.sections import Reader
 from understudy.tokens import Tokenizer
 
 AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "mpnet")

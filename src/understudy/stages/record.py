@@ -19,10 +19,10 @@ from understudy.cache import Cache
 from understudy.errors import DataError, Interrupted, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.preprocess.passages import Passages
-from understudy.recipe import LIVING
 from understudy.records import Knowledge
 from understudy.rights.terms import Rights, from_dict
 from understudy.run_folder import sweep
+from understudy.sections import LIVING
 from understudy.stages import states
 from understudy.stages.common import digest, needs_of, temperatures_of
 from understudy.stages.prepare import Prepared

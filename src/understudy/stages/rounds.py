@@ -9,8 +9,8 @@ from typing import Any
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.events import Event, OnEvent
-from understudy.recipe import Sweep
 from understudy.run_folder import RunFolder
+from understudy.sections import Sweep
 from understudy.stages import variants
 from understudy.stages.bench import Bench, Task
 from understudy.stages.ready import Ready

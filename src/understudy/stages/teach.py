@@ -22,11 +22,11 @@ from understudy.events import Cancel, Event, OnEvent
 from understudy.objective import Objective
 from understudy.objectives.labels import CrossEntropy
 from understudy.preprocess.vector import Vector
-from understudy.recipe import LIVING
 from understudy.records import Shapes
 from understudy.records import Teacher as TeacherProtocol
 from understudy.report.facts import Size
 from understudy.run_folder import sweep
+from understudy.sections import LIVING
 from understudy.stages.common import digest, finished, fresh_student, make_model, metric_identity, plan_of, steps_of
 from understudy.stages.own_tokens import translated, trimmed
 from understudy.stages.prepare import Given, Prepared

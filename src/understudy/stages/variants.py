@@ -19,8 +19,9 @@ import yaml
 from understudy import kinds
 from understudy import recipe as recipes
 from understudy.errors import RecipeError, four_parts
-from understudy.recipe import Recipe, Sweep
-from understudy.tree import plain, put
+from understudy.recipe import Recipe
+from understudy.sections import Sweep
+from understudy.tree import fields_of, plain, put
 
 SWEPT = (
     "batch_size", "optimizer", "lr", "weight_decay", "momentum", "nesterov", "schedule", "milestones", "warmup", "clip", "ema", "patience",
@@ -356,7 +357,7 @@ def _split(text: str, sign: str) -> list[str]:
 
 def _text(term: Mapping[str, Any]) -> str:
     kind = str(term["kind"])
-    own = recipes.fields_of(kinds.configure("objectives", kind, {}))
+    own = fields_of(kinds.configure("objectives", kind, {}))
     options = [f"{key}={_scalar(value)}" for key, value in term.items() if key != "kind" and value != own.get(key)]
     return kind + (":" if options else "") + ",".join(options)
 
