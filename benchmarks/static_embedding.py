@@ -1,6 +1,6 @@
 """Static sentence embeddings of one teacher: ours without data, ours tuned, and Model2Vec, at equal dimensions in one run.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=src python benchmarks/static_embedding.py --teacher FOLDER --data ../shared/data [--cache FOLDER]
+    OMP_NUM_THREADS=1 PYTHONPATH=src python benchmarks/static_embedding.py --teacher FOLDER --data DATA [--cache FOLDER]
 
 Needs `pip install model2vec` (with its distill extra) beside this package. Spearman's correlation of cosines with human scores on the test
 part of stsb_open, with the jackknife's interval over pairs; differences are paired. The test part is read at the very end; pooling,
@@ -239,7 +239,7 @@ def main() -> None:
         "tuning_text": {"other text": len(text), "salads": len(salads), "STS train sentences": len(domain)}, "tuning": TUNING,
         "machine": options.machine, "python": platform.python_version(), "torch": torch.__version__,
         "model2vec": version("model2vec"), "numpy": np.__version__,
-        "command": "python benchmarks/static_embedding.py --teacher FOLDER --data ../shared/data", "arms": facts, "folder_bytes": sizes,
+        "command": "python benchmarks/static_embedding.py --teacher FOLDER --data DATA", "arms": facts, "folder_bytes": sizes,
         "texts_a_cpu_second": speed,
         "teacher_vectors": {"computed_now": teacher.computed, "cpu_seconds": round(teacher.seconds, 1)},
         "load_before_and_after": [load, os.getloadavg()]}

@@ -392,3 +392,8 @@ def test_figures_of_the_verdict_are_those_of_the_banks():
         seen.append(f"{sum(one.word == 'helps' for one in found) / 2000:.1%}".replace("%", " %"))
     for figures in (helps, covered, gains, seen):
         assert f"| {' | '.join(figures)} |" in text, figures
+    rates = [banks.text_rates(documents) for documents in (10, 20, 44, 200)]
+    assert f"{rates[0]['difference']:+.3f} bits".replace("-", "−") in text
+    for name in ("helps", "covered", "seen"):
+        figures = [f"{one[name]:.1%}".replace("%", " %") for one in rates]
+        assert f"| {' | '.join(figures)} |" in text, figures

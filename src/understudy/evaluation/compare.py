@@ -26,6 +26,9 @@ Interval = tuple[float, float]
 Word = Literal["helps", "no evidence", "hurts"]
 WORDS: tuple[Word, ...] = get_args(Word)
 
+FEW = 20
+"""Documents below which the largest difference among them says too little of how far one may be off: on the bank of text, 10 documents
+without more of a guard cover 83 % (benchmarks/verdict_banks.py)."""
 ONE_SEED = "one seed: how much seeds differ is not known, so there is no interval; train at least 2, better 3 or more"
 
 
@@ -70,14 +73,14 @@ class Verdict:
     reason: str = ""
 
 
-def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float = 1.0) -> Spread | None:
+def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:
     """Variance of the sum of the parts' means (plus a fixed part's mean), where each part has seeds of its own and all share the items.
 
     Args:
         parts: arrays (S, n) with independent seeds; a difference is [distilled, -control].
         fixed: (n,) scores of something that has no seeds here, such as the teacher.
-        guard: two pseudo-items of +-guard keep a tiny test from claiming certainty; 1 where scores lie between 0 and 1, else as far as an
-            item may well be off.
+        guard: two pseudo-items of +-guard keep a tiny test from claiming certainty; 1 where scores lie between 0 and 1. None where they
+            have no largest value: then the largest of the sum's own items, times 20 / n where there are fewer than 20.
 
     Returns:
         None where S is 1.
@@ -88,6 +91,8 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
     if seeds == 1:
         return None
     per_item = sum((part.mean(axis=0) for part in parts), np.zeros(items)) + fixed
+    if guard is None:
+        guard = float(np.abs(per_item).max()) * max(1.0, FEW / items)
     v_arms = [float(part.mean(axis=1).var(ddof=1)) / seeds for part in parts]
     v_seed = math.fsum(v_arms)
     v_item = (float(((per_item - per_item.mean()) ** 2).sum()) + 2 * guard**2) / (items * (items + 1))
@@ -98,7 +103,7 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
     return Spread(variance, max(seeds - 1, df), v_seed, v_item, v_res)
 
 
-def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool = True, guard: float = 1.0) -> Verdict:
+def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool = True, guard: float | None = 1.0) -> Verdict:
     """*helps* if the whole 95 % interval of distilled - control is on the better side, *hurts* if on the worse, else *no evidence*.
 
     Args:

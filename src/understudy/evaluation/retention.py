@@ -29,7 +29,7 @@ class Estimate:
     reason: str = ""
 
 
-def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float = 1.0) -> Estimate:
+def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float | None = 1.0) -> Estimate:
     """Student / teacher (teacher / student where lower is better), so that 1 is "as good" and less is worse.
 
     Hurts when read alone: a constant predictor retains 87 % of a 0.88 teacher on a 76 % majority. Read `kept` beside it.
@@ -38,12 +38,12 @@ def retention(student: np.ndarray, teacher: np.ndarray, higher_is_better: bool =
     if (t if higher_is_better else s) == 0:
         return Estimate(None, None, "the denominator is zero")
     if higher_is_better:
-        return _estimate(s / t, [student / t], -(s / t) * teacher / t, guard / t)
-    return _estimate(t / s, [-(t / s) * student / s], teacher / s, guard / s)
+        return _estimate(s / t, [student / t], -(s / t) * teacher / t, _scaled(guard, t))
+    return _estimate(t / s, [-(t / s) * student / s], teacher / s, _scaled(guard, s))
 
 
 def kept(
-    student: np.ndarray, teacher: np.ndarray, trivial: np.ndarray, higher_is_better: bool = True, guard: float = 1.0
+    student: np.ndarray, teacher: np.ndarray, trivial: np.ndarray, higher_is_better: bool = True, guard: float | None = 1.0
 ) -> Estimate:
     """(student - trivial) / (teacher - trivial): 0 for a predictor that learnt nothing, 1 for the teacher. Same for either direction."""
     s, t, v = float(student.mean()), float(teacher.mean()), float(trivial.mean())
@@ -51,11 +51,11 @@ def kept(
     if not (lead > 0 if higher_is_better else lead < 0):
         return Estimate(None, None, TEACHER_NOT_ABOVE_TRIVIAL)
     value = (s - v) / lead
-    return _estimate(value, [student / lead], -(value * teacher + (1 - value) * trivial) / lead, guard / lead)
+    return _estimate(value, [student / lead], -(value * teacher + (1 - value) * trivial) / lead, _scaled(guard, lead))
 
 
 def gap_closed(
-    control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float = 1.0
+    control: np.ndarray, distilled: np.ndarray, teacher: np.ndarray, higher_is_better: bool = True, guard: float | None = 1.0
 ) -> Estimate:
     """(distilled - control) / (teacher - control): the share of the teacher's lead that distilling won.
 
@@ -70,14 +70,18 @@ def gap_closed(
     around = lead_over(control, teacher, guard).ci95
     if around is not None and around[0] <= 0 <= around[1]:
         return Estimate(value, None, "the teacher's lead over the control is within its own error")
-    return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, guard / lead)
+    return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, _scaled(guard, lead))
 
 
-def lead_over(control: np.ndarray, teacher: np.ndarray, guard: float = 1.0) -> Estimate:
+def lead_over(control: np.ndarray, teacher: np.ndarray, guard: float | None = 1.0) -> Estimate:
     """Teacher - control in the metric's unit; the teacher is one fixed model, so only the control's seeds vary."""
     return _estimate(float(teacher.mean() - control.mean()), [-control], teacher, guard)
 
 
-def _estimate(value: float, parts: Sequence[np.ndarray], fixed: np.ndarray, guard: float) -> Estimate:
+def _estimate(value: float, parts: Sequence[np.ndarray], fixed: np.ndarray, guard: float | None) -> Estimate:
     found = spread(parts, fixed, guard)
     return Estimate(value, None, ONE_SEED) if found is None else Estimate(value, found.interval(value))
+
+
+def _scaled(guard: float | None, by: float) -> float | None:
+    return None if guard is None else guard / by

@@ -78,7 +78,7 @@ class Measured(ABC):
         return metrics.higher_is_better(self.facts.metric)
 
     @property
-    def guard(self) -> float:
+    def guard(self) -> float | None:
         """How far off an item may well be, in the metric's unit (`compare.spread`): 1 for shares."""
         return 1.0
 
