@@ -21,9 +21,6 @@ from understudy.store.schema import read_header
 
 MODULES = ("local", "assistants", "generations")
 """Kinds of fixed teacher whose answer to an input that is no example can be computed, with its gradient."""
-TELLING = {"language": ("decoder", "causal"), "masked": ("masked",)}
-"""Architectures that say at every token what comes next, or what is hidden."""
-ANY = [arch for known in TELLING.values() for arch in known]
 
 
 def refuse_modes(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
@@ -99,9 +96,9 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
     only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
     student = tree["student"]["model"]
-    arch = student.get("arch") if isinstance(student, Mapping) else None
-    fit = TELLING[prepared.task]
-    only("student", [str(arch)] if arch in ANY and arch not in fit else [], "arch: " + " or ".join(fit))
+    tells = kinds.architecture(student).tells if isinstance(student, Mapping) else None
+    fit = "arch: " + " or ".join(_telling(prepared.task))
+    only("student", [student["arch"]] if tells is not None and tells != prepared.task else [], fit)
     entry = tree["teacher"][0]
     if given.teacher is None and prepared.read_by_teacher(entry) is not prepared:
         asked = "a teacher that reads the student's tokens (student.tokenizer: {kind: folder})"
@@ -111,18 +108,22 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
 
 def _tells(model: Mapping[str, Any], task: str) -> None:
     """A teacher of running text is a model that says what comes next, or what is hidden, at every token."""
-    known = TELLING[task]
-    if model.get("arch", known[0]) not in known:
+    if "arch" in model and kinds.architecture(model).tells != task:
         asked, found = ("what comes next", "Causal") if task == "language" else ("which tokens are hidden", "Masked")
         raise RecipeError(
             four_parts(
                 f"this teacher does not say {asked} in text",
                 got=f"arch: {model['arch']}",
-                expected=f"arch: {' or '.join(known)}",
+                expected=f"arch: {' or '.join(_telling(task))}",
                 otherwise="There would be no answer for a token",
                 do=f"Use a folder of AutoModelFor{found}LM with arch: {found.lower()}; an encoder can teach classifiers",
             )
         )
+
+
+def _telling(task: str) -> list[str]:
+    """Architectures that say at every token what this task asks."""
+    return [arch for arch in kinds.names("models") if kinds.architecture({"arch": arch}).tells == task]
 
 
 def _translated(tree: Mapping[str, Any]) -> None:
