@@ -116,7 +116,7 @@ def test_a_vector_has_the_models_own_width_and_passes_through_its_last_module(ar
 
 @pytest.mark.parametrize("arch", NAMES)
 def test_what_an_architecture_says_of_itself_fits_its_fields(arch):
-    """A run looks for the folder's tokenizer at `path`, and writes what it settled to `settled_by`: a field that is not there is never set."""
+    """A run looks for a tokenizer at `path`, and writes what it settled to `settled_by`: a field that is not there is never set."""
     known, fields = kinds.architecture({"arch": arch}), kinds.fields("models", arch)
     assert known.reads_folder == ("path" in fields) and (not known.reads_folder or "config" in fields)
     assert known.settled_by is None or known.settled_by in fields

@@ -125,6 +125,17 @@ class Masked(nn.Module):
         """V, rows of the output layer; those behind the tokenizer's last token share in the probability."""
         return int(self.head.out_features)
 
+    def trim(self, classes: int) -> None:
+        """Keep the rows of the first tokens alone, of the embedding and of the output layer; what they share stays shared."""
+        read = self.model.get_input_embeddings()
+        longer = {id(one): one for one in (read.weight, self.head.weight, self.head.bias) if one is not None}
+        kept = {mark: nn.Parameter(one.detach()[:classes].clone(), one.requires_grad) for mark, one in longer.items()}
+        for part in self.modules():
+            for name, one in part.named_parameters(recurse=False, remove_duplicate=False):
+                if id(one) in kept:
+                    setattr(part, name, kept[id(one)])
+        read.num_embeddings = self.head.out_features = self.model.config.vocab_size = classes
+
     def features(self, x: Tensor) -> Tensor:
         """(B, L, D): what the head sees."""
         there = real(x, self.pad)

@@ -70,14 +70,14 @@ def _encoder(wanted: Mapping[str, Any], model: Mapping[str, Any], prepared: Prep
     known: Any = kinds.configure("models", arch, {key: value for key, value in model.items() if key != "arch"})
     config = known.configuration().to_dict()
     assert folder is not None and isinstance(read, Text | Passages)
-    own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
+    own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is
     made = cut_bert.configured(
         config,
         wanted["layers"],
         wanted["width"],
         wanted["heads"],
         wanted["inner"],
-        vocabulary=None if own else read.vocabulary,
+        vocabulary=None if own and known.tells is None else read.vocabulary,  # who tells loses the rows behind the last token
         pad=config["pad_token_id"] if own else read.pad,
     )
     pooled = {"pooling": known.sentences().pooling, "normalise": known.sentences().normalise} if known.gives_vectors else {}
