@@ -153,7 +153,8 @@ def _translated(tree: Mapping[str, Any]) -> None:
 
 
 def _of_tokens(kind: str) -> bool:
-    return getattr(kinds.find("objectives", kind), "of_tokens", False)
+    objective: Any = kinds.find("objectives", kind)
+    return bool(objective.of_tokens)
 
 
 def _vectors(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
