@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import nn
+if TYPE_CHECKING:  # a list of names, such as the command line's, need not wait for it
+    from torch import nn
 
 
 class Architecture(ABC):
