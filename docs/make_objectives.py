@@ -166,7 +166,7 @@ def _one(name: str, cls: Kind) -> str:
         if title == "Formula":
             parts += _formula(head, body)
         elif title == "Inputs":
-            parts.append("\n".join(line.strip() for line in body if line.strip()))
+            parts.append("\n".join(line.strip() for line in _inputs(cls, head, body) if line.strip()))
         elif title == "Args":
             parts.append(_fields(cls, body))
         elif title == "Example":
@@ -181,6 +181,15 @@ def _one(name: str, cls: Kind) -> str:
         else:
             parts.append(_joined([head, *body]))
     return "\n\n".join(parts)
+
+
+def _inputs(cls: Kind, head: str, body: list[str]) -> list[str]:
+    """The lines of the table; of the class beside it that is named in its place."""
+    named = re.fullmatch(r": those of `(\w+)`\.", head)
+    if not named:
+        return body
+    other = next((one for one in cls.__mro__ if one.__name__ == named[1]), None) or getattr(inspect.getmodule(cls), named[1])
+    return next(more for title, _, more in _sections(inspect.cleandoc(other.__doc__ or "")) if title == "Inputs")
 
 
 def _sections(text: str) -> list[Section]:

@@ -1,4 +1,4 @@
-"""Small folders in the Hugging Face layout, made by the tests that read them."""
+"""Small folders, made by the tests that read them: in the Hugging Face layout, and of documents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ WORDS = (
     "play", "music", "stop", "the", "weather", "rain", "##ing", "##ed", "light", "on", "off", "turn", "bank", "money", "send", "un",
     "##known",
 )  # fmt: skip
+
+
+SENTENCES = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
+
+
+def documents(folder: Path) -> Path:
+    """Forty documents of a small language, a file each, some longer than a row of 160 letters."""
+    import random
+
+    dice = random.Random(0)
+    folder.mkdir(exist_ok=True)
+    for number in range(40):
+        said = [f"{dice.choice(SENTENCES)} {dice.choice(('home', 'away'))}." for _ in range(dice.randint(3, 14))]
+        (folder / f"{number:02d}.txt").write_text(" ".join(said), encoding="utf-8")
+    return folder
 
 
 def wordpiece(pad: str = "[PAD]") -> object:

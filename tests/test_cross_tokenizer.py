@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import torch
@@ -21,18 +20,14 @@ from understudy.store.schema import Header
 from understudy.teachers import local
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
-WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
 OTHER = "cathedral dogma birding running sitting theatre homeward awaken " * 30
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, folders):
     """Forty documents of a small language, and beside them another text."""
-    folder, dice = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    (folder / "text").mkdir()
-    for number in range(40):
-        sentences = [f"{dice.choice(WORDS)} {dice.choice(('home', 'away'))}." for _ in range(dice.randint(3, 14))]
-        (folder / "text" / f"{number:02d}.txt").write_text(" ".join(sentences), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("corpus")
+    folders.documents(folder / "text")
     (folder / "other.txt").write_text(OTHER, encoding="utf-8")
     return folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 
 import pytest
@@ -15,7 +14,6 @@ from understudy.stages.prepare import Given, prepare
 from understudy.students import artefact
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
-WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
 READS = "tokenizer: {kind: bpe, size: 300}"
 DECODER = "{arch: decoder, width: 16, layers: 2, heads: 4, kv_heads: 2}"
 WHOLE = f"student={{from_teacher: {{layers: 2}}, {READS}}}"
@@ -23,13 +21,9 @@ NARROW = f"student={{from_teacher: {{layers: [1], width: 8, inner: 20}}, {READS}
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, folders):
     """Forty documents of a small language, some longer than a row."""
-    folder, dice = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    for number in range(40):
-        sentences = [f"{dice.choice(WORDS)} {dice.choice(('home', 'away'))}." for _ in range(dice.randint(3, 14))]
-        (folder / f"{number:02d}.txt").write_text(" ".join(sentences), encoding="utf-8")
-    return folder
+    return folders.documents(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="session")

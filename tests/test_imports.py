@@ -12,7 +12,7 @@ LEVELS = [
     {"divergence", "records", "columns", "disk", "readers", "threads", "tokens", "model_folder"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
     {"alignment", "_fused_job"},
-    {"objective", "data", "answer", "fused"},
+    {"architecture", "objective", "data", "answer", "fused"},
     {"kinds", "pictures", "projections"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},
     {"teachers"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 
 import numpy as np
 import pytest
@@ -24,17 +23,12 @@ from understudy.store.schema import read_header
 from understudy.students import artefact
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
-WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, folders):
     """Forty documents of a small language, some longer than a row."""
-    folder, dice = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    for number in range(40):
-        sentences = [f"{dice.choice(WORDS)} {dice.choice(('home', 'away'))}." for _ in range(dice.randint(3, 14))]
-        (folder / f"{number:02d}.txt").write_text(" ".join(sentences), encoding="utf-8")
-    return folder
+    return folders.documents(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="session")

@@ -131,6 +131,24 @@ def test_both_arms_start_from_the_teacher_s_layers(small, tmp_path, monkeypatch)
     assert all(torch.equal(control[name], distilled[name]) for name in control) and "bert.encoder.layer.0.output.dense.weight" in control
 
 
+@pytest.mark.slow
+def test_a_vocabulary_that_was_rounded_up_needs_no_flag(places, small, tmp_path):
+    """A teacher with four rows more than the tokenizer has tokens: student and control lose them too, and their folder says so."""
+    folder = tmp_path / "rounded"
+    model = transformers.AutoModelForMaskedLM.from_pretrained(places[1])
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 4)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (places[1] / name).is_file():
+            (folder / name).write_bytes((places[1] / name).read_bytes())
+    wanted = recipe.load("distil_bert", small(f"teacher.model.path={folder}", "training.steps=2", "training.seeds=1"))
+    run = pipeline.run(wanted, options=pipeline.Options(runs=tmp_path / "runs"))
+    assert run.student.module.head.out_features == size == run.student.preprocess.vocabulary
+    assert json.loads((run.path / "student" / "config.json").read_text())["vocab_size"] == size
+    assert recipe.resolved(recipe.load(run.path / "recipe.yaml"))["student"]["model"]["config"]["vocab_size"] == size
+
+
 OTHER_TOKENS = ("student={model: {arch: masked, config: {model_type: bert, vocab_size: 300, hidden_size: 16, num_hidden_layers: 1, "
                 "num_attention_heads: 2, intermediate_size: 16, pad_token_id: 0}}, tokenizer: {kind: bpe, size: 300}}")  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from understudy.stages import draft, writing
 from understudy.students import generate
 
 NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
-WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat")
 OWN = "data.transfer={source: rollouts, rollouts: {share: 0.6, after: 0.2, prompt: 8, tokens: 10, reuse: 2}}"
 TOLD = "data.transfer={source: teacher, rollouts: {prompt: 8, tokens: 20}}"
 JUDGED = "objective=[{kind: policy.ReverseKLAdvantage}, {kind: sequence.ForwardKL}, {kind: labels.CrossEntropy, weight: 0.1}]"
@@ -23,13 +21,9 @@ LABELS = "objective=[{kind: labels.CrossEntropy}]"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Forty documents of a small language."""
-    folder, dice = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    for number in range(40):
-        sentences = [f"{dice.choice(WORDS)} {dice.choice(('home', 'away'))}." for _ in range(dice.randint(3, 14))]
-        (folder / f"{number:02d}.txt").write_text(" ".join(sentences), encoding="utf-8")
-    return folder
+def corpus(tmp_path_factory, folders):
+    """Forty documents of a small language, some longer than a row."""
+    return folders.documents(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from understudy.stages import (
     arms,
     finish,
     lessons,
-    modes,
+    modes_of_tasks,
     prepare,
     provenance,
     ready,
@@ -109,7 +109,7 @@ def compare(
     with folder.claim(), start.computing_with(wanted["training"]["threads"]):
         before = folder.begin(wanted, options.replace)
         data = stage("data", lambda: prepare.prepare(recipe, given))
-        modes.refuse_unclassed(data, "a comparison")
+        modes_of_tasks.refuse_unclassed(data, "a comparison")
         tree = before or wanted
         for one in _variants(tree):
             with ready.naming(one):

@@ -85,8 +85,8 @@ def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -
     if teacher.kind == "local":
         options["seed"] = options["seed"] if options.get("seed") is not None else seed
         training = options.get("train")
-        arch = options["model"].get("arch") if isinstance(options.get("model"), Mapping) else None
-        ready = options.get("weights") or arch in kinds.READY
+        named = options["model"] if isinstance(options.get("model"), Mapping) else {}
+        ready = options.get("weights") or kinds.architecture(named).ready
         options["train"] = None if ready and not training else _training({} if training is None else training, where, path)
         if options.get("model") is not None:
             options["model"] = model(options["model"], where, (*path, "model"))
@@ -192,9 +192,8 @@ def _student(student: Student, where: Where) -> Student:
         student = student.model_copy(update={"model": {}})
     student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
-    arch = student.model.get("arch")  # an earlier run wrote down what it was
-    written = {"decoder": "vocabulary", "static": "width"}.get(str(arch), "config")
-    settled = arch in ("pretrained", "masked", "embedder", "causal", "decoder", "static") and student.model.get(written)
+    written = kinds.architecture(student.model).settled_by  # an earlier run wrote down what it was
+    settled = written is not None and student.model.get(written)
     if student.from_teacher is not None and student.model and not settled:
         raise RecipeError(
             four_parts(

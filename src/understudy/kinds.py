@@ -16,13 +16,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from understudy.architecture import Architecture
 from understudy.errors import RecipeError, four_parts
 
 ONE_CLASS = {"models": "Model", "datasets": "Dataset", "teachers": "Options", "export": "Exporter"}
 """Folders in which a file is one kind, and the name of its class. In `objectives` a file is a family of classes."""
-
-READY = ("causal", "embedder")
-"""Architectures whose folder brings all their weights: as a teacher there is nothing left to train."""
 
 
 def names(folder: str) -> list[str]:
@@ -72,6 +70,12 @@ def find(folder: str, kind: str, where: str = "") -> type:
     if kind not in names(folder):
         raise RecipeError(unknown(f"kind in {folder}", kind, names(folder), where))
     return getattr(importlib.import_module(f"understudy.{folder}.{kind}"), ONE_CLASS[folder])
+
+
+def architecture(model: Mapping[str, Any]) -> type[Architecture]:
+    """The class behind a model's mapping, for what it says of itself; the base where no file is named (a factory, an object)."""
+    arch = model.get("arch")
+    return find("models", arch) if arch in names("models") else Architecture
 
 
 def fields(folder: str, kind: str) -> list[str]:

@@ -116,6 +116,7 @@ class Objective(ABC):
         matches layers, of both models' tapped features; class_permutation is then a permutation of the channels of both).
     of_examples: whether it learns from labels, or remembers examples by their ids: an input that is no example has neither. Not where a
         label only adds to what is learnt without one.
+    of_tokens: whether tokens are compared one by one, so that both models have to read the same ones.
     of_drawn: whether it counts only tokens that the student drew, and nothing on rows of the data.
     """
 
@@ -125,6 +126,7 @@ class Objective(ABC):
     granularity: ClassVar[Literal["example", "batch"]] = "example"
     properties: ClassVar[frozenset[str]] = frozenset()
     of_examples: ClassVar[bool] = False
+    of_tokens: ClassVar[bool] = False
     of_drawn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -240,14 +242,12 @@ class LayerObjective(Objective, ABC):
         what goes into the last ReLU of each size, where both have such modules; "vectors": what goes into the last linear layer;
         "last": the last entry of "maps". For a model of text "blocks", "inner blocks" (all but the last), "last block", "attention" (the
         blocks' query projections) and "last attention", by relative depth.
-    of_tokens: whether tokens are compared one by one, so that both models have to read the same ones.
     """
 
     layers: Layers = "auto"
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     auto: ClassVar[Auto] = "maps"
-    of_tokens: ClassVar[bool] = False
 
     @property
     def student_taps(self) -> tuple[str, ...]:

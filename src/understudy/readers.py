@@ -47,6 +47,20 @@ def contents(path: str | os.PathLike[str]) -> bytes:
             otherwise="The rows behind the break would be missing", do="Copy or download the file again")) from None
 
 
+def refuse_twice(files: Mapping[str, str | os.PathLike[str] | None]) -> None:
+    """DataError where two parts of the data are one file. files: the parts' fields and their paths, None for those that are not given."""
+    known: dict[str, str] = {}
+    for field, path in files.items():
+        place = None if path is None else os.path.realpath(os.path.expanduser(path))
+        if place in known:
+            raise DataError(four_parts(
+                f"data.{known[place]} and data.{field} are the same file", got=f'"{path}" for both', expected="a file of its own for each",
+                otherwise="The student would be judged on what it learnt from, or would have nothing left to learn from",
+                do=f"Name another file, or leave data.{field} out and let data.split draw its rows"))
+        if place is not None:
+            known[place] = field
+
+
 def image(path: str | os.PathLike[str]) -> np.ndarray:
     """(H, W) uint8 of a greyscale image, (H, W, 3) uint8 of any other; turned as its EXIF orientation says, alpha dropped."""
     try:

@@ -91,10 +91,10 @@ class TopKRows:
         """(B,) bool: rows in which nothing was kept. Nobody learns from them, see `Knowledge.spoken`."""
         return torch.stack([tail >= 0 for tail in self.tail_log_mass.values()]).any(0)
 
-    def spread(self, classes: int, temperature: float = 1.0) -> Tensor:
-        """(B, classes) float32 log-probabilities, those of the rest evenly spread. KeyError for a temperature that was not kept."""
-        kept = self.logits.float() / temperature - self.log_sum_exp[temperature].float()[:, None]
-        each = self.tail_log_mass[temperature].float() - math.log(max(1, classes - self.ids.shape[1]))
+    def spread(self, classes: int, temperature: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, classes) log-probabilities, those of the rest evenly spread. KeyError for a temperature that was not kept."""
+        kept = self.logits.to(dtype) / temperature - self.log_sum_exp[temperature].to(dtype)[:, None]
+        each = self.tail_log_mass[temperature].to(dtype) - math.log(max(1, classes - self.ids.shape[1]))
         return each.clamp(min=LOWEST)[:, None].expand(-1, classes).scatter(1, self.ids, kept)
 
     def select(self, rows: Tensor) -> TopKRows:

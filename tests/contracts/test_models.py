@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from understudy import kinds
+from understudy.architecture import Architecture
 from understudy.errors import RecipeError
 from understudy.students.weights import check_fit, fill, serialise
 
 NAMES = kinds.names("models")
 TABLES = {"mlp", "linear"}
 """Architectures that take rows of numbers too."""
-LANGUAGE = {"decoder", "causal", "masked"}
+LANGUAGE = {arch for arch in NAMES if kinds.architecture({"arch": arch}).tells}
 """Architectures that say at every place of a text which token comes next, or stands there: (B, L) -> (B, L, tokens)."""
-VECTORS = {"embedder", "static"}
+VECTORS = {arch for arch in NAMES if kinds.architecture({"arch": arch}).gives_vectors}
 """Architectures that give one vector a text: (B, L) -> (B, W), of a width of their own, without an output layer."""
 TEXTS = {"bag", "textcnn", "bilstm", "pretrained"} | LANGUAGE | VECTORS
 """Architectures that take rows of tokens, and nothing else."""
@@ -111,6 +112,21 @@ def test_a_vector_has_the_models_own_width_and_passes_through_its_last_module(ar
     unit = build(arch, normalise=True).eval()(x)
     torch.testing.assert_close(unit, torch.nn.functional.normalize(build(arch, normalise=False).eval()(x), dim=1))
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("arch", NAMES)
+def test_what_an_architecture_says_of_itself_fits_its_fields(arch):
+    """A run looks for a tokenizer at `path`, and writes what it settled to `settled_by`: a field that is not there is never set."""
+    known, fields = kinds.architecture({"arch": arch}), kinds.fields("models", arch)
+    assert known.reads_folder == ("path" in fields) and (not known.reads_folder or "config" in fields)
+    assert known.settled_by is None or known.settled_by in fields
+    assert not known.ready or known.reads_folder
+    assert not (known.tells and known.gives_vectors)
+
+
+def test_a_model_that_is_no_file_says_nothing_of_itself():
+    for model in ({}, {"factory": "a:b"}, {"arch": "_common"}, {"arch": "unknown"}):
+        assert kinds.architecture(model) is Architecture
 
 
 @pytest.mark.parametrize("arch", NAMES)

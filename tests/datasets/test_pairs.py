@@ -47,6 +47,19 @@ def test_nobody_learns_from_a_sentence_of_a_test_or_validation_pair(tmp_path):
     assert found.pairs.within(split.validation, "validation").tolist() == [4], "a pair with one sentence in the test part is not judged"
 
 
+def test_training_pairs_that_are_the_test_pairs_are_refused(tmp_path):
+    """Prevents: every sentence is a test sentence, and the run ends at an empty tensor."""
+    rows = [(1, "a", "b"), (2, "c", "d")]
+    load(tmp_path, rows)
+    for other in ("test_path", "validation_path"):
+        with pytest.raises(DataError, match=f"data.path and data.{other} are the same file"):
+            load(tmp_path, rows, **{other: str(tmp_path / "unused" / ".." / "path.tsv.gz")})
+    with pytest.raises(DataError, match="no sentence is left to learn from.*all 4 sentences"):
+        load(tmp_path, rows, test_path=rows[::-1])
+    found = load(tmp_path, rows, test_path=[(3, "a", "d")])
+    assert sorted(found.raw[found.split == "train"].tolist()) == ["b", "c"]
+
+
 def test_a_drawn_split_parts_no_pair(tmp_path):
     dice = np.random.default_rng(0)
     rows = [(int(dice.integers(5)), f"s{dice.integers(150)}", f"s{dice.integers(150)}") for _ in range(60)]

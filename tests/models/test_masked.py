@@ -118,3 +118,18 @@ def test_more_tokens_than_rows_are_refused():
 def test_a_path_or_a_config_is_needed(options):
     with pytest.raises(RecipeError, match="a path or a config"):
         kinds.configure("models", "masked", options)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_rows_behind_the_last_token_are_cut_off_everywhere(kind, tmp_path):
+    """What remains are the same logits; what was shared is shared, and the library reads the folder."""
+    saved(tmp_path / "there", kind)
+    module, x = build(path=str(tmp_path / "there"), pad=PAD), texts().clamp(max=V - 4)
+    before, tied = module(x), module.head.weight is module.model.get_input_embeddings().weight
+    module.trim(V - 3)
+    assert module.classes == V - 3 and all(V not in part.shape for part in module.parameters())
+    torch.testing.assert_close(module(x), before[..., : V - 3], rtol=0, atol=0)
+    assert (module.head.weight is module.model.get_input_embeddings().weight) == tied
+    again = build(classes=V - 3, config=module.configuration(), pad=PAD)
+    weights.fill(again, safetensors.torch.load(weights.serialise(module)))
+    torch.testing.assert_close(again(x), module(x), rtol=0, atol=0)

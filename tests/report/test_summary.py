@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -207,6 +208,29 @@ def test_one_seed_shows_values_without_intervals() -> None:
     assert {one["result"] for one in summary["claims"] if one["name"].startswith("keeps")} == {"not shown"}
 
 
+def test_one_seed_leaves_no_broken_sentence_on_the_page() -> None:
+    """Prevents: "+8.3 points , –, t with – degrees of freedom from 1 seeds", and the one reason three times over."""
+    summary, details = summarise(facts(seeds=1))
+    page = re.sub(r"<[^>]*>", "", html.render(summary, details))
+    below = page.partition("Distilled − control: ")[2].partition("\n\n")[0]
+    assert "from 1 seed × 240 rows" in below and "degrees of freedom" not in below and " ," not in below and "–" not in below
+    assert below.count("ne seed: how much") == 1 and "not shown to be better" not in below
+    assert "1 seeds" not in page
+    three = re.sub(r"<[^>]*>", "", html.render(*summarise(facts())))
+    assert "degrees of freedom from 3 seeds × 240 rows" in three and "Small dots: 3 seeds each" in three
+
+
+@pytest.mark.parametrize("options", [{"skill": (5.0, 1.5, -3.0)}, {"skill": (5.0, 1.5, -3.0), "metric": "log_loss"},
+                                     {"skill": (5.0, 1.5, -3.0), "seeds": 1}, {"skill": (5.0, 1.5, -3.0), "control": False}])
+def test_a_student_that_is_no_better_than_the_trivial_predictor_is_called_out(options: dict[str, Any]) -> None:
+    """Prevents: a student that learnt nothing hides behind "no evidence" and a count of parameters."""
+    summary, details = summarise(facts(**options))
+    assert "no better than the trivial predictor" in verdict_line(summary)
+    assert details["sentence"].startswith("Don't ship the distilled student: it is no better than the trivial predictor (")
+    fine, shown = summarise(facts(**options | {"skill": (5.0, 1.5, 3.0)}))
+    assert "trivial" not in verdict_line(fine) + shown["sentence"]
+
+
 def test_log_loss_that_falls_helps() -> None:
     summary, details = summarise(facts(metric="log_loss"))
     distilled = summary["arms"]["distilled"]
@@ -273,7 +297,8 @@ def test_facts_that_do_not_fit_are_refused(plain: Classification, field: str, va
 
 
 def test_the_verdict_line_reads_well() -> None:
-    summary = {"metric": "accuracy", "examples": 899, "parameters_ratio": 0.033, "gates": [], "arms": {
+    summary = {"metric": "accuracy", "higher_is_better": True, "trivial": 0.1, "examples": 899, "parameters_ratio": 0.033,
+               "gates": [], "arms": {
         "control": {"mean": 0.941}, "distilled": {
             "mean": 0.968, "seeds": [1, 2, 3], "verdict": "helps", "difference": {"value": 0.027, "ci95": [0.015, 0.039]},
             "smallest_visible": 0.015, "kept": {"value": 0.981},

@@ -19,7 +19,7 @@ from understudy.preprocess.passages import Passages
 from understudy.records import Shapes, total
 from understudy.store import codec
 from understudy.store.schema import Header
-from understudy.teachers import local
+from understudy.teachers import _translated, local
 from understudy.teachers._translated import LIGHTEST, Teacher, pieces
 from understudy.training import step as steps
 from understudy.training.step import Step
@@ -219,6 +219,22 @@ def test_a_batch_without_a_single_known_position_is_no_error(monkeypatch):
     for fused in (False, True):
         terms, grads = gradients([ForwardKL()], batch, type(teacher.teach(batch))(topk=nothing), fused, monkeypatch)
         assert float(total(terms).detach()) == 0 and all(grad is None or not grad.any() for grad in grads.values())
+
+
+@pytest.mark.parametrize("room", [0, 3000])
+def test_rows_without_room_are_aligned_anew_and_say_the_same(room, monkeypatch):
+    """Prevents: the alignment of every row of a corpus that is larger than memory stays in memory."""
+    roomy, bounded = translated(), translated()
+    batch = everything(roomy)
+    expected = roomy.teach(batch).topk
+    monkeypatch.setattr(_translated, "HELD", room)
+    for _ in range(3):
+        found = bounded.teach(batch).topk
+        assert torch.equal(found.ids, expected.ids) and torch.equal(found.logits, expected.logits)
+    sizes = {row: sum(part.nbytes for part in vars(one).values() if hasattr(part, "nbytes")) for row, one in roomy._places.items()}
+    held = {row: sizes[row] for row in bounded._places}
+    assert len(sizes) == len(roomy.raw) and sum(sizes.values()) > room >= sum(held.values()) == bounded._held
+    assert bool(held) == bool(room)
 
 
 def test_a_store_of_tokens_gives_back_what_it_says(monkeypatch):

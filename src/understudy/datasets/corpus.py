@@ -93,6 +93,7 @@ class Dataset:
         )  # fmt: skip
 
     def _parts(self) -> Iterator[tuple[str, Iterable[str]]]:
+        readers.refuse_twice({name: getattr(self, name) for name in ("path", "validation_path", "test_path")})
         given = [("validation", self.validation_path), ("test", self.test_path)]
         yield "train" if any(path for _, path in given) else "", limited(self._documents(self.path), self.limit)
         for part, path in given:

@@ -53,6 +53,7 @@ class Dataset:
     def load(self) -> Examples:
         """The sentences, and the pairs beside them. Raises DataError for a file that can't be read as it is, a column that is not there, an
         empty sentence, and a score that is no number."""
+        readers.refuse_twice({name: getattr(self, name) for name in ("path", "validation_path", "test_path")})
         apart = self.validation_path is not None or self.test_path is not None
         files = {"train" if apart else "": self.path, "validation": self.validation_path, "test": self.test_path}
         texts: list[tuple[str, str]] = []
@@ -69,6 +70,11 @@ class Dataset:
         place = {text: at for at, text in enumerate(sentences)}
         rows = np.array([[place[first], place[second]] for first, second in texts], dtype=np.int64).reshape(-1, 2)
         split, held_back = _split(len(sentences), rows, np.array(parts, dtype="<U10"), [place[text] for text in dict.fromkeys(alone)])
+        if apart and "train" not in split:
+            raise DataError(four_parts(
+                "no sentence is left to learn from", got=f"all {len(sentences):,} sentences stand in validation or test pairs",
+                expected="some that stand in neither", otherwise="A student would learn the very sentences that it is judged on",
+                do="Name other training pairs, or sentences alone (data.unlabelled_path)"))
         return Examples(
             np.array([_name(text) for text in sentences]), np.array(sentences, dtype=object), np.zeros(len(sentences), dtype=np.int64),
             ("sentence",), "sentences", split if apart else None, clusters=connected(len(sentences), rows),

@@ -65,6 +65,7 @@ class Dataset:
         return self._load(None)
 
     def _load(self, only: str | None) -> Examples:
+        readers.refuse_twice({name: getattr(self, name) for name in ("path", "validation_path", "test_path", "unlabelled_path")})
         files = {"": self.path, "validation": self.validation_path, "test": self.test_path, "unlabelled": self.unlabelled_path}
         tables = {part: self._read(Path(path).expanduser()) for part, path in files.items() if path is not None}
         if self.limit is not None:

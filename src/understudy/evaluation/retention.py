@@ -69,7 +69,7 @@ def gap_closed(
     value = (d - c) / lead
     around = lead_over(control, teacher, guard).ci95
     if around is not None and around[0] <= 0 <= around[1]:
-        return Estimate(value, None, "the teacher's lead over the control is within its own error")
+        return Estimate(value, None, "what the teacher has over the control is within its 95 % error")
     return _estimate(value, [distilled / lead, -(1 - value) * control / lead], -value * teacher / lead, _scaled(guard, lead))
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import require, require_width
 from understudy.models._text import embedding, mean_pool, real, require_tokens
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Mean of the tokens' embeddings, then ReLU layers.
 
     width: of the embeddings. hidden: units of each layer behind them, may be empty. dropout: on the mean and on the layers, in training.

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import require, require_width
 from understudy.models._text import embedding, max_pool, real, require_tokens
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Layers of long short-term memory in both directions; the largest value of each unit over the text goes to the head.
 
     width: of the embeddings. hidden: units of each direction. layers: how many. dropout: between layers and before the head, in training.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from understudy import model_folder
+from understudy.architecture import Architecture
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.models import _adapters
 from understudy.models._common import require
@@ -27,7 +28,7 @@ MASKED = ("llama", "gpt2", "gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "ph
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Any model that transformers' AutoModelForCausalLM knows and that reads from left to right.
 
     path: a folder in the Hugging Face layout, or hf://owner/name on the hub. config: the folder's config.json instead, with random
@@ -40,6 +41,12 @@ class Model:
     weights: `decoder` is the same and needs no library. Adapters save the optimiser's memory, and forget less of what the model knew; they
     hurt where much has to be learnt anew.
     """
+
+    reads_folder: ClassVar[bool] = True
+    ready: ClassVar[bool] = True
+    tells: ClassVar[Literal["language", "masked"] | None] = "language"
+    layout: ClassVar[Literal["bert", "llama"] | None] = "llama"
+    settled_by: ClassVar[str | None] = "config"
 
     path: str = ""
     config: dict[str, Any] = field(default_factory=dict)

@@ -9,11 +9,12 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require, require_width
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Three convolutions of width, width, 2*width; strides leave a map of 4..8 pixels, which is averaged 2 x 2 and given to the head.
 
     width: channels of the first convolution. kernel: side of every filter, odd. norm: batch normalisation, or none (then

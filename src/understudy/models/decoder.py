@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import require, require_width
 from understudy.models._text import require_tokens
 
@@ -23,7 +24,7 @@ SPREAD = 0.02
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Layers of causal attention and a gated feed-forward net, each behind a norm and added to what came in.
 
     width: D. layers: how many. heads: of attention; width / heads must be even. kv_heads: of keys and values, which groups of heads share;
@@ -41,6 +42,10 @@ class Model:
     distribution. Hurts on few texts with a large vocabulary: nearly all parameters are then embeddings; tie them, or train a smaller
     tokenizer.
     """
+
+    tells: ClassVar[Literal["language", "masked"] | None] = "language"
+    layout: ClassVar[Literal["bert", "llama"] | None] = "llama"
+    settled_by: ClassVar[str | None] = "vocabulary"
 
     width: int = 128
     layers: int = 4

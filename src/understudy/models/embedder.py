@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy import model_folder
+from understudy.architecture import Architecture
 from understudy.errors import RecipeError, four_parts
 from understudy.models._text import mean_pool, real
 from understudy.models._wrapped import own_names, written
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Any encoder that transformers' AutoModel knows, its states pooled into a vector.
 
     path: a folder in the Hugging Face layout, or hf://owner/name on the hub. config: the folder's config.json instead, with random
@@ -28,6 +29,12 @@ class Model:
     Works best as a teacher that was trained for sentence vectors, and as a student with some of its layers (`student.from_teacher`). Hurts
     as a teacher fresh from masked-language training: all its vectors point nearly the same way.
     """
+
+    reads_folder: ClassVar[bool] = True
+    ready: ClassVar[bool] = True
+    gives_vectors: ClassVar[bool] = True
+    layout: ClassVar[Literal["bert", "llama"] | None] = "bert"
+    settled_by: ClassVar[str | None] = "config"
 
     path: str = ""
     config: dict[str, Any] = field(default_factory=dict)

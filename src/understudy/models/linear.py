@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
+
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Softmax regression on the flattened input; takes any shape.
 
     Works best where classes are nearly linearly separable or the device allows nothing else; it can't follow a teacher's curved boundaries.

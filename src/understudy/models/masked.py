@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from understudy import model_folder
+from understudy.architecture import Architecture
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.models._common import require
 from understudy.models._text import real
@@ -21,7 +22,7 @@ from understudy.models.decoder import documents
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Any model that transformers' AutoModelForMaskedLM knows.
 
     path: a folder in the Hugging Face layout, or hf://owner/name on the hub. Where it holds an encoder without the layers that say
@@ -33,6 +34,11 @@ class Model:
     Works best as a teacher, or as a student with some of its teacher's layers (`student.from_teacher`). Hurts as a student from random
     weights on little text: it is the pre-training that makes these models good.
     """
+
+    reads_folder: ClassVar[bool] = True
+    tells: ClassVar[Literal["language", "masked"] | None] = "masked"
+    layout: ClassVar[Literal["bert", "llama"] | None] = "bert"
+    settled_by: ClassVar[str | None] = "config"
 
     path: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +124,17 @@ class Masked(nn.Module):
     def classes(self) -> int:
         """V, rows of the output layer; those behind the tokenizer's last token share in the probability."""
         return int(self.head.out_features)
+
+    def trim(self, classes: int) -> None:
+        """Keep the rows of the first tokens alone, of the embedding and of the output layer; what they share stays shared."""
+        read = self.model.get_input_embeddings()
+        longer = {id(one): one for one in (read.weight, self.head.weight, self.head.bias) if one is not None}
+        kept = {mark: nn.Parameter(one.detach()[:classes].clone(), one.requires_grad) for mark, one in longer.items()}
+        for part in self.modules():
+            for name, one in part.named_parameters(recurse=False, remove_duplicate=False):
+                if id(one) in kept:
+                    setattr(part, name, kept[id(one)])
+        read.num_embeddings = self.head.out_features = self.model.config.vocab_size = classes
 
     def features(self, x: Tensor) -> Tensor:
         """(B, L, D): what the head sees."""

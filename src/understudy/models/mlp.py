@@ -9,11 +9,12 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import require
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """ReLU layers on the flattened input; takes any shape.
 
     hidden: units of each hidden layer. dropout: chance that a hidden unit is dropped in training; input_dropout: the same for inputs.

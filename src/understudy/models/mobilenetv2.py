@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require, require_width
 
 GROUPS = ((1, 16, 1, 1), (0, 24, 2, 1), (0, 32, 3, 2), (0, 64, 4, 2), (0, 96, 3, 1), (0, 160, 3, 2), (0, 320, 1, 1))
@@ -13,7 +14,7 @@ GROUPS = ((1, 16, 1, 1), (0, 24, 2, 1), (0, 32, 3, 2), (0, 64, 4, 2), (0, 96, 3,
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Inverted residuals with linear bottlenecks.
 
     width: multiplier of all channels but the last 1280 (which grow only above 1). expansion: the paper's t.

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from understudy import model_folder
+from understudy.architecture import Architecture
 from understudy.errors import RecipeError, four_parts
 from understudy.models._text import real
 from understudy.models._wrapped import own_names, written
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Any model that transformers' AutoModelForSequenceClassification knows.
 
     path: a folder in the Hugging Face layout, or hf://owner/name on the hub; its weights are the start, the head is new where it has
@@ -28,6 +29,10 @@ class Model:
     Works best as a teacher that is fine-tuned here, or as a student with some of its teacher's layers (`student.from_teacher`). Hurts as a
     small student: most of its parameters are embeddings of words that your texts do not hold; bag, textcnn and bilstm have none of those.
     """
+
+    reads_folder: ClassVar[bool] = True
+    layout: ClassVar[Literal["bert", "llama"] | None] = "bert"
+    settled_by: ClassVar[str | None] = "config"
 
     path: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -52,9 +57,10 @@ class Model:
         made = model_folder.loaded("AutoModelForSequenceClassification", self.path, config, ignore_mismatched_sizes=True)
         return Pretrained(made)
 
-    def configuration(self, classes: int) -> Any:
-        """The library's configuration for so many classes."""
-        found = model_folder.configuration(self.path, self.config, self.dropout, num_labels=classes)
+    def configuration(self, classes: int | None = None) -> Any:
+        """The library's configuration, for so many classes where a number is given."""
+        named = {} if classes is None else {"num_labels": classes}
+        found = model_folder.configuration(self.path, self.config, self.dropout, **named)
         model_folder.refuse_causal(self.path or "config", found)
         return found
 

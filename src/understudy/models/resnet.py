@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require, require_width
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Three stages of n blocks, depth 6n+2, 16/32/64 channels times `width`; shortcuts without parameters (option A).
 
     depth: 8, 14, 20, 32, 44, 56, 110 or any other 6n+2. width: 1, or 4 for the "x4" types of the distillation literature

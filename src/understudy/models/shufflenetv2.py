@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require
 
 CHANNELS = {0.5: (48, 96, 192, 1024), 1.0: (116, 232, 464, 1024), 1.5: (176, 352, 704, 1024), 2.0: (244, 488, 976, 2048)}
@@ -14,7 +15,7 @@ CHANNELS = {0.5: (48, 96, 192, 1024), 1.0: (116, 232, 464, 1024), 1.5: (176, 352
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Channel split and shuffle, depth-wise convolutions; 4, 8 and 4 blocks.
 
     width: 0.5, 1.0, 1.5 or 2.0. At CIFAR scale, as in the zoo of Tian, Krishnan, Isola 2020 (arXiv 1910.10699), the first convolution

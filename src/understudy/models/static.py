@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy import static_embedding
+from understudy.architecture import Architecture
 from understudy.models._common import require_width
 from understudy.models._text import mean_pool, real, require_tokens
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Mean of the tokens' rows, divided by its length where `normalise`.
 
     width: of the rows, and so of the vector. vocabulary, pad: of the tokenizer; filled in by the run. A tokenizer's unknown token has to be
@@ -25,6 +26,9 @@ class Model:
     Model2Vec (Tulkens and van Dongen 2024, github.com/MinishLab/model2vec) is this. Works best where thousands of sentences a second count,
     and words decide; hurts where order does ("dog bites man"), and without a start from a teacher.
     """
+
+    gives_vectors: ClassVar[bool] = True
+    settled_by: ClassVar[str | None] = "width"
 
     width: int = 256
     normalise: bool = True

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import require, require_width
 from understudy.models._text import embedding, max_pool, real, require_tokens
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Filters of several spans of tokens; of each its largest answer over the text, which goes to the head.
 
     width: of the embeddings. filters: how many of each span. spans: how many tokens a filter sees, odd numbers or 2. dropout: on what the

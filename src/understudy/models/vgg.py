@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require, require_width
 
 LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -14,7 +15,7 @@ LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """Five groups of 3 x 3 convolutions of 1, 2, 4, 8, 8 times `width` channels, then the mean over positions and one linear layer.
 
     depth: 8, 11, 13, 16 or 19. width: channels of the first group, 64 in the paper.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.architecture import Architecture
 from understudy.models._common import image_shape, initialise, require, require_width
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Architecture):
     """WRN-depth-width: three stages of n pre-activation blocks, depth 6n+4, 16/32/64 channels times `width` (table 1 of the paper).
 
     depth: 10, 16, 22, 28, 40 or any other 6n+4. width: the paper's k. dropout: between a block's convolutions (section 2.4).

@@ -25,7 +25,15 @@ TopKFormula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence(PlainObjective, ABC):
-    """A divergence of both models' distributions at a temperature, over whole rows or top-k rows."""
+    """A divergence of both models' distributions at a temperature, over whole rows or top-k rows.
+
+    Inputs:
+        | data    | record                    | shape                                                     |
+        |---------|---------------------------|-----------------------------------------------------------|
+        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
+        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
+        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    """
 
     temperature: Scheduled = 1.0
 

@@ -77,11 +77,7 @@ class Cosine(Objective):
 
     Needs: the teacher's vectors.
 
-    Inputs:
-        | data    | record                    | shape                                      |
-        |---------|---------------------------|--------------------------------------------|
-        | teacher | knowledge.row_logits()    | (B, D_t)                                   |
-        | student | output.logits             | (B, D_s), brought to (B, D_t)              |
+    Inputs: those of `MSE`.
 
     Args:
         weight: weight of this term in the loss, or a schedule.
@@ -185,12 +181,7 @@ class MarginMSE(Objective):
 
     Needs: the teacher's vectors; any width of the student's.
 
-    Inputs:
-        | data    | record                    | shape                     |
-        |---------|---------------------------|---------------------------|
-        | teacher | knowledge.row_logits()    | (B, D_t)                  |
-        | student | output.logits             | (B, D_s)                  |
-        | mask    | batch.mask                | (B,) bool or None         |
+    Inputs: those of `ScoreMatrixKL`.
 
     Args:
         weight: weight of this term in the loss, or a schedule. The value is about 0.01 to 0.1: 10 beside others.

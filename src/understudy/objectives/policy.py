@@ -56,9 +56,10 @@ class ReverseKLAdvantage(PlainObjective):
     Works best when: the teacher's whole rows are too dear to compare, or as a part of a loss that rewards something else too. Hurts where
         sequence.ReverseKL is at hand on the same texts: that is the average of this gradient over all tokens, without its noise.
     Relations: sequence.ReverseKL is its expectation. It counts nothing on rows of the data: put a term for those beside it.
-    Reference: Gu et al. 2024 (MiniLLM), arXiv 2306.08543, section 2.2: the gradient of its single-step part, and its importance weights;
-        the advantage of each token alone: Lu, Thinking Machines Lab 2025, "On-Policy Distillation". Deviation: the rewards of later tokens
-        are left out (MiniLLM adds them), lengths are not normalised, and weights are clipped.
+    Reference: Gu et al. 2024 (MiniLLM), arXiv 2306.08543, section 2.2: the single-step part of its gradient, and an importance weight for
+        each token; the log-ratio at the drawn token as its advantage: Kevin Lu and Thinking Machines Lab 2025, "On-Policy Distillation", a
+        post at thinkingmachines.ai/blog/on-policy-distillation. Deviation: the rewards of later tokens are left out (MiniLLM adds them),
+        lengths are not normalised, and weights are clipped.
 
     Example:
         >>> ReverseKLAdvantage().clip

@@ -34,12 +34,7 @@ class ForwardKL(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         temperature: T > 0, or a schedule (refused by top-k rows, which keep the log-sum-exp of fixed temperatures only).
@@ -79,12 +74,7 @@ class ReverseKL(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         temperature: T > 0, or a schedule (refused by top-k rows, which keep the log-sum-exp of fixed temperatures only).
@@ -123,12 +113,7 @@ class JensenShannon(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         beta: between 0 and 1, both excluded. Near 0 its gradient is beta times the forward KL's, near 1 (1 - beta) times the reverse one's.
@@ -174,12 +159,7 @@ class SkewedForwardKL(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         skew: a, between 0 and 1, both excluded; the authors' best is 0.1.
@@ -225,12 +205,7 @@ class SkewedReverseKL(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         skew: a, between 0 and 1, both excluded; the authors' best is 0.1.
@@ -275,12 +250,7 @@ class TotalVariation(Divergence):
 
     Needs: the teacher's rows, its hidden states and output layer, or top-k rows with the log-sum-exp and the tail mass at T.
 
-    Inputs:
-        | data    | record                    | shape                                                     |
-        |---------|---------------------------|-----------------------------------------------------------|
-        | teacher | knowledge.logits          | (B, C); or hidden states with the output layer            |
-        | or      | knowledge.topk            | ids, logits (B, K); log_sum_exp[T], tail_log_mass[T] (B,) |
-        | student | output.logits             | (B, C); or hidden states with the output layer            |
+    Inputs: those of `Divergence`.
 
     Args:
         temperature: T > 0, or a schedule (refused by top-k rows, which keep the log-sum-exp of fixed temperatures only).

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from understudy import disk, readers
-from understudy.errors import DataError, RecipeError, four_parts
-from understudy.preprocess import Preprocess
+from understudy.errors import DataError, four_parts
+from understudy.preprocess._tokens import Tokens, settled, texts
 from understudy.tokens import Tokenizer
 
 OPTIONS = ("tokenizer", "length", "mask")
@@ -31,7 +31,7 @@ NOTHING = -1
 
 
 @dataclass(frozen=True)
-class Passages(Preprocess):
+class Passages(Tokens):
     """Rows -> (N, columns) int32 tokens, filled up with -1: column t is read, column t + 1 is what comes next.
 
     A piece becomes `start`, its tokens, and `end` where its document ends. length: most tokens that are read of a row; what is longer
@@ -40,8 +40,6 @@ class Passages(Preprocess):
     """
 
     kind: ClassVar[str] = "passages"
-    tokenizer: Tokenizer
-    length: int
     mask: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,30 +51,10 @@ class Passages(Preprocess):
         if self.mask is not None:
             self.tokenizer.mask  # noqa: B018  and one without a token for what is hidden
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Passages:
-        """Of `to_dict`."""
-        return cls(Tokenizer(json.dumps(values.pop("tokenizer"), ensure_ascii=False), int(values.pop("pad"))), **values)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(L,)."""
-        return (self.length,)
-
     @property
     def columns(self) -> int:
         """Tokens of a row that are kept: those that are read, and the one that comes next."""
         return self.length + (self.mask is None)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of an embedding, and classes of the answer."""
-        return self.tokenizer.size
-
-    @property
-    def pad(self) -> int:
-        """The id that a model reads where there is nothing; nobody learns or is judged there."""
-        return self.tokenizer.pad
 
     @property
     def start(self) -> int:
@@ -102,16 +80,6 @@ class Passages(Preprocess):
         ends = {"bos_token_id": self.start, "eos_token_id": self.end, "pad_token_id": self.pad}
         return files | {"generation_config.json": json.dumps(ends).encode()}
 
-    @property
-    def scale(self) -> np.ndarray:
-        """(1,), one: tokens are taken as they are."""
-        return np.ones(1, np.float32)
-
-    @property
-    def shift(self) -> np.ndarray:
-        """(1,), zero."""
-        return np.zeros(1, np.float32)
-
     def tokens(self, raw: Sequence[str]) -> list[list[int]]:
         """The tokens of each row, not cut."""
         pieces = [(row, piece) for row, text in enumerate(raw) for piece in parts(text)]
@@ -125,10 +93,7 @@ class Passages(Preprocess):
 
     def encode(self, raw: Any) -> np.ndarray:
         """(N, columns) int32 of rows of text; on disk where they are many (`disk.array`)."""
-        if isinstance(raw, str) or not (isinstance(raw, disk.Texts) or all(isinstance(text, str) for text in raw)):
-            raise DataError(four_parts(
-                "inputs are no texts", got=type(raw).__name__ if isinstance(raw, str) else "something that is no str",
-                expected="a list of str", otherwise="Something else than the text would be read", do='Pass ["a text", "another"]'))
+        raw = texts(raw)
         rows = disk.array((len(raw), self.columns), np.int32)
         for start in range(0, len(raw), AT_ONCE):
             some = rows[start : start + AT_ONCE]
@@ -155,8 +120,7 @@ class Passages(Preprocess):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        said = {"kind": "passages", "tokenizer": json.loads(self.tokenizer.text), "pad": self.pad, "length": self.length}
-        return said if self.mask is None else said | {"mask": self.mask}
+        return super().to_dict() | ({} if self.mask is None else {"mask": self.mask})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -173,10 +137,7 @@ def parts(text: str) -> list[str]:
 def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None, mask: float | None = None) -> Passages:
     """The tokenizer is settled before; length: None takes the longest training row (of many: of some, at equal distances) and an eighth
     more, up to 1,024 tokens."""
-    if tokenizer is None:
-        raise RecipeError(four_parts(
-            "text needs a tokenizer", got="none", expected="student.tokenizer", otherwise="There would be no tokens",
-            do="Set student.tokenizer: {kind: bpe}"))
+    tokenizer = settled(tokenizer)
     some = list(raw[:: -(-len(raw) // LOOKED_AT)])
     longest = max(len(ids) for ids in Passages(tokenizer, 2).tokens(some))
     return Passages(tokenizer, length or max(2, min(LONGEST, longest + longest // 8)), mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from understudy import readers
-from understudy.errors import DataError, RecipeError, four_parts
-from understudy.preprocess import Preprocess
+from understudy.errors import DataError, four_parts
+from understudy.preprocess._tokens import Tokens, settled, texts
 from understudy.tokens import Tokenizer
 
 OPTIONS = ("tokenizer", "length")
@@ -22,15 +21,13 @@ LONGEST = 512
 
 
 @dataclass(frozen=True)
-class Text(Preprocess):
+class Text(Tokens):
     """Texts -> (N, length) int32 of a tokenizer's ids, filled up with its padding; the tokenizer is part of it.
 
     length: most tokens of a text, special ones included; what is longer loses its end (`cut` counts those).
     """
 
     kind: ClassVar[str] = "text"
-    tokenizer: Tokenizer
-    length: int
 
     def __post_init__(self) -> None:
         if not (isinstance(self.length, int) and self.length > len(self.tokenizer.closing) + 1):
@@ -38,48 +35,14 @@ class Text(Preprocess):
                 "the length of texts is not usable", got=repr(self.length), expected=f"{len(self.tokenizer.closing) + 2} tokens or more",
                 otherwise="Nothing of a text would be left beside its special tokens", do="Use 32 to 512"))
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Text:
-        """Of `to_dict`."""
-        return cls(Tokenizer(json.dumps(values.pop("tokenizer"), ensure_ascii=False), int(values.pop("pad"))), **values)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(L,)."""
-        return (self.length,)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of an embedding."""
-        return self.tokenizer.size
-
-    @property
-    def pad(self) -> int:
-        """The id that means nothing."""
-        return self.tokenizer.pad
-
     @property
     def files(self) -> dict[str, bytes]:
         """What transformers looks for beside a model."""
         return self.tokenizer.files
 
-    @property
-    def scale(self) -> np.ndarray:
-        """(1,), one: tokens are numbers of rows, and taken as they are."""
-        return np.ones(1, np.float32)
-
-    @property
-    def shift(self) -> np.ndarray:
-        """(1,), zero."""
-        return np.zeros(1, np.float32)
-
     def encode(self, raw: Any) -> np.ndarray:
         """(N, L) int32 of texts."""
-        if isinstance(raw, str) or not all(isinstance(text, str) for text in raw):
-            raise DataError(four_parts(
-                "inputs are no texts", got=type(raw).__name__ if isinstance(raw, str) else "something that is no str",
-                expected="a list of str", otherwise="Something else than the text would be read", do='Pass ["a text", "another"]'))
-        return self.tokenizer.encode(list(raw), self.length)
+        return self.tokenizer.encode(list(texts(raw)), self.length)
 
     def cut(self, raw: Sequence[str]) -> np.ndarray:
         """(N,) bool: which texts are longer than `length`, so that their end is not read."""
@@ -105,10 +68,6 @@ class Text(Preprocess):
                 do="Remove blank lines"))
         return lines
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"kind": "text", "tokenizer": json.loads(self.tokenizer.text), "pad": self.pad, "length": self.length}
-
     @cached_property
     def fingerprint(self) -> str:
         """What decides which tokens a text becomes."""
@@ -123,8 +82,5 @@ def trimmed(encoded: np.ndarray, pad: int) -> np.ndarray:
 
 def fit(raw: Any, tokenizer: Tokenizer | None = None, length: int | None = None) -> Text:
     """The tokenizer is settled before; length: None takes the longest training text, up to 512 tokens."""
-    if tokenizer is None:
-        raise RecipeError(four_parts(
-            "text needs a tokenizer", got="none", expected="student.tokenizer", otherwise="There would be no tokens",
-            do="Set student.tokenizer: {kind: bpe}"))
+    tokenizer = settled(tokenizer)
     return Text(tokenizer, length or min(LONGEST, int(tokenizer.lengths(list(raw)).max())))

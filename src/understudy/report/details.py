@@ -64,7 +64,7 @@ def _notes(measured: Measured, above: bool | None) -> list[str]:
         alone = "before it learnt anything" if facts.control == "init_only" else "trained alone"
         found.append(f"Teacher not above the control: the same student {alone} scores at least as well.")
     elif above is not True and not facts.self_taught and len(facts.seeds["distilled"]) > 1:
-        found.append("The teacher's lead over the control is not larger than its 95 % error.")
+        found.append("The teacher is not shown to be better than the control: the difference is within its 95 % error.")
     if len(facts.seeds["distilled"]) == 1:
         found.append("One seed: there are no intervals and no verdict, because nothing is known about how much seeds differ.")
     found += measured.notes()

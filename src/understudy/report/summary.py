@@ -99,7 +99,8 @@ def measure(facts: Facts) -> Measured:
 def _summary(measured: Measured) -> dict[str, Any]:
     facts, found = measured.facts, measured.verdict
     seeds = len(facts.seeds["distilled"])
-    kept_conditions = f"{facts.metric}, {measured.items} test {NOUNS[facts.task]}, {seeds} seeds, trivial predictor taken off"
+    trained = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    kept_conditions = f"{facts.metric}, {measured.items} test {NOUNS[facts.task]}, {trained}, trivial predictor taken off"
     promises = claims.usual(measured.kept("distilled"), kept_conditions, (facts.student.macs, facts.teacher.macs),
                             (facts.student.bytes, facts.teacher.bytes), Estimate(None, None, UNTIMED), UNTIMED)
     return {

@@ -30,6 +30,8 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
         alone = "before it learnt" if summary.get("control") == "init_only" else "without a teacher"
         parts = [f"{distilled['verdict']}: {head} against {_value(arms['control']['mean'], metric)} {alone} "
                  f"({_change(distilled, metric)}; {basis})"]
+    if not above_trivial(summary):
+        parts.append(f"no better than the trivial predictor, {_value(summary['trivial'], metric)}")
     if distilled["kept"]["value"] is not None:
         ratio = summary["parameters_ratio"]
         of_it = f" with {_percent(ratio)} of its parameters" if ratio else ""
@@ -43,6 +45,12 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def above_trivial(summary: Mapping[str, Any]) -> bool:
+    """Whether the distilled students are better, in the mean, than a predictor that saw no input; True where there is none."""
+    trivial, mean = summary["trivial"], summary["arms"]["distilled"]["mean"]
+    return trivial is None or (mean > trivial if summary["higher_is_better"] else mean < trivial)
+
+
 def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_reason: str = "") -> str:
     """What to do next, one plain sentence.
 
@@ -51,6 +59,9 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
     distilled, metric = summary["arms"]["distilled"], summary["metric"]
     missed = [gate["name"] for gate in summary["gates"] if not gate["passed"]]
     gate_clause = f"; it misses {' and '.join(missed)}, so don't ship it before that is settled" if missed else ""
+    if not above_trivial(summary):
+        return (f"Don't ship the distilled student: it is no better than the trivial predictor ({_value(summary['trivial'], metric)}), "
+                f"which never looks at an input; check the objective and the learning rate, or train longer{gate_clause}.")
     if distilled["verdict"] is None:
         because = f" (the recipe says: {control_reason})" if control_reason else ""
         return f"Train a control arm before you credit the teacher: without one{because} nobody can tell what it added{gate_clause}."

@@ -243,7 +243,7 @@ def sensitivity(subject: Subject) -> Check:
         wrong = subject.teacher.teach(subject.batch(torch.cat([half, half])[: len(batch.ids)].roll(1), batch.view))
     else:
         wrong = right.select(torch.arange(len(batch.rows().labels)).roll(1))
-    if any(getattr(objective, "of_tokens", False) for objective in subject.objectives):  # other texts may have fewer tokens
+    if any(objective.of_tokens for objective in subject.objectives):  # other texts may have fewer tokens
         wrong = replace(wrong, features={tap: value.roll(1, 0) for tap, value in right.features.items()})
     least = dict.fromkeys(taught, 0.0)
     for disturbed in (False, True):

@@ -177,6 +177,11 @@ class Answers:
     sample: Heard
     plain: bool
 
+    @property
+    def each(self) -> tuple[Heard, ...]:
+        """Both, or one where they are the same."""
+        return (self.judged,) if self.judged is self.sample else (self.judged, self.sample)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -245,8 +250,5 @@ def heard(knowledge: Knowledge, classes: int) -> tuple[np.ndarray, Tensor | None
 def filled(topk: TopKRows, classes: int) -> np.ndarray:
     """(P, C) float64 log-probabilities of top-k rows, the tail's mass spread evenly, at 1 or the lowest temperature that was kept."""
     temperature = 1.0 if 1.0 in topk.log_sum_exp else min(topk.log_sum_exp)
-    kept = topk.logits.double() / temperature - topk.log_sum_exp[temperature].double()[:, None]
     width = max(classes, int(topk.ids.max()) + 1) if len(topk.ids) else classes
-    others = width - topk.ids.shape[1]
-    tail = topk.tail_log_mass[temperature].double()[:, None] - np.log(max(1, others))
-    return tail.clamp(min=-1e6).expand(-1, width).scatter(1, topk.ids, kept).numpy()
+    return topk.spread(width, temperature, torch.float64).numpy()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.evaluation import metrics
-from understudy.selftest.subject import Check, Heard, Named, Subject, spread
+from understudy.selftest.subject import Check, Named, Subject, spread
 from understudy.store.writer import TOLERATED
 
 SAME_BATCH, OTHER_BATCH = 1e-4, 0.05
@@ -113,7 +113,7 @@ def finite(subject: Subject) -> Check:
     """No NaN and no infinity; a store leaves out up to 0.1 % of such rows."""
     check = Named("not-finite")
     bad = total = 0
-    for some in _each(subject):
+    for some in subject.answers.each:
         wrong = ~np.isfinite(some.log_probs).all(axis=1)
         if some.logits is not None:
             wrong |= ~torch.isfinite(some.logits).flatten(1).all(dim=1).numpy()
@@ -162,7 +162,7 @@ def silent(subject: Subject) -> Check:
     """Rows of zeros, or rows in which all classes are equal, teach nothing."""
     check = Named("zero-teacher")
     zeros, uniform, total = 0.0, 0.0, 0
-    for some in _each(subject):
+    for some in subject.answers.each:
         rows = len(some.labels)
         members = some.log_probs[:, None, :] if some.logits is None else some.logits.numpy()
         spread_ = members.max(axis=-1) - members.min(axis=-1)
@@ -196,7 +196,7 @@ def constant(subject: Subject) -> Check:
     """The answer depends on the example."""
     check = Named("constant-teacher")
     least = math.inf
-    for some in _each(subject):
+    for some in subject.answers.each:
         members = torch.from_numpy(some.log_probs)[:, None, :] if some.logits is None else torch.log_softmax(some.logits.double(), dim=-1)
         if len(members) > 1:
             moved = (members - members[:1]).abs() / (1.0 + members[:1].abs())
@@ -219,7 +219,7 @@ def probabilities(subject: Subject) -> Check:
     """What is called logits is not rows of probabilities: a softmax of those is nearly uniform."""
     check = Named("probabilities-as-logits")
     share = 0.0
-    for some in _each(subject):
+    for some in subject.answers.each:
         if some.logits is None:
             return check.skipped("no full rows of logits")
         # Rows of a float16 store are off by up to 2**-12 an entry, so their sum by about the root of C of that.
@@ -270,11 +270,6 @@ def below_trivial(subject: Subject) -> Check:
             do="Load the teacher's weights; check the order of its rows and classes, and that its inputs are scaled as in its training",
         )
     return check.ok(figure)
-
-
-def _each(subject: Subject) -> list[Heard]:
-    answers = subject.answers
-    return [answers.judged] if answers.judged is answers.sample else [answers.judged, answers.sample]
 
 
 def _named(module: nn.Module, index: int, members: int) -> list[tuple[str, nn.Parameter]]:

@@ -43,7 +43,7 @@ def widths(subject: Subject) -> Check:
 def silent(subject: Subject) -> Check:
     """Vectors of zeros point nowhere, and teach nothing."""
     check = Named("zero-vectors")
-    found = torch.cat([_vectors(some) for some in _each(subject)])
+    found = torch.cat([_vectors(some) for some in subject.answers.each])
     zeros = float((found == 0).all(dim=1).float().mean())
     figure = f"{zeros:.1%} zero of {len(found):,} vectors"
     if zeros > SILENT:
@@ -92,8 +92,3 @@ def _vectors(some: Heard) -> Tensor:
     """(P, D) of the one teacher."""
     assert some.logits is not None
     return some.logits[:, 0]
-
-
-def _each(subject: Subject) -> list[Heard]:
-    answers = subject.answers
-    return [answers.judged] if answers.judged is answers.sample else [answers.judged, answers.sample]

@@ -15,6 +15,7 @@ from torch import nn
 from understudy import kinds, randomness
 from understudy.collate import Masked, Windows
 from understudy.errors import RecipeError, four_parts
+from understudy.models import masked
 from understudy.models.causal import Causal
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
@@ -62,7 +63,7 @@ def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, see
         with randomness.seeded(seed, "student", "weights"):
             return given.student()
     made = make_model(tree["student"]["model"], prepared, given, seed, "student", "weights")
-    if isinstance(made, Causal) and made.classes > prepared.outputs:  # a vocabulary that was rounded up
+    if isinstance(made, Causal | masked.Masked) and made.classes > prepared.outputs:  # a vocabulary that was rounded up
         made.trim(prepared.outputs)
     return made
 

@@ -27,10 +27,7 @@ from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
 VERSION = 2
-ARCHITECTURES = {"pretrained": Text, "embedder": Text, "masked": Passages, "causal": Passages, "decoder": Passages}
-"""Architectures that can be cut, and what each reads."""
-LLAMA = ("causal", "decoder")
-"""Those that say what comes next; the others are encoders."""
+LAYOUTS = {"bert": cut_bert, "llama": cut_llama}
 CALIBRATION, AT_ONCE = 512, 64
 """Training texts on which the importance of the teacher's parts is measured, and how many of them at once."""
 Measure = Callable[[nn.Module, Iterable[tuple[Tensor, Tensor]], Sizes], Importance]
@@ -45,10 +42,10 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
         return
     entry = tree["teacher"][0]
     model = entry.get("model") or {}
-    arch = str(model.get("arch"))
-    whole = arch == "decoder" or reading.folder_of(model) is not None
-    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or not (
-            whole and isinstance(prepared.preprocess, ARCHITECTURES.get(arch, ()))):  # fmt: skip
+    known = kinds.architecture(model)
+    whole = known.layout is not None and (not known.reads_folder or reading.folder_of(model) is not None)
+    fit = whole and isinstance(prepared.preprocess, Text if known.tells is None else Passages)
+    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or not fit:
         raise RecipeError(
             four_parts(
                 "student.from_teacher needs one pretrained teacher that reads text, or a decoder",
@@ -60,8 +57,8 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
             )
         )
     if wanted["static"]:
-        _static(tree, arch, prepared.outputs)
-    elif arch in LLAMA:
+        _static(tree, model["arch"], prepared.outputs)
+    elif known.layout == "llama":
         tree["student"]["model"] = _decoder(wanted, entry, prepared)
     else:
         tree["student"]["model"] = _encoder(wanted, model, prepared)
@@ -71,19 +68,19 @@ def _encoder(wanted: Mapping[str, Any], model: Mapping[str, Any], prepared: Prep
     """The mapping of a student in the layout of BERT."""
     arch, read, folder = model["arch"], prepared.preprocess, reading.folder_of(model)
     known: Any = kinds.configure("models", arch, {key: value for key, value in model.items() if key != "arch"})
-    config = known.configuration(*([prepared.outputs] if arch == "pretrained" else [])).to_dict()
+    config = known.configuration().to_dict()
     assert folder is not None and isinstance(read, Text | Passages)
-    own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is, with rows behind the last token
+    own = rows_of(tokens.read(folder), read.tokenizer) is None  # the teacher's embedding as it is
     made = cut_bert.configured(
         config,
         wanted["layers"],
         wanted["width"],
         wanted["heads"],
         wanted["inner"],
-        vocabulary=None if own else read.vocabulary,
+        vocabulary=None if own and known.tells is None else read.vocabulary,  # who tells loses the rows behind the last token
         pad=config["pad_token_id"] if own else read.pad,
     )
-    pooled = {"pooling": known.sentences().pooling, "normalise": known.sentences().normalise} if arch == "embedder" else {}
+    pooled = {"pooling": known.sentences().pooling, "normalise": known.sentences().normalise} if known.gives_vectors else {}
     return {"arch": arch, "path": "", "config": _said(made), **pooled}
 
 
@@ -101,7 +98,7 @@ def _decoder(wanted: Mapping[str, Any], entry: Mapping[str, Any], prepared: Prep
             )
         )
     known: Any = kinds.configure("models", model["arch"], {key: value for key, value in model.items() if key != "arch"})
-    if model["arch"] == "decoder":
+    if not known.reads_folder:
         had = _measures(model)
         now = from_teacher.smaller(had, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], filled=True)
         sizes = {"width": now.width, "layers": now.layers, "heads": now.heads, "kv_heads": now.groups, "inner": now.inner}
@@ -110,7 +107,7 @@ def _decoder(wanted: Mapping[str, Any], entry: Mapping[str, Any], prepared: Prep
     made = cut_llama.configured(config, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], prepared.outputs)
     if _narrower(Sizes.of(config), Sizes.of(made)):
         cut_llama.refuse_window(config, prepared.shape[0])
-    return complete({"arch": "causal", "path": "", "config": _said(made)}, prepared)
+    return complete({"arch": model["arch"], "path": "", "config": _said(made)}, prepared)
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +118,7 @@ def _measures(model: Mapping[str, Any]) -> Sizes:
     """The sizes of an architecture's mapping that was cut, or can be."""
     options = {key: value for key, value in model.items() if key != "arch"}
     known: Any = kinds.configure("models", model["arch"], options)
-    if model["arch"] == "decoder":
+    if not known.reads_folder:
         return Sizes(known.layers, known.width, known.heads, known.groups, known.width // known.heads, known.units)
     return Sizes.of(known.config or model_folder.configuration(known.path, {}).to_dict())
 
@@ -134,7 +131,7 @@ def _narrower(had: Sizes, now: Sizes) -> bool:
 def _static(tree: dict[str, Any], arch: str, width: int) -> None:
     """Fill in a static student. RecipeError where its teacher gives no vectors, or narrower ones."""
     wanted = tree["student"]["from_teacher"]["static"]
-    if arch != "embedder" or wanted > width:
+    if not kinds.architecture({"arch": arch}).gives_vectors or wanted > width:
         raise RecipeError(
             four_parts(
                 "student.from_teacher: static can't be made of this teacher",
@@ -164,7 +161,7 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
             if wanted["static"]:
                 state = _table(reading.folder_of(entry["model"]) or "", wanted["static"])
             else:
-                layout, had = cut_llama if entry["model"]["arch"] in LLAMA else cut_bert, _measures(entry["model"])
+                layout, had = LAYOUTS[str(kinds.architecture(entry["model"]).layout)], _measures(entry["model"])
                 teacher = taught.modules[0]
                 state = layout.cut(teacher.state_dict(), _chosen(tree, prepared, teacher, layout.importance, had), had)
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))

@@ -110,7 +110,8 @@ def expanded(layers: Mapping[str, str], student: nn.Module, teacher: nn.Module) 
 
 def _refuse_tokens(kind: str, tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     """RecipeError where tokens are to be matched one by one and there are none, other ones, or nobody who could be asked about them."""
-    if not getattr(kinds.find("objectives", kind), "of_tokens", False):
+    objective: Any = kinds.find("objectives", kind)
+    if not objective.of_tokens:
         return
     kept, living = tree["store"], given.teacher is None and tree["teacher"][0]["kind"] in LIVING
     found = None

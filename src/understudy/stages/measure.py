@@ -13,7 +13,7 @@ from understudy.evaluation.compare import mean_interval
 from understudy.run_folder import RunFolder
 from understudy.stages.common import class_counts
 from understudy.stages.finish import shipped_module
-from understudy.stages.modes import refuse_unclassed
+from understudy.stages.modes_of_tasks import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.students import artefact
 

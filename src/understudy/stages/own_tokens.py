@@ -12,6 +12,7 @@ from torch import nn
 from understudy.alignment import align
 from understudy.collate import Windows
 from understudy.models.causal import Causal
+from understudy.models.masked import Masked
 from understudy.preprocess.passages import Passages
 from understudy.stages.common import needs_of, temperatures_of
 from understudy.stages.prepare import Prepared
@@ -58,7 +59,7 @@ def _some(texts: Iterable[str], most: int) -> Iterator[str]:
 def trimmed(module: nn.Module, prepared: Prepared) -> float | None:
     """Take away a model's output rows behind the tokenizer's last token: no text ever holds them, and a softmax over the others is what
     the model says given that. Returns the mean probability that they had, on a few training rows; None where there are none."""
-    if not (isinstance(module, Causal) and prepared.generative and module.classes > prepared.outputs):
+    if not (isinstance(module, Causal | Masked) and prepared.generative and module.classes > prepared.outputs):
         return None
     batch = prepared.rows.batch(prepared.distilled[:ASKED])
     with torch.inference_mode():

@@ -18,9 +18,9 @@ from understudy import sections
 from understudy.errors import RecipeError, four_parts
 from understudy.recipe import Recipe
 from understudy.sections import Sweep
-from understudy.stages import prepare, teach, variants
+from understudy.stages import prepare, teach, transferred, variants
 from understudy.stages.common import steps_of
-from understudy.stages.modes import refuse_unclassed
+from understudy.stages.modes_of_tasks import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.variants import Variant
 
@@ -142,7 +142,7 @@ def _usable(recipe: Recipe, share: float, given: Given) -> None:
 def _rows(transfer: sections.Transfer, data: Prepared, share: float) -> int:
     """How many rows a student of the pilot sees. Raises RecipeError where a class has too few of them."""
     labels = data.rows.labels
-    seen, hidden, _ = prepare.transfer_rows(transfer, data.examples, labels, torch.from_numpy(data.split.train))
+    seen, hidden, _ = transferred.transfer_rows(transfer, data.examples, labels, torch.from_numpy(data.split.train))
     labelled = seen[(labels[seen] >= 0) & ~torch.isin(seen, hidden)]
     classes = data.outputs
     of_all = np.bincount(labels[data.control].numpy(), minlength=classes)

@@ -78,7 +78,7 @@ def pieces_of(corpus: Mapping[str, Any]) -> Iterator[str]:
 
 def folder_of(model: Mapping[str, Any]) -> str | None:
     """The folder of a pretrained model, which says how its texts are read; None for any other."""
-    path = model.get("path") if model.get("arch") in ("pretrained", "causal", "masked", "embedder") else None
+    path = model.get("path") if kinds.architecture(model).reads_folder else None
     return model_folder.found(str(path)) if path else None
 
 
@@ -91,7 +91,7 @@ def positions(model: Mapping[str, Any]) -> int | None:
         return None
     if config.get("model_type") in AFTER_PADDING:
         found -= int(config.get("pad_token_id") or 0) + 1
-    said = model_folder.sentences(folder).length if folder and model["arch"] == "embedder" else None
+    said = model_folder.sentences(folder).length if folder and kinds.architecture(model).gives_vectors else None
     return found if said is None else min(found, said)
 
 

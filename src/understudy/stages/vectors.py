@@ -27,7 +27,7 @@ def width_of(wanted: Recipe) -> int:
     model = first.options.get("model") or {}
     if len(wanted.teacher) == 1 and first.kind == "stored":
         return read_header(first.options["path"])[0].classes
-    if len(wanted.teacher) == 1 and first.kind == "local" and model.get("arch") == "embedder" and not first.options.get("train"):
+    if len(wanted.teacher) == 1 and first.kind == "local" and _of_vectors(model) and not first.options.get("train"):
         return int(_configured(model).configuration().hidden_size)
     raise RecipeError(
         four_parts(
@@ -40,8 +40,13 @@ def width_of(wanted: Recipe) -> int:
     )
 
 
+def _of_vectors(model: Mapping[str, Any]) -> bool:
+    known = kinds.architecture(model)
+    return known.gives_vectors and known.reads_folder
+
+
 def _configured(model: Mapping[str, Any]) -> Any:
-    return kinds.configure("models", "embedder", {key: value for key, value in model.items() if key != "arch"})
+    return kinds.configure("models", model["arch"], {key: value for key, value in model.items() if key != "arch"})
 
 
 def bare_tokenizer(wanted: Recipe) -> Tokenizer:

@@ -26,6 +26,9 @@ KEPT = 128
 LIGHTEST = -20.0
 """The least logarithm of a tail: at nothing, what a student still gives it would be an infinite reverse KL. With it no entry lies deeper
 below its row's largest than a store of tokens reaches (`store.steps.DEEPEST`)."""
+HELD = 1 << 28
+"""Bytes of aligned rows that stay in memory. An epoch asks for every row once, in an order of its own, so that no row is worth more than
+another: those that came first stay, and the others are aligned anew each time."""
 NEVER = 60.0
 """The log-sum-exp of a silent row, whose entries then hold nothing."""
 
@@ -67,6 +70,7 @@ class Teacher:
         shares = digest([part.tolist() for part in (translation.tables.ids, translation.tables.shares, translation.tables.stays)])
         self.fingerprint = digest([inner.fingerprint, tokenizers, shares, theirs.stored.shape[1], self.keep, LIGHTEST])
         self._places: dict[int, Places] = {}
+        self._held = 0
 
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
         """Rows of the N positions of `ours` that count. DataError for a batch whose labels are not those of its rows."""
@@ -121,21 +125,31 @@ class Teacher:
             lengths=(int(wanted.sum()), int(asked.sum())))  # fmt: skip
 
     def _of(self, row: int) -> Places:
-        """Of one row: `student` and `teacher` are its columns. Aligned once, as every epoch asks again."""
-        if row not in self._places:
-            texts = [piece.removesuffix(END_MARK) for piece in parts(self.raw[row])]
-            found = [
-                (one, at, there)
-                for text, (at, mine), (there, other) in zip(texts, pieces(self.ours, row), pieces(self.theirs, row), strict=False)
-                for one in [self.translation.places(text, other, mine)]
-            ]
-            self._places[row] = Places(
-                student=_together([one.student + at for one, at, _ in found]),
-                teacher=_together([one.teacher + there for one, _, there in found]), teacher_next=np.zeros(0, dtype=np.int64),
-                **{name: _together([getattr(one, name) for one, _, _ in found])
-                   for name in ("student_next", "depth", "spans", "whole", "context")},
-                characters=sum(len(text) for text in texts), aligned=sum(one.aligned for one, _, _ in found), lengths=(0, 0))  # fmt: skip
-        return self._places[row]
+        """Of one row, aligned once where there is room: every epoch asks again."""
+        known = self._places.get(row)
+        if known is not None:
+            return known
+        found = self._aligned(row)
+        size = sum(one.nbytes for one in vars(found).values() if isinstance(one, np.ndarray))
+        if self._held + size <= HELD:
+            self._places[row] = found
+            self._held += size
+        return found
+
+    def _aligned(self, row: int) -> Places:
+        """Of one row: `student` and `teacher` are its columns."""
+        texts = [piece.removesuffix(END_MARK) for piece in parts(self.raw[row])]
+        found = [
+            (one, at, there)
+            for text, (at, mine), (there, other) in zip(texts, pieces(self.ours, row), pieces(self.theirs, row), strict=False)
+            for one in [self.translation.places(text, other, mine)]
+        ]
+        return Places(
+            student=_together([one.student + at for one, at, _ in found]),
+            teacher=_together([one.teacher + there for one, _, there in found]), teacher_next=np.zeros(0, dtype=np.int64),
+            **{name: _together([getattr(one, name) for one, _, _ in found])
+               for name in ("student_next", "depth", "spans", "whole", "context")},
+            characters=sum(len(text) for text in texts), aligned=sum(one.aligned for one, _, _ in found), lengths=(0, 0))  # fmt: skip
 
     def _filled(self, rows: TopKRows, at: Tensor, which: Tensor, count: int) -> TopKRows:
         """Rows of all positions, of which those without a place are silent."""

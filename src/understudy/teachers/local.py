@@ -48,7 +48,7 @@ class Options:
             raise RecipeError(four_parts(
                 "a local teacher needs a model or weights", got="neither", expected="model: {arch: ...} or weights: FILE",
                 otherwise="There would be nobody to learn from", do="Add model: {arch: cnn, width: 64}"))
-        if self.weights is None and self.train is None and (self.model or {}).get("arch") not in kinds.READY:
+        if self.weights is None and self.train is None and not kinds.architecture(self.model or {}).ready:
             raise RecipeError(four_parts(
                 "a local teacher without weights must be trained", got="neither weights nor train", expected="one of them",
                 otherwise="The student would learn the answers of random weights", do="Add train: {epochs: 30}, or weights: FILE"))

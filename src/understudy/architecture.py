@@ -1,0 +1,35 @@
+"""What every architecture is: a small frozen record that builds a module, and says of itself what others have to know of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:  # a list of names, such as the command line's, need not wait for it
+    from torch import nn
+
+
+class Architecture(ABC):
+    """Fields of the frozen dataclass below it are its configuration.
+
+    reads_folder: `path` is a folder of the transformers library's, which says how texts are read as well; `config` stands in place of it.
+    ready: that folder brings all of the weights, so that as a teacher there is nothing left to train.
+    tells: the task in which it answers at every token: what comes next ("language"), or what is hidden ("masked").
+    gives_vectors: one vector a text, of a width of its own.
+    layout: whose parts and names its weights have; students can be cut out of such a teacher (`students/cut_*.py`).
+    settled_by: the field that a run fills in where the student comes from its teacher.
+    """
+
+    reads_folder: ClassVar[bool] = False
+    ready: ClassVar[bool] = False
+    tells: ClassVar[Literal["language", "masked"] | None] = None
+    gives_vectors: ClassVar[bool] = False
+    layout: ClassVar[Literal["bert", "llama"] | None] = None
+    settled_by: ClassVar[str | None] = None
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A fresh module from inputs of this shape to (B, classes) logits, drawn from torch's global generator.
+
+        Architectures that tell give (B, L, tokens), those of vectors (B, W). RecipeError for inputs that it can't read.
+        """
