@@ -31,7 +31,7 @@ from understudy.run_folder import RunFolder
 from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
-from understudy.stages.common import class_counts, complete, finished, fresh_student
+from understudy.stages.common import class_counts, complete, digest, finished, fresh_student
 from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
@@ -236,7 +236,7 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
         classes=() if vectors is not None else prepared.classes,
         preprocess=prepared.preprocess.to_dict(),
         card=about,
-        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"]},
+        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree)},
         files=files,
         vectors=vectors,
     )
@@ -280,7 +280,7 @@ def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folde
         try:
             found = exporter.export(folder.path / "student", folder.path / "exports", probe, module)
         except Mismatch as error:
-            found = {"path": str(error.folder), "failed": str(error), "parity": error.parity}
+            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity}
         rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
