@@ -252,7 +252,7 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
     """RecipeError for an exporter whose packages are not installed, or that can't hold such a student."""
     model = tree["student"]["model"]
     for exporter in exporters(tree):
-        exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {})
+        exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {}, prepared.preprocess)
 
 
 def probe_of(prepared: Prepared) -> Probe:
