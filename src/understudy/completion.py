@@ -193,7 +193,7 @@ def _student(student: Student, where: Where) -> Student:
     student = student.model_copy(update={"tokenizer": _corpus(student.tokenizer, where, ("student", "tokenizer"))})
     assert not isinstance(student.model, str)
     arch = student.model.get("arch")  # an earlier run wrote down what it was
-    written = {"decoder": "vocabulary", "static": "width", "pruned": "sizes"}.get(str(arch), "config")
+    written = {"decoder": "vocabulary", "static": "width", "pruned": "base"}.get(str(arch), "config")
     settled = arch in ("pretrained", "masked", "embedder", "causal", "decoder", "static", "pruned") and student.model.get(written)
     if student.from_teacher is not None and student.model and not settled:
         raise RecipeError(

@@ -203,14 +203,16 @@ class Prune(Part):
     the teacher's parameters, or multiply-accumulates, shall go: the smallest share with which it does. importance: what says which channels
     stay: their weights ("magnitude"), what the loss would change without them ("taylor"), or how loud they are ("activation").
     iterations: in so many equal steps, each measured anew on what is left. keep: layers whose outputs stay whole, by name or glob.
+    depth: of a residual net, fewer blocks, alone or before channels go.
     """
 
     share: float | None = Field(default=None, gt=0, lt=1)
     parameters: float | None = Field(default=None, gt=0, lt=1)
     macs: float | None = Field(default=None, gt=0, lt=1)
-    importance: Literal["magnitude", "taylor", "activation"] = "taylor"
+    importance: Literal["magnitude", "taylor", "activation"] = "magnitude"
     iterations: int = Field(default=1, ge=1, le=100)
     keep: tuple[str, ...] = ()
+    depth: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -220,10 +222,11 @@ class Prune(Part):
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
         said = [name for name in ("share", "parameters", "macs") if getattr(self, name) is not None]
-        if len(said) != 1:
+        if len(said) > 1 or not (said or self.depth):
             raise RecipeError(four_parts(
-                "student.from_teacher.prune needs one target", got=" and ".join(said) or "none", expected="share, parameters or macs",
-                otherwise="It would not be known how much goes", do="Use prune: 0.5, or for example prune: {parameters: 0.75}"))
+                "student.from_teacher.prune needs one target", got=" and ".join(said) or "none",
+                expected="share, parameters or macs; or depth", otherwise="It would not be known how much goes",
+                do="Use prune: 0.5, or for example prune: {parameters: 0.75}"))
         return self
 
 

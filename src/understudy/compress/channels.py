@@ -7,7 +7,7 @@ outputs, the same channel of both. Such a `Group` can only go as one (Fang et al
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -104,13 +104,15 @@ def first(groups: Sequence[Group], share: float) -> dict[str, Tensor]:
     return {group.name: torch.arange(group.channels) < left(group.channels, share) for group in groups}
 
 
-def share_for(module: nn.Module, groups: Sequence[Group], cost: Callable[[nn.Module], int], target: float, what: str) -> float:
+def share_for(
+    module: nn.Module, groups: Sequence[Group], cost: Callable[[nn.Module], int], whole: int, target: float, what: str
+) -> float:
     """The smallest share of every layer's channels with which at least `target` of a cost goes. RecipeError where no share reaches it.
 
-    Sizes step from channel to channel, so that somewhat more goes: at most what the last channel of the groups that moved has.
+    whole: the cost of which a share goes. what: its name in the recipe. Sizes step from channel to channel, so that somewhat more goes:
+    at most what one channel of each group has.
     """
     steps = sorted({(count + 0.5) / group.channels + 1e-9 for group in groups for count in range(group.channels - 1)})
-    whole = cost(module)
 
     def gone(share: float) -> float:
         return 1 - cost(shrunk(module, groups, first(groups, share))[0]) / whole
@@ -131,10 +133,13 @@ Scores = Callable[[nn.Module, Sequence[Group]], Mapping[str, Tensor]]
 """(module, its groups) -> group's name -> (n,) how much each channel says."""
 
 
-def pruned(module: nn.Module, groups: Sequence[Group], share: float, scores: Scores, iterations: int = 1) -> nn.Module:
-    """What is left of a module without the channels that say least, a share of every group's.
+def pruned(
+    module: nn.Module, groups: Sequence[Group], share: float, scores: Scores, iterations: int = 1,
+    settle: Callable[[nn.Module], None] = lambda module: None,
+) -> nn.Module:
+    """What is left of a module without the channels that say least, a share of every group's; the module itself is not changed.
 
-    iterations: in so many equal steps, each measured anew on what is left.
+    iterations: in so many equal steps, each measured anew on what is left. settle: done to what is left after each (`recalibrate`).
     """
     had, now = groups, tuple(groups)
     for step in range(1, iterations + 1):
@@ -144,4 +149,28 @@ def pruned(module: nn.Module, groups: Sequence[Group], share: float, scores: Sco
             best = found[group.name].argsort(descending=True, stable=True)[:count]
             stay[group.name] = torch.zeros(group.channels, dtype=torch.bool).index_fill_(0, best, True)
         module, now = shrunk(module, now, stay)
+        settle(module)
     return module
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure the means and variances of batch norm anew, in place: those of the whole net are not what the channels that stay give.
+
+    batches: (B, ...) inputs; batches of one row are left out. Nothing changes where there are no others. Without this a pruned net can
+    answer like a guess although its weights are of use. Reference: Li et al. 2020, arXiv 2007.02491 (EagleEye), section 3.3; the mean over
+    batches in place of a moving average, so that all count alike.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    usual, several = [layer.momentum for layer in norms], (inputs for inputs in batches if len(inputs) > 1)
+    module.eval()
+    for at, inputs in enumerate(several if norms else ()):
+        for layer in norms:
+            if at == 0:
+                layer.reset_running_stats()
+                layer.momentum = None
+            layer.train()
+        module(inputs)
+    for layer, momentum in zip(norms, usual, strict=True):
+        layer.momentum = momentum
+        layer.eval()

@@ -50,12 +50,12 @@ def groups_of(module: nn.Module, shape: tuple[int, ...], keep: Sequence[str] = (
                 "student.from_teacher.prune.keep names no layer", got=f'"{pattern}"', expected="one of " + ", ".join(layers[:12]),
                 otherwise="A layer that shall stay whole would be pruned", do="Use a name, or a glob such as layer3.*"))
     with randomness.seeded("prune", "probe"):
-        probe = copy.deepcopy(module).double().eval()
+        probe = copy.deepcopy(module).double().eval().requires_grad_()
         for layer in probe.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.reset_parameters()
         inputs = torch.randn(2, *shape, dtype=torch.float64)
-    found = _proven(probe, [group for group in _traced(probe, inputs) if group.channels > 1], inputs)
+        found = _proven(probe, [group for group in _traced(probe, inputs) if group.channels > 1], inputs)
     kept = {path for pattern in keep for path in fnmatch.filter(layers, pattern)}
     found = [group for group in found if not kept & set(group.makers)]
     if not found:

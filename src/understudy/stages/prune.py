@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from understudy import atomic, kinds, randomness
 from understudy.cache import Cache
 from understudy.compress import importance
-from understudy.compress.channels import Group, Scores, first, pruned, share_for, shrunk, sizes_of
+from understudy.compress.blocks import STAGES, shallower
+from understudy.compress.channels import Group, Scores, first, pruned, recalibrate, share_for, shrunk, sizes_of
 from understudy.compress.prune import groups_of
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import cost
@@ -29,13 +30,16 @@ from understudy.students.weights import FILE, load_weights, serialise
 from understudy.training.numerics import Numerics
 
 VERSION = 1
-CALIBRATION, AT_ONCE = 1024, 64
-"""Training rows on which the importance of channels is measured, and how many of them at once."""
+CALIBRATION, AT_ONCE = 1024, 128
+"""Training rows on which the importance of channels and batch norm's statistics are measured, and how many of them at once."""
 
 
 def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
     """The student's mapping. RecipeError for a teacher that can't be pruned, or a target that is not reached."""
-    wanted, base = tree["student"]["from_teacher"]["prune"], _base(tree)
+    wanted = tree["student"]["from_teacher"]["prune"]
+    base = _shallower(_base(tree), wanted["depth"])
+    if _target(wanted) is None:
+        return {"arch": "pruned", "base": base, "sizes": {}}
     if wanted["importance"] == "taylor" and not len(prepared.control):
         raise RecipeError(
             four_parts(
@@ -48,7 +52,7 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
         )
     module = _built(base, prepared)
     groups = groups_of(module, prepared.shape, wanted["keep"])
-    share = _share(wanted, module, groups, prepared)
+    share = _share(wanted, module, groups, _built(_base(tree), prepared), prepared)
     sizes = sizes_of(shrunk(module, groups, first(groups, share))[0], module)
     if not sizes:
         raise RecipeError(
@@ -60,7 +64,7 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
                 do="Raise the share",
             )
         )
-    return {"arch": "pruned", "base": dict(base), "sizes": {path: list(size) for path, size in sizes.items()}}
+    return {"arch": "pruned", "base": base, "sizes": {path: list(size) for path, size in sizes.items()}}
 
 
 def _base(tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,6 +85,26 @@ def _base(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+def _shallower(base: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
+    """The base with fewer blocks; RecipeError where it has none to leave out."""
+    if depth is not None and (base["arch"] not in STAGES or depth >= base["depth"]):
+        raise RecipeError(
+            four_parts(
+                "student.from_teacher.prune.depth leaves no block out",
+                got=f"{depth} of a {base['arch']}" + (f" of depth {base['depth']}" if base["arch"] in STAGES else ""),
+                expected=f"a smaller depth than the teacher's, of arch {' or '.join(STAGES)}",
+                otherwise="The student would be as deep as the teacher",
+                do="Name a smaller one, or leave depth out",
+            )
+        )
+    return {**base, **({} if depth is None else {"depth": depth})}
+
+
+def _target(wanted: Mapping[str, Any]) -> str | None:
+    """Which of share, parameters and macs is asked for; None where only blocks are left out."""
+    return next((name for name in ("share", "parameters", "macs") if wanted[name] is not None), None)
+
+
 def _built(base: Mapping[str, Any], prepared: Prepared) -> nn.Module:
     options = {key: value for key, value in base.items() if key != "arch"}
     with randomness.seeded("prune", "base"):
@@ -88,13 +112,14 @@ def _built(base: Mapping[str, Any], prepared: Prepared) -> nn.Module:
     return module.eval()
 
 
-def _share(wanted: Mapping[str, Any], module: nn.Module, groups: tuple[Group, ...], prepared: Prepared) -> float:
-    """The share of every layer's channels that goes."""
-    if wanted["parameters"]:
-        return share_for(module, groups, cost.parameters, wanted["parameters"], "parameters")
-    if wanted["macs"]:
-        example = prepared.example()
-        return share_for(module, groups, lambda made: cost.multiply_accumulates(made, example), wanted["macs"], "macs")
+def _share(wanted: Mapping[str, Any], module: nn.Module, groups: tuple[Group, ...], whole: nn.Module, prepared: Prepared) -> float:
+    """The share of every layer's channels that goes. whole: the teacher, from which a share of its cost is counted."""
+    target, example = _target(wanted), prepared.example()
+    if target == "parameters":
+        return share_for(module, groups, cost.parameters, cost.parameters(whole), wanted[target], target)
+    if target == "macs":
+        count = cost.multiply_accumulates(whole, example)
+        return share_for(module, groups, lambda made: cost.multiply_accumulates(made, example), count, wanted[target], target)
     return float(wanted["share"])
 
 
@@ -108,13 +133,29 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     folder = cache.folder("start", made, VERSION)
     with cache.claim(folder):
         if not cache.done(folder):
-            base = _built(_base(tree), prepared)
-            groups = groups_of(base, prepared.shape, wanted["keep"])
-            share = _share(wanted, base, groups, prepared)
-            module = pruned(teacher, groups, share, _scores(wanted["importance"], prepared, which), wanted["iterations"])
+            module = _started(tree, prepared, teacher, which)
             atomic.write_bytes(folder / FILE, serialise(module))
             cache.finish(folder, {"parameters": cost.parameters(module)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
+
+
+def _started(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, which: Tensor) -> nn.Module:
+    wanted, whole = tree["student"]["from_teacher"]["prune"], _base(tree)
+    base = _shallower(whole, wanted["depth"])
+    module = _built(base, prepared)
+    groups = None if _target(wanted) is None else groups_of(module, prepared.shape, wanted["keep"])
+    share = 0.0 if groups is None else _share(wanted, module, groups, _built(whole, prepared), prepared)
+    state = teacher.state_dict() if wanted["depth"] is None else shallower(teacher.state_dict(), module, base["arch"])
+    module.load_state_dict(state)
+
+    def settle(made: nn.Module) -> None:
+        recalibrate(made, (inputs for inputs, _ in _batches(prepared, which)))
+
+    if groups is not None:
+        scores = _scores(wanted["importance"], prepared, which)
+        return pruned(module, groups, share, scores, wanted["iterations"], settle)
+    settle(module)
+    return module
 
 
 def _calibration(kind: str, prepared: Prepared) -> Tensor:
@@ -123,16 +164,19 @@ def _calibration(kind: str, prepared: Prepared) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(CALIBRATION, len(rows))).long()]
 
 
-def _scores(kind: str, prepared: Prepared, which: Tensor) -> Scores:
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in prepared.student_rows.batches(which, AT_ONCE):
-            yield batch.inputs, batch.labels
+def _batches(prepared: Prepared, which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(inputs, labels) of plain rows."""
+    for batch in prepared.student_rows.batches(which, AT_ONCE):
+        yield batch.inputs, batch.labels
 
-    return {
+
+def _scores(kind: str, prepared: Prepared, which: Tensor) -> Scores:
+    kinds_of: dict[str, Scores] = {
         "magnitude": importance.magnitude,
-        "taylor": lambda module, groups: importance.taylor(module, groups, batches()),
-        "activation": lambda module, groups: importance.activation(module, groups, batches()),
-    }[kind]
+        "taylor": lambda module, groups: importance.taylor(module, groups, _batches(prepared, which)),
+        "activation": lambda module, groups: importance.activation(module, groups, _batches(prepared, which)),
+    }
+    return kinds_of[kind]
 
 
 def unrecovered(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> Tensor | None:
