@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from understudy.errors import RecipeError, four_parts
 from understudy.rights.terms import Rights
@@ -214,11 +214,6 @@ class Prune(Part):
     keep: tuple[str, ...] = ()
     depth: int | None = Field(default=None, ge=1)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, given: Any) -> Any:
-        return {"share": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
-
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
         said = [name for name in ("share", "parameters", "macs") if getattr(self, name) is not None]
@@ -228,6 +223,11 @@ class Prune(Part):
                 expected="share, parameters or macs; or depth", otherwise="It would not be known how much goes",
                 do="Use prune: 0.5, or for example prune: {parameters: 0.75}"))
         return self
+
+
+def _share(given: Any) -> Any:
+    """`prune: 0.5` is a share."""
+    return {"share": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
 class FromTeacher(Part):
@@ -246,7 +246,7 @@ class FromTeacher(Part):
     heads: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
     static: int | None = Field(default=None, ge=2)
-    prune: Prune | None = None
+    prune: Annotated[Prune | None, BeforeValidator(_share, json_schema_input_type=Prune | float | None)] = None
 
     @model_validator(mode="after")
     def _one_way(self) -> FromTeacher:

@@ -97,7 +97,9 @@ def _shallower(base: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
                 do="Name a smaller one, or leave depth out",
             )
         )
-    return {**base, **({} if depth is None else {"depth": depth})}
+    made = {**base, **({} if depth is None else {"depth": depth})}
+    _architecture(made)
+    return made
 
 
 def _target(wanted: Mapping[str, Any]) -> str | None:
@@ -105,10 +107,13 @@ def _target(wanted: Mapping[str, Any]) -> str | None:
     return next((name for name in ("share", "parameters", "macs") if wanted[name] is not None), None)
 
 
+def _architecture(base: Mapping[str, Any]) -> Any:
+    return kinds.configure("models", base["arch"], {key: value for key, value in base.items() if key != "arch"})
+
+
 def _built(base: Mapping[str, Any], prepared: Prepared) -> nn.Module:
-    options = {key: value for key, value in base.items() if key != "arch"}
     with randomness.seeded("prune", "base"):
-        module: nn.Module = kinds.configure("models", base["arch"], options).build(prepared.shape, prepared.outputs)
+        module: nn.Module = _architecture(base).build(prepared.shape, prepared.outputs)
     return module.eval()
 
 
