@@ -60,6 +60,7 @@ TOY = {
     "distil_bert": [*QUICK, "data.passage=96", "data.split={validation: 0.1, test: 0.3}", "teacher.train.epochs=40",
                     "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
                     "student.from_teacher.layers=1"],
+    "pruned_digits": [*QUICK, "teacher.train.epochs=3", "teacher.model.width=8"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -129,6 +130,8 @@ def test_runs_to_its_report(name, tmp_path, request):
     assert set(summary["arms"]) == {"control", "distilled"} and (run.path / "report.html").stat().st_size < 1_500_000
     if name == "cifar10_resnet":
         assert summary["teacher"]["value"] > 0.9
+    if name == "pruned_digits":
+        assert set(summary["pruned"]) == {"value", "ci95"} and "Pruned alone" in run.remarks[0]
     if name == "draft_model":
         assert summary["draft"]["prompts"] == 6 and not summary["draft"]["different"] and "token for token" in run.remarks[0]
     if name == "intent_classifier":

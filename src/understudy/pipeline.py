@@ -24,7 +24,7 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, prune, record, series, settle, teach
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -57,7 +57,8 @@ class Run:
     @property
     def remarks(self) -> list[str]:
         """What else a person should read at once, a sentence each."""
-        return list((self.details["draft"] or {}).get("sentences", []))
+        pruned = self.details["pruned"]
+        return [*(self.details["draft"] or {}).get("sentences", []), *([pruned["sentence"]] if pruned else [])]
 
     @property
     def student(self) -> Any:
@@ -160,6 +161,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             latency,
             lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
             drafts,
+            prune.unrecovered(tree, data, given),
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))

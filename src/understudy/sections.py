@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from understudy.errors import RecipeError, four_parts
 from understudy.rights.terms import Rights
@@ -196,15 +196,49 @@ class Reader(Part):
     corpus: dict[str, Any] | None = None
 
 
-class FromTeacher(Part):
-    """A student cut out of its teacher, a pretrained model or a decoder, whose weights it starts with: both arms do, so that the question
-    is what distilling adds.
+class Prune(Part):
+    """Structured pruning: what goes are whole channels and hidden units, so that the student is smaller and faster, not full of zeros.
 
-    layers: how many, at equal distances, the first and last among them; or their numbers from 0. width: of the residual stream, a multiple
-    of the teacher's head size; of `causal` any. heads: of attention; by default as many as fill the width, of `causal` all. inner: units of
-    each feed-forward layer. Where these are smaller than the teacher's, the parts that say most on training texts are kept. Embeddings are
-    those of the student's tokens.
+    share: of the channels of every layer, how much goes; `prune: 0.5` is short for it. parameters, macs: in place of it, how much of all
+    the teacher's parameters, or multiply-accumulates, shall go: the smallest share with which it does. importance: what says which channels
+    stay: their weights ("magnitude"), what the loss would change without them ("taylor"), or how loud they are ("activation").
+    iterations: in so many equal steps, each measured anew on what is left. keep: layers whose outputs stay whole, by name or glob.
+    depth: of a residual net, fewer blocks, alone or before channels go.
+    """
+
+    share: float | None = Field(default=None, gt=0, lt=1)
+    parameters: float | None = Field(default=None, gt=0, lt=1)
+    macs: float | None = Field(default=None, gt=0, lt=1)
+    importance: Literal["magnitude", "taylor", "activation"] = "magnitude"
+    iterations: int = Field(default=1, ge=1, le=100)
+    keep: tuple[str, ...] = ()
+    depth: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Prune:
+        said = [name for name in ("share", "parameters", "macs") if getattr(self, name) is not None]
+        if len(said) > 1 or not (said or self.depth):
+            raise RecipeError(four_parts(
+                "student.from_teacher.prune needs one target", got=" and ".join(said) or "none",
+                expected="share, parameters or macs; or depth", otherwise="It would not be known how much goes",
+                do="Use prune: 0.5, or for example prune: {parameters: 0.75}"))
+        return self
+
+
+def _share(given: Any) -> Any:
+    """`prune: 0.5` is a share."""
+    return {"share": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+
+class FromTeacher(Part):
+    """A student cut out of its teacher, whose weights it starts with: both arms do, so that the question is what distilling adds.
+
+    layers: of a pretrained model or a decoder, how many, at equal distances, the first and last among them; or their numbers from 0.
+    width: of the residual stream, a multiple of the teacher's head size; of `causal` any. heads: of attention; by default as many as fill
+    the width, of `causal` all. inner: units of each feed-forward layer. Where these are smaller than the teacher's, the parts that say most
+    on training texts are kept. Embeddings are those of the student's tokens.
     static: in place of layers, of a teacher of sentence vectors: a table of so many numbers a token, from what it says of each token alone.
+    prune: in place of layers, of a teacher of pictures or numbers that is a net of this package: it, with fewer channels and hidden units.
     """
 
     layers: int | tuple[int, ...] | None = None
@@ -212,14 +246,16 @@ class FromTeacher(Part):
     heads: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
     static: int | None = Field(default=None, ge=2)
+    prune: Annotated[Prune | None, BeforeValidator(_share, json_schema_input_type=Prune | float | None)] = None
 
     @model_validator(mode="after")
     def _one_way(self) -> FromTeacher:
-        if (self.layers is None) == (self.static is None) or (self.static is not None and (self.width or self.heads or self.inner)):
+        ways = [way for way in (self.layers, self.static, self.prune) if way is not None]
+        if len(ways) != 1 or (self.layers is None and (self.width or self.heads or self.inner)):
             raise RecipeError(four_parts(
                 "student.from_teacher says two things, or nothing", got=", ".join(name for name, value in self if value) or "neither",
-                expected="layers, with width, heads and inner where it shall be narrower; or static alone",
-                otherwise="It would not be known what is cut out", do="Use {layers: 3}, or {static: 256}"))
+                expected="layers, with width, heads and inner where it shall be narrower; or static alone; or prune alone",
+                otherwise="It would not be known what is cut out", do="Use {layers: 3}, {static: 256} or {prune: 0.5}"))
         return self
 
 

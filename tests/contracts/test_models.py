@@ -16,7 +16,7 @@ from understudy.errors import RecipeError
 from understudy.students.weights import check_fit, fill, serialise
 
 NAMES = kinds.names("models")
-TABLES = {"mlp", "linear"}
+TABLES = {"mlp", "linear", "pruned"}
 """Architectures that take rows of numbers too."""
 LANGUAGE = {arch for arch in NAMES if kinds.architecture({"arch": arch}).tells}
 """Architectures that say at every place of a text which token comes next, or stands there: (B, L) -> (B, L, tokens)."""
@@ -31,7 +31,7 @@ LLAMA = {"model_type": "llama", "vocab_size": 40, "pad_token_id": 3, "hidden_siz
          "intermediate_size": 12, "max_position_embeddings": 20}
 NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"config": TINY}, "causal": {"config": LLAMA},
           "masked": {"config": TINY}, "decoder": WORDS | {"width": 16, "layers": 2}, "embedder": {"config": TINY},
-          "static": WORDS | {"width": 8}}
+          "static": WORDS | {"width": 8}, "pruned": {"base": {"arch": "mlp", "hidden": [6]}}}
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
 OTHER = {
@@ -48,7 +48,8 @@ OTHER = {
     "decoder": {"width": 24, "layers": 3, "heads": 2, "kv_heads": 2, "inner": 20, "tied": False, "dropout": 0.5, "vocabulary": 41, "pad": 4,
                 "start": 10, "rope_base": 50.0},
     "embedder": {"config": TINY | {"hidden_size": 12}, "pooling": "cls", "normalise": True, "dropout": 0.5},
-    "static": {"width": 5, "normalise": False, "vocabulary": 41, "pad": 4}}
+    "static": {"width": 5, "normalise": False, "vocabulary": 41, "pad": 4},
+    "pruned": {"base": {"arch": "mlp", "hidden": [7]}, "sizes": {"layers.0": (4, 768), "head": (5, 4)}}}
 """For every field a value that is not the default."""
 
 

@@ -67,9 +67,10 @@ class Classified(Measured):
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
-        """ "trivial", "teacher" -> (n,); arm -> (S, n)."""
-        trivial = metrics.trivial_log_probs(self.facts.class_counts, len(self.rows))
-        return {"trivial": self.score(trivial), **{name: self.score(one) for name, one in self.said.items()}}
+        """ "trivial", "teacher", and "pruned" where the student is -> (n,); arm -> (S, n)."""
+        trivial, start = metrics.trivial_log_probs(self.facts.class_counts, len(self.rows)), self.facts.unrecovered_test
+        pruned = {} if start is None else {"pruned": metrics.log_softmax(np.asarray(start, dtype=np.float64)[self.rows])}
+        return {"trivial": self.score(trivial), **{name: self.score(one) for name, one in {**pruned, **self.said}.items()}}
 
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
@@ -137,6 +138,10 @@ class Classified(Measured):
         if beside:
             found.append(outside.note(beside, len(self.rows), len(facts.labels_val)))
         return found
+
+    def counted(self) -> dict[str, Any]:
+        """The pruned start of the student, where it has one."""
+        return {"pruned": {"value": self.value("pruned"), "ci95": self.interval("pruned")}} if "pruned" in self.scores else {}
 
     def sections(self) -> dict[str, Any]:
         """What only classifiers have."""

@@ -15,7 +15,7 @@ from understudy.evaluation import claims, metrics
 from understudy.evaluation.retention import TEACHER_NOT_ABOVE_CONTROL, Estimate, lead_over
 from understudy.report.facts import Facts
 from understudy.report.measured import Measured
-from understudy.report.words import NOUNS, sentence, verdict_line
+from understudy.report.words import NOUNS, sentence, unrecovered, verdict_line
 
 CURVE_POINTS = 200
 
@@ -41,6 +41,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         "severity": None, "fidelity": {}, "dark_knowledge": None, "ranked": None, "temperature": [], "temperature_note": "",
         "duplicates": None,
         "documents": None, "pairs": None, "draft": None, "own_text": {},
+        "pruned": {**summary["pruned"], "sentence": unrecovered(summary)} if "pruned" in summary else None,
         **measured.sections(),
     }
 

@@ -169,6 +169,7 @@ class Classification(Facts):
         teacher_tempered_test: {T: (n, C) log-probabilities}; empty: made from the rows at T = 1, which is exact for one member.
         temperature: the objective's temperature, 1.0 where it has none.
         arms: "distilled", and "control" unless the recipe has none.
+        unrecovered_test: (n, C) logits of a pruned student before its first step; None for a student that is not pruned.
         duplicates: positions of the test rows that are also in train.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
 
@@ -189,6 +190,7 @@ class Classification(Facts):
     class_weights: Sequence[float] | None = None
     teacher_tempered_test: Mapping[float, np.ndarray] = field(default_factory=dict)
     temperature: float = 1.0
+    unrecovered_test: np.ndarray | None = None
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     thumbnail: Callable[[int], bytes | str] | None = None
 
@@ -203,6 +205,8 @@ class Classification(Facts):
         shapes = {"class_counts": (np.shape(self.class_counts), (c,)), "ids_test": (np.shape(self.ids_test), (n,)),
                   "teacher_log_probs_test": (np.shape(self.teacher_log_probs_test), (n, c)),
                   "teacher_log_probs_val": (np.shape(self.teacher_log_probs_val), (m, c))}
+        if self.unrecovered_test is not None:
+            shapes["unrecovered_test"] = (np.shape(self.unrecovered_test), (n, c))
         for name, arm in self.arms.items():
             shapes[f"arms.{name}.logits_test"] = (np.shape(arm.logits_test), (len(arm.seeds), n, c))
             shapes[f"arms.{name}.logits_val"] = (np.shape(arm.logits_val), (len(arm.seeds), m, c))

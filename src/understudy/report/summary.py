@@ -4,7 +4,8 @@
 "chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed,
 "control" where it is the untrained start of the student ("init_only"), "self_taught" where the teacher is the student itself (nothing
 is claimed of it then), "own_text" where students were compared with
-their teacher on what they write themselves, and "draft" where they ran ahead of it.
+their teacher on what they write themselves, "draft" where they ran ahead of it, and "pruned" ({"value", "ci95"}), what a pruned student
+scored before it learnt again.
 Without a control arm `arms` has no "control" and verdict, difference, p_value, smallest_visible and gap_closed are null.
 `difference` is distilled minus control in the metric's own unit (negative is good where lower is better).
 
@@ -54,6 +55,7 @@ are means over its seeds.
     draft               null or {"prompts", "tokens", "ahead", "different": [{"prompt", "gap"}], "conditions", arm: {"passes",
                           "passes_saved", "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "seconds_alone", "speedup",
                           "ci95"}, "sentences": [str]}; the summary's has neither times nor sentences
+    pruned              null or {"value", "ci95", "sentence"}: the pruned student before it learnt again
     selftest, provenance, exports, control, control_reason   as in Facts
 """
 

@@ -93,6 +93,13 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
             f"or ship the cheaper control{gate_clause}.")
 
 
+def unrecovered(summary: Mapping[str, Any]) -> str:
+    """What pruning alone gives, one plain sentence; `summary` is that of a pruned student."""
+    found, metric = summary["pruned"], summary["metric"]
+    ends = "" if found["ci95"] is None else f" (95 % interval {' to '.join(_value(end, metric) for end in found['ci95'])})"
+    return f"Pruned alone, before it learnt again, the student has {LABELS[metric]} {_value(found['value'], metric)}{ends}."
+
+
 def _over_start(verdict: str, gain: str, missed: Sequence[str]) -> str:
     """The sentence of a run whose control is the untrained student."""
     if verdict != "helps":

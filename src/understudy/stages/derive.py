@@ -17,7 +17,7 @@ from understudy.errors import RecipeError, four_parts
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Batch
-from understudy.stages import reading
+from understudy.stages import prune, reading
 from understudy.stages.common import complete, digest
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
@@ -39,6 +39,9 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
     """Fill in the student's model in place, where it comes from its teacher. RecipeError where nothing could be copied."""
     wanted = tree["student"]["from_teacher"]
     if wanted is None or tree["student"]["model"] != "auto":
+        return
+    if wanted["prune"]:
+        tree["student"]["model"] = prune.model_of(tree, prepared)
         return
     entry = tree["teacher"][0]
     model = entry.get("model") or {}
@@ -149,6 +152,8 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     wanted, entry = tree["student"]["from_teacher"], tree["teacher"][0]
     if wanted is None:
         return dict(tree)
+    if wanted["prune"]:
+        return prune.started(tree, prepared, taught, cache)
     assert isinstance(prepared.preprocess, Text | Passages)
     made: dict[str, Any] = {
         "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"],

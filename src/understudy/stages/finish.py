@@ -66,8 +66,12 @@ def facts_of(
     latency: Latency | None,
     trained: Callable[[str, int], nn.Module],
     drafts: Drafts | None = None,
+    unrecovered: Tensor | None = None,
 ) -> Facts:
-    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher."""
+    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
+
+    unrecovered: (n, C) what a pruned student said of the test rows before its first step.
+    """
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
         "name": tree["name"],
@@ -91,11 +95,16 @@ def facts_of(
         return _told(tree, lessons, arms, common, trained, drafts)
     if lessons.data.task == "embedding":
         return _similar(lessons, arms, shipped, common)
-    return _classified(tree, lessons, arms, shipped, common)
+    return _classified(tree, lessons, arms, shipped, common, unrecovered)
 
 
 def _classified(
-    tree: Mapping[str, Any], lessons: Lessons, arms: Mapping[str, ArmResult], shipped: int, common: Mapping[str, Any]
+    tree: Mapping[str, Any],
+    lessons: Lessons,
+    arms: Mapping[str, ArmResult],
+    shipped: int,
+    common: Mapping[str, Any],
+    unrecovered: Tensor | None,
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
@@ -117,6 +126,7 @@ def _classified(
         },
         temperature=float(temperature),
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
+        unrecovered_test=None if unrecovered is None else unrecovered.numpy(),
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )

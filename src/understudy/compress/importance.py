@@ -1,0 +1,109 @@
+"""How much each channel of a group says: by its weights, by what its loss would change, or by how loud it is.
+
+Only the order within a group counts, since every group loses the same share: no scaling across layers is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from understudy.compress.channels import Group, Member, parts
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""((B, ...) inputs, (B,) labels)."""
+
+
+def magnitude(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """(n,) float64: the Euclidean norm of all weights that a channel has in any layer of its group.
+
+    Needs no data. Hurts where batch norm scales weights up again: their size is then no measure of what they do.
+    Reference: Li et al. 2017, arXiv 1608.08710, over groups as in Fang et al. 2023, arXiv 2301.12900, equation 4.
+    """
+    return {group.name: summed(module, group, lambda weight: weight.square()).sqrt() for group in groups}
+
+
+def taylor(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict[str, Tensor]:
+    """(n,) float64: the sum over a channel's weights of |w · dL/dw|, mean over batches: what the loss would change without them, to first
+    order, each weight on its own.
+
+    L is the cross-entropy with the labels, not with the module's own soft answers: where a model is compared with itself, softmax − target
+    is zero in every row, and so is every gradient. Batch norm uses its running statistics. Needs labelled rows; hurts with very few.
+    Reference: Molchanov et al. 2019, arXiv 1906.10771, equation 8, with absolute values in place of squares and summed over a group.
+    """
+    module = copy.deepcopy(module).eval().requires_grad_()  # a teacher's weights are frozen
+    weights = list(module.parameters())
+    found = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
+    count = 0
+    for inputs, labels in batches:
+        with torch.enable_grad():
+            loss = F.cross_entropy(module(inputs).float(), labels)
+        slopes = {id(weight): slope for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True)}
+        for group in groups:
+            found[group.name] += summed(module, group, _effect(slopes))
+        count += 1
+    return {name: total / max(count, 1) for name, total in found.items()}
+
+
+def _effect(slopes: Mapping[int, Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda weight: (weight * slopes[id(weight)]).abs()
+
+
+@torch.no_grad()
+def activation(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict[str, Tensor]:
+    """(n,) float64: mean |x| over rows and positions of what the layers behind a channel read of it, mean over those layers.
+
+    Needs no labels. Read where the next layers do, behind batch norm and ReLU: what a convolution gives has no scale of its own.
+    Hurts where a channel is loud and constant. Reference: mean activation in Molchanov et al. 2017, arXiv 1611.06440, section 2.2.
+    """
+    readers = {member.path for group in groups for member in group.members if member.side == "in"}
+    totals: dict[str, Tensor] = {}
+    handles, count = [], 0
+
+    def watch(path: str) -> Any:
+        def hook(layer: nn.Module, given: tuple[Any, ...]) -> None:
+            loud = given[0].detach().double().abs()
+            loud = loud.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else loud
+            totals[path] = totals.get(path, torch.zeros((), dtype=torch.float64)) + loud.sum(0)
+
+        return hook
+
+    try:
+        handles = [module.get_submodule(path).register_forward_pre_hook(watch(path)) for path in sorted(readers)]
+        module.eval()
+        for inputs, _ in batches:
+            module(inputs)
+            count += len(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {group.name: _read(group, totals, max(count, 1)) for group in groups}
+
+
+def _read(group: Group, totals: dict[str, Tensor], count: int) -> Tensor:
+    heard = []
+    for member in group.members:
+        if member.side == "in":
+            heard.append(gathered(totals[member.path] / count, member, group.channels) * group.channels / len(member.roots))
+    return torch.stack(heard).mean(0)
+
+
+def summed(module: nn.Module, group: Group, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """(n,) float64: something of every weight, summed over a channel's weights in all layers of its group; buffers are no weights."""
+    total = torch.zeros(group.channels, dtype=torch.float64)
+    for member in group.members:
+        for _, tensor, dimension in parts(module, member):
+            if isinstance(tensor, nn.Parameter):
+                each = of(tensor).detach().double().movedim(dimension, 0).reshape(tensor.shape[dimension], -1).sum(1)
+                total += gathered(each, member, group.channels)
+    return total
+
+
+def gathered(values: Tensor, member: Member, channels: int) -> Tensor:
+    """(n,) the sum of a layer's values over all that belong to each channel."""
+    return torch.zeros(channels, dtype=values.dtype).index_add_(0, torch.tensor(member.roots), values.cpu())
