@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from understudy.cli._arguments import ALLOW_CODE, AS_JSON, CACHE, RUNS
 from understudy.cli._console import done, note, safe, say, say_json, size, table
 from understudy.cli._runs import find
+
+if TYPE_CHECKING:
+    from understudy.stages.costs import Declared
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -21,6 +24,9 @@ def bench(
     repeats: int = typer.Option(5, "--repeats", help="Blocks of calls of each model, in turns.", min=2),
     starts: int = typer.Option(3, "--starts", help="Fresh processes of each model, for its cold start.", min=1),
     threads: int = typer.Option(1, "--threads", help="Threads of every runtime.", min=1),
+    watts: float = typer.Option(None, "--watts", help="Watts of a busy core, for energy; there is no default.", show_default=False),
+    grid: float = typer.Option(None, "--grid", help="Grams of CO2e a kWh, for emissions; there is no default.", show_default=False),
+    prices: str = typer.Option(None, "--prices", help="A price table (YAML or JSON), or `example`.", metavar="FILE", show_default=False),
     runs: Path = RUNS,
     cache: Path = CACHE,
     allow_code: bool = ALLOW_CODE,
@@ -31,13 +37,24 @@ def bench(
     from understudy.stages.prepare import Given
     from understudy.stages.speed import Wanted, bench_run
 
-    wanted = Wanted(batch=batch, repeats=repeats, threads=threads, starts=starts)
+    wanted = Wanted(batch=batch, repeats=repeats, threads=threads, starts=starts, declared=_declared(watts, grid, prices))
     found = bench_run(folder, wanted, Given(allow_code=allow_code), cache, lambda text, share: note(f"  {share:4.0%}  {safe(text)}"))
     if as_json:
         say_json(found)
     else:
         show(found)
     done(folder / "report.html", f"understudy runs show {folder}")
+
+
+def _declared(watts: float | None, grid: float | None, prices: str | None) -> Declared:
+    from understudy.evaluation import price
+    from understudy.stages.costs import Declared
+
+    for name, value in (("--watts", watts), ("--grid", grid)):
+        if value is not None:
+            price.positive(name, value)
+    table = None if prices is None else price.read(price.EXAMPLE if prices == "example" else prices)
+    return Declared(watts, grid, table)
 
 
 def show(found: dict[str, Any]) -> None:

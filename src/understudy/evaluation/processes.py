@@ -162,12 +162,13 @@ class Worker:
 
 def side_by_side(
     entries: Sequence[Entry], *, batches: Sequence[int], repeats: int, threads: int, starts: int = 3, limit: float = LIMIT,
-    seed: int = 0, tell: Callable[[str, float], None] = lambda text, share: None,
+    seed: int = 0, meter: Callable[[], float] | None = None, tell: Callable[[str, float], None] = lambda text, share: None,
 ) -> list[Found]:
     """Every entry's starts, calls, memory and answers.
 
     batches: rows of a call, smallest first, so that the peak of memory is read before larger ones. repeats: blocks of calls of each model
     and batch, in turns. starts: fresh processes of each model; the last of them is the one that is measured. seed: of the turns.
+    meter: the joules that the machine has used so far, read before and after each block.
     """
     found = [Found(entry) for entry in entries]
     with ExitStack() as open_:
@@ -185,7 +186,7 @@ def side_by_side(
             def say(share: float, batch: int = batch, number: int = number) -> None:
                 tell(f"calls of {batch} rows", 0.3 + 0.5 * (number + share) / len(batches))
 
-            _in_turns(found, workers, batch, repeats, seed, say)
+            _in_turns(found, workers, batch, repeats, seed, meter, say)
         for number, one in enumerate(found):
             if not one.failed:
                 tell(f"answers of {one.entry.name}", 0.8 + 0.2 * number / len(found))
@@ -197,7 +198,7 @@ def side_by_side(
 
 
 def _in_turns(found: Sequence[Found], workers: Mapping[str, Worker], batch: int, repeats: int, seed: int,
-              tell: Callable[[float], None]) -> None:
+              meter: Callable[[], float] | None, tell: Callable[[float], None]) -> None:
     calls: dict[str, int] = {}
     blocks: dict[str, list[dict[str, Any]]] = {}
     for one in (one for one in found if not one.failed):
@@ -211,11 +212,14 @@ def _in_turns(found: Sequence[Found], workers: Mapping[str, Worker], batch: int,
             if not found[place].failed:
                 with _named(found[place]):
                     name = found[place].entry.name
-                    blocks[name].append(workers[name].ask({"do": "calls", "batch": batch, "calls": calls[name]}))
+                    before = meter() if meter is not None else 0.0
+                    block = workers[name].ask({"do": "calls", "batch": batch, "calls": calls[name]})
+                    blocks[name].append({**block, "joules": meter() - before if meter is not None else None})
     for one in (one for one in found if not one.failed):
         with _named(one):
             mine = blocks[one.entry.name]
-            one.paces[batch] = Pace(batch, tuple(tuple(block["seconds"]) for block in mine), sum(block["cpu"] for block in mine))
+            one.paces[batch] = Pace(batch, tuple(tuple(block["seconds"]) for block in mine), sum(block["cpu"] for block in mine),
+                                    sum(block["joules"] for block in mine) if meter is not None else None)
             one.peaks[batch] = workers[one.entry.name].ask({"do": "memory"})["peak"]
 
 

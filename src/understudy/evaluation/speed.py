@@ -22,11 +22,13 @@ FEWEST = {50: 1, 95: 20, 99: 100}
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a model takes for a batch. repeats: the seconds of every call, one sequence a repeat. cpu: CPU-seconds of all of them."""
+    """How long a model takes for a batch. repeats: the seconds of every call, one sequence a repeat. cpu: CPU-seconds of all of them.
+    joules: that the machine counted in these blocks, None where it does not."""
 
     batch: int
     repeats: tuple[tuple[float, ...], ...]
     cpu: float
+    joules: float | None = None
 
     @property
     def calls(self) -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 from understudy import atomic, recipe
 from understudy.cache import Cache
 from understudy.errors import DataError, four_parts
-from understudy.evaluation import metrics, processes, speed
+from understudy.evaluation import energy, metrics, processes, speed
 from understudy.evaluation.compare import mean_interval
 from understudy.evaluation.processes import Found
 from understudy.run_folder import RunFolder
+from understudy.stages import costs
 from understudy.stages.common import class_counts
+from understudy.stages.costs import Declared
 from understudy.stages.entries import Named, models_of
 from understudy.stages.finish import rerender
 from understudy.stages.machine import hardware
@@ -38,14 +41,15 @@ ALONE = 1
 
 @dataclass(frozen=True)
 class Wanted:
-    """How to measure: rows of the larger calls, blocks of calls of each model, threads, fresh processes of each model, and the seconds that
-    a process may take for one order."""
+    """How to measure: rows of the larger calls, blocks of calls of each model, threads, fresh processes of each model, the seconds that a
+    process may take for one order, and what the caller declares of watts, grid and prices."""
 
     batch: int = 32
     repeats: int = 5
     threads: int = 1
     starts: int = 3
     limit: float = processes.LIMIT
+    declared: Declared = field(default_factory=Declared)
 
 
 def bench_run(run: Path, wanted: Wanted, given: Given | None = None, cache: Path | None = None,
@@ -73,8 +77,7 @@ def measured(
     details = json.loads((folder.path / "details.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="understudy-") as made:
         models = models_of(tree, prepared, given, folder, cache, Path(made))
-        results = run_all(models, wanted, tell)
-        rows = table(models, results)
+        rows, results = run_all(models, wanted, tell)
     judge = _judge(tree, prepared, details)
     known = {row["model"]: row for row in details["table"]}
     for row in rows:
@@ -82,14 +85,25 @@ def measured(
         row |= {"parameters": of["parameters"], "macs": of["macs"], "bytes": row["bytes"] or (of["bytes"] if row["files"] else None)}
         row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
-    return {**conditions(wanted), "student": student, "metric": details["metric"], "models": rows}
+    training = costs.spent(folder.path, tree["training"]["threads"])
+    return {**conditions(wanted), "student": student, "metric": details["metric"], "models": rows, "training": training,
+            "break_even": costs.paid_back(rows, training, wanted.declared)}
 
 
 def conditions(wanted: Wanted) -> dict[str, Any]:
     """What holds for all figures of a document."""
     return {"schema": SCHEMA, "machine": hardware()["words"], "threads": wanted.threads, "batches": batches_of(wanted),
-            "repeats": wanted.repeats, "starts": wanted.starts, "warm_up": processes.WARM, "rule": speed.RULE,
+            "repeats": wanted.repeats, "starts": wanted.starts, "warm_up": processes.WARM, "rule": speed.RULE, "load": load(),
             "call": "encoded rows in, answers out, both numpy arrays"}
+
+
+def load() -> dict[str, float] | None:
+    """How many processes wanted to compute, on average over the last minute, and how many cores there are; None where nobody counts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return {"processes": round(os.getloadavg()[0], 2), "cores": cores}
+    except OSError:
+        return None
 
 
 def batches_of(wanted: Wanted) -> list[int]:
@@ -97,27 +111,30 @@ def batches_of(wanted: Wanted) -> list[int]:
     return sorted({ALONE, wanted.batch})
 
 
-def run_all(models: Sequence[Named], wanted: Wanted, tell: Tell) -> dict[str, Found]:
-    """What came out for every model that can be measured."""
+def run_all(models: Sequence[Named], wanted: Wanted, tell: Tell) -> tuple[list[dict[str, Any]], dict[str, Found]]:
+    """One JSON-safe row a model, in their order, and what the processes of those that can be measured said."""
     entries = [one.entry for one in models if one.entry is not None]
-    found = processes.side_by_side(entries, batches=batches_of(wanted), repeats=wanted.repeats, threads=wanted.threads,
-                                   starts=wanted.starts, limit=wanted.limit, tell=tell)
-    return {one.entry.name: one for one in found}
-
-
-def table(models: Sequence[Named], results: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """One JSON-safe row a model, in their order."""
+    meter, method = energy.meter()
+    results = {one.entry.name: one for one in processes.side_by_side(
+        entries, batches=batches_of(wanted), repeats=wanted.repeats, threads=wanted.threads, starts=wanted.starts, limit=wanted.limit,
+        meter=meter, tell=tell)}
     teacher, student = results.get("teacher"), results.get("student")
     rows = []
     for one in models:
         found = results.get(one.name)
         row: dict[str, Any] = {"name": one.name, "role": one.role, "bytes": one.bytes, "files": [file.name for file in one.files],
                                "failed": one.missing or (found.failed if found else "")}
-        rows.append(row | (figures(found, teacher, student) if found is not None and not found.failed else NOTHING))
-    return rows
+        if found is None or found.failed:
+            rows.append(row | NOTHING)
+            continue
+        rows.append(row | figures(found, teacher, student) | {
+            "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
+            "cost": costs.cost_of(found, wanted.declared)})
+    return rows, results
 
 
-NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "cold_start": None, "rss": None, "batches": {}, "answers": None}
+NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "cold_start": None, "rss": None, "batches": {}, "answers": None, "wire": None,
+                           "energy": None, "cost": []}
 """The figures of a model that was not measured."""
 
 
