@@ -1,12 +1,13 @@
 """What predictions cost: energy, CO2e, money, and from when distilling has paid for itself. Every formula of it, in one place.
 
-No figure is taken for granted: watts, grid factor and prices are the caller's, and each result stands beside what it was made from. The unit
-of work is the core-second: a second of one core that computes, as the system counts it for the process (CPU-seconds). Unlike wall-clock
+No figure is taken for granted: watts, grid factor and prices are the caller's, and each result stands beside what it was made from. The
+unit of work is the core-second: a second of one core that computes, as the system counts it for the process (CPU-seconds). Unlike wall-clock
 seconds it does not grow when the machine has other things to do.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _entry(values: dict[str, Any], where: str) -> Owned | Cloud | Api:
 
 def positive(what: str, value: float, may_be_zero: bool = False) -> float:
     """The value; RecipeError where it is no positive finite number."""
-    if not (0 <= value if may_be_zero else 0 < value) or not value < float("inf"):
+    if not (value >= 0 if may_be_zero else value > 0) or not math.isfinite(value):
         raise RecipeError(four_parts(f"{what} is not usable", got=value, expected="a positive number",
                                      otherwise="Costs would have no meaning", do="Correct it"))
     return value

@@ -69,10 +69,12 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
-    environment.globals.update(pareto=pareto, runtimes=RUNTIMES, figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
+    environment.globals.update(pareto=pareto, runtimes=RUNTIMES)
+    environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
     css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
     page = environment.get_template("page.html").render(
-        s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details), strip=strip_rows(summary, details),
+        s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details),
+        strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
         ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
     page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))

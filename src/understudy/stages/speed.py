@@ -6,8 +6,8 @@ What each figure is, its unit and its method: docs/bench.md.
 from __future__ import annotations
 
 import json
-import tempfile
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
