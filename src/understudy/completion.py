@@ -55,6 +55,10 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
         check_weights(len(recipe.teacher), recipe.teacher_weights)
     for index, name in enumerate(recipe.export):
         kinds.find("export", name, where(("export", index)))
+    for device, profile in recipe.profiles.items():
+        if profile.artefact not in (None, "student", *recipe.export):
+            known = ("student", *recipe.export)
+            raise RecipeError(kinds.unknown("artefact", profile.artefact, known, where(("profiles", device, "artefact"))))
     return recipe.model_copy(
         update={
             "data": Data.model_validate({**recipe.data.model_dump(exclude=set(recipe.data.options)), **data}),

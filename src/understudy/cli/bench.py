@@ -10,6 +10,7 @@ import typer
 from understudy.cli._arguments import ALLOW_CODE, AS_JSON, CACHE, RUNS
 from understudy.cli._console import done, note, safe, say, say_json, size, table
 from understudy.cli._runs import find
+from understudy.errors import GateError
 
 if TYPE_CHECKING:
     from understudy.stages.costs import Declared
@@ -38,11 +39,14 @@ def bench(
     from understudy.stages.speed import Wanted, bench_run
 
     wanted = Wanted(batch=batch, repeats=repeats, threads=threads, starts=starts, declared=_declared(watts, grid, prices))
-    found = bench_run(folder, wanted, Given(allow_code=allow_code), cache, lambda text, share: note(f"  {share:4.0%}  {safe(text)}"))
+    found, missed = bench_run(
+        folder, wanted, Given(allow_code=allow_code), cache, lambda text, share: note(f"  {share:4.0%}  {safe(text)}"))
     if as_json:
         say_json(found)
     else:
         show(found)
+    if missed:
+        raise GateError(f"{missed}. The student needs more than its device has. The report is written: {folder / 'report.html'}.")
     done(folder / "report.html", f"understudy runs show {folder}")
 
 

@@ -1,8 +1,8 @@
 """What predictions cost: energy, CO2e, money, and from when distilling has paid for itself. Every formula of it, in one place.
 
 No figure is taken for granted: watts, grid factor and prices are the caller's, and each result stands beside what it was made from. The
-unit of work is the core-second: a second of one core that computes, as the system counts it for the process (CPU-seconds). Unlike wall-clock
-seconds it does not grow when the machine has other things to do.
+unit of work is the core-second: a second of one core that computes, as the system counts it for the process (CPU-seconds). Unlike a second
+on the wall it does not grow when the machine has other things to do.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ def input_bytes(rows: str, pad: int | None) -> float | None:
 
 
 def spent(run: Path, threads: int) -> dict[str, Any]:
-    """What the run took, by its timing.jsonl."""
+    """What the run took, by its timing.jsonl; measuring what came out is no part of it."""
     lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
-    return price.training(lines, threads)
+    return price.training([line for line in lines if line["stage"] != "bench"], threads)
 
 
 def paid_back(rows: Sequence[Mapping[str, Any]], training: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:

@@ -127,6 +127,8 @@ def _teacher(tree: Mapping[str, Any], prepared: Prepared, given: Given, cache: C
     def missing(why: str) -> Named:
         return Named("teacher", "teacher", None, missing=why)
 
+    if given.teacher is not None:
+        return missing("it is an object of your own program")
     if teach.living(tree, given):
         return missing("it learns along with the student, and is not kept")
     of = {entry["kind"] for entry in tree["teacher"]}

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from understudy import atomic, recipe
 from understudy.cache import Cache
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
+from understudy.evaluation.claims import Gate
 from understudy.evaluation.compare import mean_interval
 from understudy.evaluation.processes import Found
 from understudy.run_folder import RunFolder
-from understudy.stages import costs
+from understudy.sections import Profile
+from understudy.stages import costs, profiles
 from understudy.stages.common import class_counts
 from understudy.stages.costs import Declared
 from understudy.stages.entries import Named, models_of
@@ -53,31 +55,47 @@ class Wanted:
 
 
 def bench_run(run: Path, wanted: Wanted, given: Given | None = None, cache: Path | None = None,
-              tell: Tell = lambda text, share: None) -> dict[str, Any]:
-    """Measure a finished run's models, write what was found into its bench.json, and make its page again."""
+              tell: Tell = lambda text, share: None) -> tuple[dict[str, Any], str]:
+    """Measure a finished run's models, write what was found into its bench.json, and make its page again; with the gates of its device
+    profiles that are not met, in words."""
     folder = RunFolder(run.parent, run.name)
     tree = folder.resolved()
     if tree is None or not (run / "summary.json").is_file():
         raise DataError(four_parts(
             f"{run} holds no finished run", got="no summary.json", expected="a run folder", otherwise="There would be nothing to measure",
             do="Run its recipe to the end first"))
-    given = given or Given()
+    given, loaded = given or Given(), recipe.load(tree)
     with computing_with(tree["training"]["threads"]):
-        prepared = prepare(recipe.load(tree), given)
-        found = measured(tree, prepared, given, folder, Cache(cache or run.parent / "_cache"), wanted, tell)
-    keep(run, found)
-    rerender(run)
-    return found
+        prepared = prepare(loaded, given)
+        return write(loaded.profiles, tree, prepared, given, folder, Cache(cache or run.parent / "_cache"), wanted, tell)
+
+
+def write(
+    devices: Mapping[str, Profile], tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache,
+    wanted: Wanted, tell: Tell,
+) -> tuple[dict[str, Any], str]:
+    """Measure, and write bench.json, the gates of device profiles into summary.json and details.json, and the page."""
+    found, gates = measured(devices, tree, prepared, given, folder, cache, wanted, tell)
+    keep(folder.path, found)
+    if devices:
+        profiles.keep_gates(folder.path, devices, gates)
+    rerender(folder.path)
+    return found, profiles.missed(gates)
 
 
 def measured(
-    tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache, wanted: Wanted, tell: Tell
-) -> dict[str, Any]:
-    """The document of a run's models."""
+    devices: Mapping[str, Profile], tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache,
+    wanted: Wanted, tell: Tell,
+) -> tuple[dict[str, Any], list[Gate]]:
+    """The document of a run's models, and the gates of its device profiles: those with other threads are measured with theirs."""
     details = json.loads((folder.path / "details.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="understudy-") as made:
         models = models_of(tree, prepared, given, folder, cache, Path(made))
         rows, results = run_all(models, wanted, tell)
+        shipped = [one for one in models if one.role in ("student", "artefact")]
+        by_cores = {wanted.threads: rows}
+        for cores in sorted({device.cores for device in devices.values()} - {wanted.threads}):
+            by_cores[cores] = run_all(shipped, replace(wanted, threads=cores, starts=1, batch=ALONE), tell)[0]
     judge = _judge(tree, prepared, details)
     known = {row["model"]: row for row in details["table"]}
     for row in rows:
@@ -85,9 +103,12 @@ def measured(
         row |= {"parameters": of["parameters"], "macs": of["macs"], "bytes": row["bytes"] or (of["bytes"] if row["files"] else None)}
         row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
+    judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
     training = costs.spent(folder.path, tree["training"]["threads"])
     return {**conditions(wanted), "student": student, "metric": details["metric"], "models": rows, "training": training,
-            "break_even": costs.paid_back(rows, training, wanted.declared)}
+            "break_even": costs.paid_back(rows, training, wanted.declared),
+            "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
+            }, [gate for _, gates in judged.values() for gate in gates]
 
 
 def conditions(wanted: Wanted) -> dict[str, Any]:
