@@ -56,8 +56,8 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
     for index, name in enumerate(recipe.export):
         kinds.find("export", name, where(("export", index)))
     for device, profile in recipe.profiles.items():
-        if profile.artefact not in (None, "student", *recipe.export):
-            known = ("student", *recipe.export)
+        known = ("student", *recipe.export)
+        if profile.artefact is not None and profile.artefact not in known:
             raise RecipeError(kinds.unknown("artefact", profile.artefact, known, where(("profiles", device, "artefact"))))
     return recipe.model_copy(
         update={

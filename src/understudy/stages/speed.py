@@ -105,7 +105,7 @@ def measured(
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
     training = costs.spent(folder.path, tree["training"]["threads"])
-    return {**conditions(wanted), "student": student, "metric": details["metric"], "models": rows, "training": training,
+    return {**conditions(wanted), "compared": "teacher", "student": student, "metric": details["metric"], "models": rows, "training": training,
             "break_even": costs.paid_back(rows, training, wanted.declared),
             "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
             }, [gate for _, gates in judged.values() for gate in gates]
@@ -132,14 +132,19 @@ def batches_of(wanted: Wanted) -> list[int]:
     return sorted({ALONE, wanted.batch})
 
 
-def run_all(models: Sequence[Named], wanted: Wanted, tell: Tell) -> tuple[list[dict[str, Any]], dict[str, Found]]:
-    """One JSON-safe row a model, in their order, and what the processes of those that can be measured said."""
+def run_all(
+    models: Sequence[Named], wanted: Wanted, tell: Tell, compared: str | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Found]]:
+    """One JSON-safe row a model, in their order, and what the processes of those that can be measured said.
+
+    compared: whose speed and answers the others are compared with; None: the teacher's speed, and the student's answers.
+    """
     entries = [one.entry for one in models if one.entry is not None]
     meter, method = energy.meter()
     results = {one.entry.name: one for one in processes.side_by_side(
         entries, batches=batches_of(wanted), repeats=wanted.repeats, threads=wanted.threads, starts=wanted.starts, limit=wanted.limit,
         meter=meter, tell=tell)}
-    teacher, student = results.get("teacher"), results.get("student")
+    teacher, student = results.get(compared or "teacher"), results.get(compared or "student")
     rows = []
     for one in models:
         found = results.get(one.name)
