@@ -108,14 +108,18 @@ def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Bytes on the wire, energy and prices of one row a call, each with what it was made from."""
     ways, machines = rows[0]["energy"]["per_1000"]["1"], rows[0]["cost"]
     emitted = bool(ways) and ways[0]["co2e_grams"] is not None
-    headers = ["", "CPU-s per 1,000", "bytes in", "bytes out", "update, compressed", *(f"J per 1,000 ({at + 1})" for at in range(len(ways))),
-               *(f"g CO2e per 1,000 ({at + 1})" for at in range(len(ways)) if emitted),
-               *(f"{one['currency']} per million: {one['machine']}" for one in machines)]
-    table(headers, [[
-        row["name"], f"{1000 * row['batches']['1']['cpu_seconds_per_row']:.3g}", _bytes(row["wire"]["input"]), _bytes(row["wire"]["answer"]),
-        _bytes(row["wire"]["update_compressed"]), *(f"{way['joules']:.3g}" for way in row["energy"]["per_1000"]["1"]),
-        *(f"{way['co2e_grams']:.3g}" for way in row["energy"]["per_1000"]["1"] if emitted),
-        *(f"{one['per_million']['1']:.3g}" for one in row["cost"])] for row in rows], right=tuple(range(1, len(headers))))
+    headers = ["", "CPU-s per 1,000", "bytes in", "bytes out", "update, compressed"]
+    headers += [f"J per 1,000 ({at + 1})" for at in range(len(ways))]
+    headers += [f"g CO2e per 1,000 ({at + 1})" for at in range(len(ways)) if emitted]
+    headers += [f"{one['currency']} per million: {one['machine']}" for one in machines]
+    lines = []
+    for row in rows:
+        energy, wire = row["energy"]["per_1000"]["1"], row["wire"]
+        figures = [1000 * row["batches"]["1"]["cpu_seconds_per_row"], *(way["joules"] for way in energy),
+                   *(way["co2e_grams"] for way in energy if emitted), *(one["per_million"]["1"] for one in row["cost"])]
+        first, *others = (f"{figure:.3g}" for figure in figures)
+        lines.append([row["name"], first, *(_bytes(wire[name]) for name in ("input", "answer", "update_compressed")), *others])
+    table(headers, lines, right=tuple(range(1, len(headers))))
     say()
     for at, way in enumerate(ways):
         say(safe(f"({at + 1}) {way['method']}; {rows[0]['energy']['grid']}."))

@@ -35,7 +35,8 @@ def bench_models(paths: Sequence[str], wanted: Wanted, given: str | None, tell: 
         rows, _ = run_all(models, wanted, tell, compared=names[0])
     for row in rows:
         row |= {"parameters": None, "macs": None, "quality": None}
-    return {**conditions(wanted), "compared": names[0], "rows": SYNTHETIC if given is None else f"rows of {Path(given).name}", "models": rows}
+    called = SYNTHETIC if given is None else f"rows of {Path(given).name}"
+    return {**conditions(wanted), "compared": names[0], "rows": called, "models": rows}
 
 
 def _names(paths: Sequence[str]) -> list[str]:

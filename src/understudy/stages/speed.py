@@ -105,7 +105,8 @@ def measured(
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
     training = costs.spent(folder.path, tree["training"]["threads"])
-    return {**conditions(wanted), "compared": "teacher", "student": student, "metric": details["metric"], "models": rows, "training": training,
+    return {**conditions(wanted), "compared": "teacher", "student": student,
+            "metric": details["metric"], "models": rows, "training": training,
             "break_even": costs.paid_back(rows, training, wanted.declared),
             "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
             }, [gate for _, gates in judged.values() for gate in gates]
