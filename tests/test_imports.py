@@ -16,7 +16,7 @@ LEVELS = [
     {"kinds", "pictures", "projections"},  # so that a saved student's architecture is found by its name
     {"models", "objectives", "datasets", "collate", "store", "students"},
     {"teachers"},
-    {"evaluation"},
+    {"evaluation", "runtimes"},
     {"training"},
     {"selftest", "compress", "export", "rights"},
     {"report"},

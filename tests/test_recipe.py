@@ -143,6 +143,7 @@ OTHER = {
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
+        "profiles": {"phone": {"memory_mb": 9}},
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
@@ -156,6 +157,7 @@ OTHER = {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
+    sections.Profile: {"memory_mb": 9.0, "cores": 2, "budget_ms": 3.0, "wire_bytes": 70.0, "model_mb": 0.5, "artefact": "student"},
     sections.StudentTraining: {
         "epochs": 7,
         "steps": 11,
@@ -207,6 +209,7 @@ WHERE = {
     sections.Student: "student",
     sections.Reader: "student__tokenizer",
     sections.Store: "store",
+    sections.Profile: "profiles__phone",
 }
 
 
@@ -234,8 +237,8 @@ def test_every_field_changes_the_resolved_record(section, name, value):
         "training__control": {"training__control_reason": "a reason", "training__control": "none"},
     }
     key = f"{WHERE[section]}__{name}"
-    base = tree(data__augment={}) if section is sections.Augment else tree()
-    changed = tree(**({"data__augment": {}} if section is sections.Augment else {}) | extra.get(key, {key: value}))
+    there = {WHERE[section]: {}} if section in (sections.Augment, sections.Profile) else {}  # these stand in no recipe by default
+    base, changed = tree(**there), tree(**there | extra.get(key, {key: value}))
     before, after = recipe.resolved(recipe.load(base)), recipe.resolved(recipe.load(changed))
     assert before != after
     dotted = key.replace("__", ".").replace("teacher.", "teacher.0.")

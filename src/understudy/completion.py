@@ -53,6 +53,11 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
         from understudy.teachers.ensemble import check_weights  # imports torch
 
         check_weights(len(recipe.teacher), recipe.teacher_weights)
+    exports = _exports(recipe.export, where)
+    for device, profile in recipe.profiles.items():
+        known = ("student", *(entry["kind"] for entry in exports))
+        if profile.artefact is not None and profile.artefact not in known:
+            raise RecipeError(kinds.unknown("artefact", profile.artefact, known, where(("profiles", device, "artefact"))))
     return recipe.model_copy(
         update={
             "data": Data.model_validate({**recipe.data.model_dump(exclude=set(recipe.data.options)), **data}),
@@ -60,7 +65,7 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
             "objective": tuple(_objective(entry, ("objective", index), where) for index, entry in enumerate(recipe.objective)),
             "student": student,
             "gates": gates,
-            "export": _exports(recipe.export, where),
+            "export": exports,
         }
     )
 

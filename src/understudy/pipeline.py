@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,23 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, prune, record, series, settle, teach
+from understudy.stages import (
+    arms,
+    check,
+    derive,
+    draft,
+    finish,
+    lessons,
+    plan,
+    prepare,
+    provenance,
+    prune,
+    record,
+    series,
+    settle,
+    speed,
+    teach,
+)
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -168,9 +185,20 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         finish.put_card(folder)
         provenance.write(folder, about)
         page = stage("report", lambda: finish.write_report(folder, summary, details))
+        if recipe.profiles:
+            summary = stage("bench", lambda: _on_devices(begun, recipe, on_event))
+            details = {**details, "gates": summary["gates"]}
     result = Run(folder.path, summary, details)
     on_event(Event("done", "end", result.verdict, 1.0, {"report": str(page), "student": str(student)}))
     return result
+
+
+def _on_devices(begun: _Begun, recipe: Recipe, on_event: OnEvent) -> dict[str, Any]:
+    """The models side by side as `understudy bench` measures them; the summary with the gates of the recipe's device profiles."""
+    threads = min(profile.cores for profile in recipe.profiles.values())
+    speed.write(recipe.profiles, begun.tree, begun.data, begun.given, begun.folder, begun.cache, speed.Wanted(threads=threads),
+                lambda text, share: on_event(Event("bench", "progress", text, share)))
+    return json.loads((begun.folder.path / "summary.json").read_text(encoding="utf-8"))
 
 
 def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.ArmResult], on_event: OnEvent, cancel: Cancel) -> Drafts:

@@ -304,6 +304,22 @@ class Draft(Part):
     ahead: int = Field(default=4, ge=1)
 
 
+class Profile(Part):
+    """A device that the student shall run on; each limit is a gate on what `understudy bench` measures, of one row a call.
+
+    memory_mb: 10^6 bytes resident at most, interpreter and libraries included. cores: threads that it is measured with, and cores that it
+    may keep busy. budget_ms: p95 of the latency. wire_bytes: encoded input and answer of a prediction. model_mb: 10^6 bytes of its files.
+    artefact: the exporter's name, or `student`; by default the one that misses the fewest limits, the fastest of equals.
+    """
+
+    memory_mb: float | None = Field(default=None, gt=0)
+    cores: int = Field(default=1, ge=1)
+    budget_ms: float | None = Field(default=None, gt=0)
+    wire_bytes: float | None = Field(default=None, gt=0)
+    model_mb: float | None = Field(default=None, gt=0)
+    artefact: str | None = None
+
+
 class Series(Part):
     """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
 
@@ -343,5 +359,6 @@ class Recipe(Part):
     export: tuple[str | dict[str, Any], ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     draft: Draft | None = None
+    profiles: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], Profile] = {}
     series: Series | None = None
     sweep: Sweep | None = None

@@ -16,7 +16,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from understudy.report import figures, numbers
+from understudy.report import figures, numbers, pareto
 from understudy.report.plain import plain
 from understudy.report.svg import LETTER, marker
 
@@ -33,6 +33,7 @@ NAME = 48       # letters of a name
 RECIPE = 180    # lines of the recipe
 
 MODELS = ("teacher", "control", "distilled")
+RUNTIMES = {"torch_eager": "torch eager", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "static": "numpy", "estimator": "scikit-learn"}
 LABELS = {"teacher": "Teacher", "control": "Control", "distilled": "Distilled"}
 HEADLINES = {"helps": "Distillation helps", "hurts": "Distillation hurts", "no evidence": "No evidence that distillation helps"}
 TONES = {"helps": "good", "hurts": "bad", "no evidence": "open", "confirmed": "good", "refuted": "bad", "not shown": "open",
@@ -45,11 +46,12 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}\Z")
 
 
-def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> str:
     """The report as one HTML document.
 
     Args:
-        summary: the document of summary.json (schema 1). details: as `report.summary` describes it.
+        summary: the document of summary.json (schema 1). details: as `report.summary` describes it. measured: what `understudy bench`
+            found (docs/bench.md); None where nobody measured.
 
     Returns:
         The page; under 1.5 MB whatever the number of classes, rows or seeds, because every list is limited by a rule that it states.
@@ -67,10 +69,12 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
+    environment.globals.update(pareto=pareto, runtimes=RUNTIMES)
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
     css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
     page = environment.get_template("page.html").render(
-        s=summary, d=details, css=css, unit=details["metric"]["unit"], verdict=headline(details), strip=strip_rows(summary, details),
+        s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details),
+        strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
         ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
     page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 NOTHING = "–"
+PROFILE_UNITS = {"mb": "MB", "ms": "ms", "bytes": "B"}
+"""How the units are written that names of a device profile's limits end with."""
 _SPACE = "\N{NO-BREAK SPACE}"
 _UNITS = {"fraction": (100.0, f"{_SPACE}%", f"{_SPACE}points"), "nats": (1.0, f"{_SPACE}nats", f"{_SPACE}nats"),
           "times": (1.0, "×", "×"), "correlation": (1.0, "", "")}
@@ -112,6 +114,9 @@ def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, c
     if isinstance(number, str | Sequence):
         return number if isinstance(number, str) else " or ".join(number)
     quantity = gate.partition("_")[2]
+    if "." in gate:  # of a device profile: a count, or with its unit behind the last "_"
+        shown = f"{number:,.4g}" if number is not None else NOTHING
+        return shown if gate.endswith(".cores") or number is None else f"{shown}{_SPACE}{PROFILE_UNITS[gate.rpartition('_')[2]]}"
     if quantity == "bytes":
         return size(number)
     if quantity in ("parameters", "macs"):

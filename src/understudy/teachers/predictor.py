@@ -31,6 +31,9 @@ ESTIMATORS = {
 VOTERS = {"RandomForestClassifier": "n_estimators", "ExtraTreesClassifier": "n_estimators", "KNeighborsClassifier": "n_neighbors"}
 """Estimators whose probabilities are shares of votes, and the option that says how many votes."""
 
+TAKEN = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}
+"""Types of an ONNX file's input that can be given."""
+
 SMALLEST = 1e-7
 """Clip of estimators whose zeros are rounding: the relative precision of float32."""
 
@@ -128,9 +131,7 @@ def fit(options: Options, inputs: np.ndarray, labels: np.ndarray, classes: int, 
     import sklearn
 
     assert options.estimator is not None
-    estimator = _class(options.estimator)(**options.options)
-    if "random_state" in estimator.get_params() and "random_state" not in options.options:
-        estimator.set_params(random_state=options.seed)
+    estimator = _class(options.estimator)(**arguments(options))
     rows = labels >= 0
     try:
         estimator.fit(inputs.reshape(len(inputs), -1)[rows], labels[rows])
@@ -144,6 +145,13 @@ def fit(options: Options, inputs: np.ndarray, labels: np.ndarray, classes: int, 
     return Teacher(in_order(estimator.predict_proba, estimator.classes_, classes), stated, clip)
 
 
+def arguments(options: Options) -> dict[str, Any]:
+    """What the recipe's estimator is made with: its options, and its seed where it takes one."""
+    assert options.estimator is not None
+    seeded = "random_state" in _class(options.estimator)().get_params()
+    return {**({"random_state": options.seed} if seeded else {}), **options.options}
+
+
 def from_onnx(options: Options, probe: np.ndarray, preprocess: Preprocess) -> Teacher:
     """The teacher behind an ONNX file.
 
@@ -153,33 +161,12 @@ def from_onnx(options: Options, probe: np.ndarray, preprocess: Preprocess) -> Te
     Raises DataError for a file that ONNX Runtime can't load or run on these inputs, and where the output is not clear. Weights in a second
     file are refused, since a fingerprint of this one would not see them change.
     """
-    import onnxruntime
-
     assert options.onnx is not None
     data = _bytes(options.onnx)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    settings.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise _unusable(options.onnx, str(error).splitlines()[0], "a single-file model that ONNX Runtime can load") from None
-    if len(session.get_inputs()) != 1:
-        raise _unusable(options.onnx, f"{len(session.get_inputs())} inputs", "one input")
-    given, output = session.get_inputs()[0], _output(options, session.get_outputs())
-    dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}.get(given.type)
-    if dtype is None or isinstance(given.shape[0], int):
-        raise _unusable(options.onnx, f"input {given.name} of {given.type} {given.shape}", "float, double or uint8 with a dynamic batch")
-    encoded = dtype == np.uint8 if options.takes is None else options.takes == "encoded"
-    flat = len(given.shape) == 2
+    session, given, encoded, output = _session(options, data)
 
     def predict(inputs: np.ndarray) -> np.ndarray:
-        if encoded:
-            inputs = (inputs - preprocess.shift) / preprocess.scale
-        if dtype == np.uint8:
-            inputs = np.clip(np.rint(inputs), 0, 255)
-        inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1) if flat else inputs, dtype=dtype)
-        return session.run([output], {given.name: inputs})[0]
+        return session.run([output], {given.name: _taken(inputs, given, encoded, preprocess)})[0]
 
     try:
         answers = np.asarray(predict(probe), dtype=np.float64)
@@ -188,6 +175,44 @@ def from_onnx(options: Options, probe: np.ndarray, preprocess: Preprocess) -> Te
     kind = options.output or ("probabilities" if answers.ndim == 2 and is_probability(answers).all() else "logits")
     stated = digest(["predictor", hashlib.sha256(data).hexdigest(), output, encoded, preprocess.to_dict() if encoded else None])
     return Teacher(predict, stated, options.clip or SMALLEST, kind, flatten=False)
+
+
+def given_to(options: Options, inputs: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, str]:
+    """Model inputs as the graph of an ONNX file takes them, and the name of the output that is the answer. Raises as `from_onnx` does."""
+    assert options.onnx is not None
+    _, given, encoded, output = _session(options, _bytes(options.onnx))
+    return _taken(inputs, given, encoded, preprocess), output
+
+
+def _session(options: Options, data: bytes) -> tuple[Any, Any, bool, str]:
+    """ONNX Runtime's session, its one input, whether that is encoded, and the output's name."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 4
+    path = str(options.onnx)
+    try:
+        session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise _unusable(path, str(error).splitlines()[0], "a single-file model that ONNX Runtime can load") from None
+    if len(session.get_inputs()) != 1:
+        raise _unusable(path, f"{len(session.get_inputs())} inputs", "one input")
+    given = session.get_inputs()[0]
+    if given.type not in TAKEN or isinstance(given.shape[0], int):
+        raise _unusable(path, f"input {given.name} of {given.type} {given.shape}", "float, double or uint8 with a dynamic batch")
+    encoded = TAKEN[given.type] is np.uint8 if options.takes is None else options.takes == "encoded"
+    return session, given, encoded, _output(options, session.get_outputs())
+
+
+def _taken(inputs: np.ndarray, given: Any, encoded: bool, preprocess: Preprocess) -> np.ndarray:
+    """Normalised model inputs as the graph's input has them: its type, and flat rows where it takes those."""
+    dtype = TAKEN[given.type]
+    if encoded:
+        inputs = (inputs - preprocess.shift) / preprocess.scale
+    if dtype is np.uint8:
+        inputs = np.clip(np.rint(inputs), 0, 255)
+    return np.ascontiguousarray(inputs.reshape(len(inputs), -1) if len(given.shape) == 2 else inputs, dtype=dtype)
 
 
 def in_order(predict: Predict, known: Sequence[Any] | np.ndarray, classes: int, names: Sequence[str] | None = None) -> Predict:

@@ -1,0 +1,118 @@
+"""Model files and folders measured by themselves, without a run: the first that is named is what the others are compared with."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import DataError, four_parts
+from understudy.evaluation.processes import Entry
+from understudy.preprocess import Preprocess
+from understudy.preprocess.text import Text
+from understudy.stages.entries import PROBED, Named, of_folder
+from understudy.stages.speed import Wanted, conditions, run_all
+from understudy.students import artefact
+from understudy.students.weights import FILE as WEIGHTS
+
+SENTENCES = ("a cat sits on the mat", "how do I get there from the station", "the price fell by a third last year and nobody knows why")
+"""What a model of texts reads where nobody gave it any."""
+SYNTHETIC = "synthetic rows of the right shape: latency and memory are real, answers are not"
+
+
+def bench_models(paths: Sequence[str], wanted: Wanted, given: str | None, tell: Callable[[str, float], None]) -> dict[str, Any]:
+    """The document of these models. given: a file of inputs as the models' preprocessing reads it, or .npy of encoded rows; None: drawn.
+
+    Raises DataError for a path where no model is, and for inputs that the first model does not take.
+    """
+    with tempfile.TemporaryDirectory(prefix="understudy-") as made:
+        names = _names(paths)
+        models = [_named(Path(path), name, given, Path(made)) for path, name in zip(paths, names, strict=True)]
+        rows, _ = run_all(models, wanted, tell, compared=names[0])
+    for row in rows:
+        row |= {"parameters": None, "macs": None, "quality": None}
+    called = SYNTHETIC if given is None else f"rows of {Path(given).name}"
+    return {**conditions(wanted), "compared": names[0], "rows": called, "models": rows}
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Short names that are all different: the last part of each path, or the whole where two end alike."""
+    last = [Path(path).name for path in paths]
+    return [str(path) if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True)]
+
+
+def _named(path: Path, name: str, given: str | None, made: Path) -> Named:
+    """The line of one model, with its rows in a file."""
+    if not path.exists():
+        raise DataError(four_parts("there is no such run, and no such model", got=f'"{path}"',
+                                   expected="a run's name, a student folder, an .onnx or an .xml file",
+                                   otherwise="There would be nothing to measure", do="List the runs with: understudy runs list"))
+    if path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in _config(path):
+        rows = made / f"{len(list(made.iterdir()))}.json"
+        texts = list(SENTENCES) if given is None else Path(given).read_text(encoding="utf-8").splitlines()
+        rows.write_text(json.dumps(texts), encoding="utf-8")
+        return Named(name, "artefact", Entry(name, "static", str(path), str(rows)), (path / WEIGHTS,))
+    folder = path if path.is_dir() else path.parent
+    read = Preprocess.from_dict(_config(folder)["preprocess"]) if "preprocess" in _config(folder) else None
+    rows = made / f"{len(list(made.iterdir()))}.npy"
+    found = of_folder(path, name, "artefact", {"rows": str(rows), "pad": read.pad if isinstance(read, Text) else None})
+    if found.entry is not None:
+        np.save(rows, _rows(found.entry, read, given), allow_pickle=False)
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; empty where there is none."""
+    try:
+        found = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _rows(entry: Entry, read: Preprocess | None, given: str | None) -> np.ndarray:
+    """Encoded rows for a model: those of the file, or drawn."""
+    if given is not None and given.endswith(".npy") and read is None:
+        return np.load(given, allow_pickle=False)
+    if read is None:
+        shape, dtype = _asked(entry)
+        return _drawn(shape, dtype)
+    if given is not None:
+        return read.encode(read.read_input(given))[:PROBED]
+    if isinstance(read, Text):
+        return np.random.default_rng(0).integers(1, read.vocabulary, (PROBED, read.length), dtype=np.int32)
+    return _drawn(read.shape, np.dtype(np.uint8 if read.kind == "image" else np.float32))
+
+
+def _drawn(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """PROBED rows: standard normal numbers, or whole ones from 0 to 255."""
+    random = np.random.default_rng(0)
+    if dtype.kind == "f":
+        return random.standard_normal((PROBED, *shape)).astype(dtype)
+    return random.integers(0, 256 if dtype == np.uint8 else 2, (PROBED, *shape)).astype(dtype)
+
+
+def _asked(entry: Entry) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape of a row and type of an ONNX file's one input. DataError where the file does not say it."""
+    if entry.runtime == "onnx":
+        import onnxruntime
+
+        try:
+            given = onnxruntime.InferenceSession(entry.path, providers=["CPUExecutionProvider"]).get_inputs()[0]
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise _unclear(entry, str(error).splitlines()[0]) from None
+        names = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+        if given.type in names and all(isinstance(side, int) for side in given.shape[1:]):
+            return tuple(given.shape[1:]), np.dtype(names[given.type])
+        raise _unclear(entry, f"{given.type} {given.shape}")
+    raise _unclear(entry, "no config.json beside it")
+
+
+def _unclear(entry: Entry, got: str) -> DataError:
+    return DataError(four_parts(
+        f'"{entry.path}" does not say what it reads', got=got, expected="one input with fixed sides behind the batch",
+        otherwise="It would be called with rows of another shape", do="Give rows: --input FILE.npy"))

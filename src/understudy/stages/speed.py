@@ -1,0 +1,231 @@
+"""`understudy bench`: the models of a run, or model files by themselves, measured side by side; what was found goes to bench.json.
+
+What each figure is, its unit and its method: docs/bench.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy import atomic, recipe
+from understudy.cache import Cache
+from understudy.errors import DataError, four_parts
+from understudy.evaluation import energy, metrics, processes, speed
+from understudy.evaluation.claims import Gate
+from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.processes import Found
+from understudy.run_folder import RunFolder
+from understudy.sections import Profile
+from understudy.stages import costs, profiles
+from understudy.stages.common import class_counts
+from understudy.stages.costs import Declared
+from understudy.stages.entries import Named, models_of
+from understudy.stages.finish import rerender
+from understudy.stages.machine import hardware
+from understudy.stages.prepare import Given, Prepared, prepare
+from understudy.stages.start import computing_with
+from understudy.stages.tasks.classification import class_weights
+from understudy.students import artefact
+
+Tell = Callable[[str, float], None]
+SCHEMA = 1
+ALONE = 1
+"""Rows of a call where a person waits for one answer."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to measure: rows of the larger calls, blocks of calls of each model, threads, fresh processes of each model, the seconds that a
+    process may take for one order, and what the caller declares of watts, grid and prices."""
+
+    batch: int = 32
+    repeats: int = 5
+    threads: int = 1
+    starts: int = 3
+    limit: float = processes.LIMIT
+    declared: Declared = field(default_factory=Declared)
+
+
+def bench_run(run: Path, wanted: Wanted, given: Given | None = None, cache: Path | None = None,
+              tell: Tell = lambda text, share: None) -> tuple[dict[str, Any], str]:
+    """Measure a finished run's models, write what was found into its bench.json, and make its page again; with the gates of its device
+    profiles that are not met, in words."""
+    folder = RunFolder(run.parent, run.name)
+    tree = folder.resolved()
+    if tree is None or not (run / "summary.json").is_file():
+        raise DataError(four_parts(
+            f"{run} holds no finished run", got="no summary.json", expected="a run folder", otherwise="There would be nothing to measure",
+            do="Run its recipe to the end first"))
+    given, loaded = given or Given(), recipe.load(tree)
+    with computing_with(tree["training"]["threads"]):
+        prepared = prepare(loaded, given)
+        return write(loaded.profiles, tree, prepared, given, folder, Cache(cache or run.parent / "_cache"), wanted, tell)
+
+
+def write(
+    devices: Mapping[str, Profile], tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache,
+    wanted: Wanted, tell: Tell,
+) -> tuple[dict[str, Any], str]:
+    """Measure, and write bench.json, the gates of device profiles into summary.json and details.json, and the page."""
+    found, gates = measured(devices, tree, prepared, given, folder, cache, wanted, tell)
+    keep(folder.path, found)
+    if devices:
+        profiles.keep_gates(folder.path, devices, gates)
+    rerender(folder.path)
+    return found, profiles.missed(gates)
+
+
+def measured(
+    devices: Mapping[str, Profile], tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache,
+    wanted: Wanted, tell: Tell,
+) -> tuple[dict[str, Any], list[Gate]]:
+    """The document of a run's models, and the gates of its device profiles: those with other threads are measured with theirs."""
+    details = json.loads((folder.path / "details.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="understudy-") as made:
+        models = models_of(tree, prepared, given, folder, cache, Path(made))
+        rows, results = run_all(models, wanted, tell)
+        shipped = [one for one in models if one.role in ("student", "artefact")]
+        by_cores = {wanted.threads: rows}
+        for cores in sorted({device.cores for device in devices.values()} - {wanted.threads}):
+            by_cores[cores] = run_all(shipped, replace(wanted, threads=cores, starts=1, batch=ALONE), tell)[0]
+    judge = _judge(tree, prepared, details)
+    known = {row["model"]: row for row in details["table"]}
+    for row in rows:
+        of = known["teacher" if row["role"] == "teacher" else "distilled"]
+        row |= {"parameters": of["parameters"], "macs": of["macs"], "bytes": row["bytes"] or (of["bytes"] if row["files"] else None)}
+        row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
+    student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
+    judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
+    training = costs.spent(folder.path, tree["training"]["threads"])
+    return {**conditions(wanted), "compared": "teacher", "student": student,
+            "metric": details["metric"], "models": rows, "training": training,
+            "break_even": costs.paid_back(rows, training, wanted.declared),
+            "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
+            }, [gate for _, gates in judged.values() for gate in gates]
+
+
+def conditions(wanted: Wanted) -> dict[str, Any]:
+    """What holds for all figures of a document."""
+    return {"schema": SCHEMA, "machine": hardware()["words"], "threads": wanted.threads, "batches": batches_of(wanted),
+            "repeats": wanted.repeats, "starts": wanted.starts, "warm_up": processes.WARM, "rule": speed.RULE, "load": load(),
+            "call": "encoded rows in, answers out, both numpy arrays"}
+
+
+def load() -> dict[str, float] | None:
+    """How many processes wanted to compute, on average over the last minute, and how many cores there are; None where nobody counts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return {"processes": round(os.getloadavg()[0], 2), "cores": cores}
+    except OSError:
+        return None
+
+
+def batches_of(wanted: Wanted) -> list[int]:
+    """One row a call, and more."""
+    return sorted({ALONE, wanted.batch})
+
+
+def run_all(
+    models: Sequence[Named], wanted: Wanted, tell: Tell, compared: str | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Found]]:
+    """One JSON-safe row a model, in their order, and what the processes of those that can be measured said.
+
+    compared: whose speed and answers the others are compared with; None: the teacher's speed, and the student's answers.
+    """
+    entries = [one.entry for one in models if one.entry is not None]
+    meter, method = energy.meter()
+    results = {one.entry.name: one for one in processes.side_by_side(
+        entries, batches=batches_of(wanted), repeats=wanted.repeats, threads=wanted.threads, starts=wanted.starts, limit=wanted.limit,
+        meter=meter, tell=tell)}
+    teacher, student = results.get(compared or "teacher"), results.get(compared or "student")
+    rows = []
+    for one in models:
+        found = results.get(one.name)
+        row: dict[str, Any] = {"name": one.name, "role": one.role, "bytes": one.bytes, "files": [file.name for file in one.files],
+                               "failed": one.missing or (found.failed if found else "")}
+        if found is None or found.failed:
+            rows.append(row | NOTHING)
+            continue
+        rows.append(row | figures(found, teacher, student) | {
+            "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
+            "cost": costs.cost_of(found, wanted.declared)})
+    return rows, results
+
+
+NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "cold_start": None, "rss": None, "batches": {}, "answers": None, "wire": None,
+                           "energy": None, "cost": []}
+"""The figures of a model that was not measured."""
+
+
+def figures(found: Found, teacher: Found | None, student: Found | None) -> dict[str, Any]:
+    """What the processes say of one model."""
+    entry, last = found.entry, found.starts[-1]
+    return {
+        "runtime": entry.runtime, "libraries": last["libraries"],
+        "cold_start": cold_start(found) if entry.loads else None,
+        "rss": {**last["rss"], "peaks": {str(batch): peak for batch, peak in found.peaks.items()}},
+        "batches": {str(batch): pace_of(batch, found, teacher) for batch in found.paces},
+        "answers": answers_of(found, student),
+    }
+
+
+def cold_start(found: Found) -> dict[str, Any]:
+    """Seconds from the start of a process to its first answer, and of its parts: median, least and largest of all fresh processes."""
+    parts = [one["seconds"] for one in found.starts]
+    return {"total": speed.middle([sum(one.values()) for one in parts]),
+            **{name: speed.middle([one[name] for one in parts]) for name in parts[0]}}
+
+
+def pace_of(batch: int, found: Found, teacher: Found | None) -> dict[str, Any]:
+    """Latency, throughput, and how many times the teacher's speed that is."""
+    pace = found.paces[batch]
+    ahead = speed.ratio(teacher.paces[batch], pace) if teacher is not None and not teacher.failed and teacher is not found else None
+    return {
+        "calls": pace.calls, **{f"p{share}": pace.percentile(share) for share in speed.FEWEST},
+        "medians": list(pace.medians), "rows_per_second": pace.rows_per_second, "cpu_seconds_per_row": pace.cpu_per_row,
+        "cores": pace.cores, "times_teacher": None if ahead is None else {"value": ahead.value, "ci95": ahead.ci95},
+    }
+
+
+def answers_of(found: Found, student: Found | None) -> dict[str, Any] | None:
+    """How far an artefact's answers are from the student's; None for other models, and where there is no student to compare with."""
+    if student is None or student.failed or student.answers is None or found.answers is None or found is student:
+        return None
+    if found.answers.shape != student.answers.shape:
+        return None
+    return speed.agreement(student.answers, found.answers)
+
+
+def _judge(
+    tree: Mapping[str, Any], prepared: Prepared, details: Mapping[str, Any]
+) -> Callable[[str, str, Found | None], dict[str, Any] | None]:
+    """The metric on the test rows with its 95 % interval over rows, of every model that answered about them; the teacher's is the run's."""
+    known = {row["model"]: row for row in details["table"]}
+    counts = class_counts(prepared) if prepared.task == "classification" else np.zeros(0)
+
+    def judge(name: str, role: str, found: Found | None) -> dict[str, Any] | None:
+        if role == "teacher":
+            return {"value": known["teacher"]["value"], "ci95": known["teacher"]["ci95"]}
+        if found is None or found.failed or found.said is None:
+            return None
+        scores = metrics.scores(
+            tree["metric"], metrics.log_softmax(found.said), prepared.examples.labels[prepared.test.numpy()],
+            positive=metrics.positive_class(counts), class_weights=class_weights(tree, prepared.classes))
+        return {"value": float(scores.mean()), "ci95": mean_interval(scores, *metrics.bounds(tree["metric"]))}
+
+    return judge
+
+
+def keep(run: Path, found: Mapping[str, Any]) -> None:
+    """Put the document into the run's bench.json, beside what is there."""
+    file = run / "bench.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"schema": SCHEMA}
+    atomic.write_json(file, {**there, "measured": found})

@@ -1,0 +1,57 @@
+"""The frontier against plain reasoning, and the plot's parts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from understudy.report import numbers, pareto
+
+METRIC = {"name": "accuracy", "label": "accuracy", "higher_is_better": True, "unit": "fraction"}
+
+
+def point(cost: float, value: float) -> dict:
+    return {"name": f"{cost}", "role": "artefact", "cost": cost, "value": value, "ci95": None}
+
+
+def test_the_frontier_is_what_nothing_beats():
+    """By hand: c is dearer and worse than b; d and e are equal; a is the cheapest, f the best."""
+    a, b, c, d, e, f = point(1, 0.5), point(2, 0.8), point(3, 0.7), point(4, 0.9), point(4, 0.9), point(9, 0.95)
+    found = [f, c, d, a, e, b]
+    assert [found[place]["cost"] for place in pareto.frontier(found, True)] == [1, 2, 4, 4, 9]
+    assert [found[place]["cost"] for place in pareto.frontier(found, False)] == [1], "lower is better: the cheapest is the best"
+
+
+def test_every_other_point_is_beaten_by_one_of_the_frontier():
+    draw = random.Random(0)
+    found = [point(draw.randint(1, 30), draw.randint(1, 30)) for _ in range(60)]
+    best = pareto.frontier(found, True)
+    values = [found[place]["value"] for place in best]
+    assert values == sorted(values), "dearer along the frontier is better"
+    for place, one in enumerate(found):
+        beaten = any(found[other]["cost"] <= one["cost"] and found[other]["value"] >= one["value"] for other in best if other != place)
+        assert (place in best) or beaten
+
+
+def row(name: str, role: str, p50: float, size: int, value: float | None) -> dict:
+    return {"name": name, "role": role, "bytes": size, "batches": {"1": {"p50": p50}},
+            "quality": None if value is None else {"value": value, "ci95": [value - 0.01, value + 0.01]}}
+
+
+def test_the_plot_names_every_model_and_escapes_it():
+    rows = [row("teacher", "teacher", 1e-3, 10**6, 0.98), row("<b>", "artefact", 1e-5, 10**4, 0.9)]
+    rows.append(row("silent", "artefact", 1e-5, 1, None))
+    for axis, _ in pareto.AXES:
+        drawn = str(pareto.plot(rows, axis, METRIC))
+        assert "teacher" in drawn and "&lt;b&gt;" in drawn and "<b>" not in drawn and "silent" not in drawn and "frontier" in drawn
+    assert pareto.plot(rows[:1], "latency", METRIC) == "", "one point is no comparison"
+    assert pareto.points([{**rows[0], "batches": {}}], "latency") == [], "a model that was not measured"
+
+
+@pytest.mark.parametrize(("name", "number", "shown"), [
+    ("phone.memory_mb", 57.37, "57.37\N{NO-BREAK SPACE}MB"), ("phone.budget_ms", 5.0, "5\N{NO-BREAK SPACE}ms"),
+    ("phone.wire_bytes", 2000.0, "2,000\N{NO-BREAK SPACE}B"), ("phone.cores", 1.0, "1"), ("phone.model_mb", None, "–")])
+def test_a_device_s_limits_have_their_units(name, number, shown):
+    """Prevents: 64 MB are shown as 6,400 %."""
+    assert numbers.bound(number, name, "fraction") == shown
