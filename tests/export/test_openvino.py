@@ -65,7 +65,7 @@ def test_beyond_the_tolerance_both_files_are_laid_aside(make_student, tmp_path):
 def test_its_telemetry_is_never_imported(tmp_path):
     """Prevents: whoever exports a student tells a third party so; the import of the package alone does, unless its stand-in is taken."""
     code = (
-        "import sys; from understudy.export.openvino import library; library();"
+        "import sys; from understudy.runtimes.openvino import library; library();"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +17,7 @@ from understudy.errors import RecipeError, four_parts
 from understudy.export import _parity, onnx
 from understudy.export._format import Format
 from understudy.export._probe import Probe
+from understudy.runtimes.openvino import library
 from understudy.students import artefact
 
 GRAPH, WEIGHTS = "model.xml", "model.bin"
@@ -70,19 +70,6 @@ class Exporter(Format):
                 reference, found, self.tolerance, vectors)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": {**described, "parity": parity}})
         return {"path": str(out / GRAPH), "bytes": sum((out / name).stat().st_size for name in (GRAPH, WEIGHTS)), "parity": parity}
-
-
-def library() -> Any:
-    """The `openvino` package, imported without its telemetry, which would report that to its makers and write into the home folder."""
-    guarded = "openvino_telemetry" not in sys.modules
-    if guarded:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it then takes the stand-in that it brings
-    try:
-        import openvino
-    finally:
-        if guarded:
-            del sys.modules["openvino_telemetry"]
-    return openvino
 
 
 def run(graph: Path, probe_inputs: np.ndarray, precision: str = "float32") -> np.ndarray:
