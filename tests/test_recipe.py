@@ -237,8 +237,9 @@ def test_every_field_changes_the_resolved_record(section, name, value):
         "training__control": {"training__control_reason": "a reason", "training__control": "none"},
     }
     key = f"{WHERE[section]}__{name}"
-    there = {WHERE[section]: {}} if section in (sections.Augment, sections.Profile) else {}  # these stand in no recipe by default
-    base, changed = tree(**there), tree(**there | extra.get(key, {key: value}))
+    missing = section in (sections.Augment, sections.Profile)  # these stand in no recipe by default
+    base = tree(**({WHERE[section]: {}} if missing else {}))
+    changed = tree(**({WHERE[section]: {}} if missing else {}) | extra.get(key, {key: value}))
     before, after = recipe.resolved(recipe.load(base)), recipe.resolved(recipe.load(changed))
     assert before != after
     dotted = key.replace("__", ".").replace("teacher.", "teacher.0.")
