@@ -17,11 +17,10 @@ from understudy.errors import RecipeError, four_parts
 from understudy.export import _parity, onnx
 from understudy.export._format import Format
 from understudy.export._probe import Probe
-from understudy.runtimes.openvino import library
+from understudy.runtimes.openvino import HINTS, library
 from understudy.students import artefact
 
 GRAPH, WEIGHTS = "model.xml", "model.bin"
-HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 @dataclass(frozen=True)
