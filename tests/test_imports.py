@@ -24,7 +24,7 @@ LEVELS = [
     {"run_folder"},
     {"stages"},
     {"pipeline"},
-    {"comparison"},
+    {"comparison", "fitting"},
     {"advice"},
     {"api"},
     {"cli", "service"},

@@ -18,6 +18,8 @@ class Architecture(ABC):
     gives_vectors: one vector a text, of a width of its own.
     layout: whose parts and names its weights have; students can be cut out of such a teacher (`students/cut_*.py`).
     settled_by: the field that a run fills in where the student comes from its teacher.
+    widths: the fields that make it wider, numbers or lists of them; a search multiplies all of them by the same factor.
+    depths: the field that makes it deeper, and the values that it may have; of a list of layers, how many it may hold.
     """
 
     reads_folder: ClassVar[bool] = False
@@ -26,6 +28,8 @@ class Architecture(ABC):
     gives_vectors: ClassVar[bool] = False
     layout: ClassVar[Literal["bert", "llama"] | None] = None
     settled_by: ClassVar[str | None] = None
+    widths: ClassVar[tuple[str, ...]] = ()
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = None
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,10 @@ from understudy.sections import Sweep
 from understudy.stages import (
     arms,
     finish,
-    lessons,
     modes_of_tasks,
     prepare,
     provenance,
     ready,
-    record,
     rounds,
     settle,
     start,
@@ -43,14 +41,13 @@ from understudy.stages import (
 from understudy.stages.bench import Bench, Task
 from understudy.stages.common import class_counts
 from understudy.stages.machine import hardware
-from understudy.stages.prepare import Given, Prepared
+from understudy.stages.prepare import Given
 from understudy.stages.ready import Ready, Rehearsal
 from understudy.stages.rounds import Final
 from understudy.stages.tasks.classification import class_weights
 from understudy.stages.taught import Taught
 from understudy.stages.variants import Variant
 from understudy.stages.worker import Ground
-from understudy.store.schema import read_header
 
 RESULT, TIMING, PAGE, BEST = "compare.json", "compare_timing.json", "compare.html", "best.yaml"
 
@@ -250,22 +247,15 @@ def _judged(
         entries,
         tried=final.tried,
         dropped=final.dropped,
-        teacher={"value": _teacher_value(final.variants[0], data, score), "parameters": taught.size.parameters},
+        teacher={"value": _mean(ready.said(final.variants[0], data, data.test), score), "parameters": taught.size.parameters},
         conditions=conditions,
         notes=list(dict.fromkeys(notes)),
     )
     return document, rows
 
 
-def _teacher_value(one: Ready, data: Prepared, score: Callable[[np.ndarray], np.ndarray]) -> float | None:
-    """The metric of what the store holds of the teacher on the test rows; None where it learns along."""
-    if not one.lesson.store:
-        return None
-    store, header = Path(one.lesson.store), read_header(one.lesson.store)[0]
-    said = record.said(store, header, data, data.test)
-    weights, _ = lessons.weights_of(one.variant.tree, lambda: record.said(store, header, data, data.validation), data)
-    known = said if weights is None else replace(said, member_weights=weights)
-    return float(score(finish.spoken(known, data.outputs)).mean())
+def _mean(log_probs: np.ndarray | None, score: Callable[[np.ndarray], np.ndarray]) -> float | None:
+    return None if log_probs is None else float(score(log_probs).mean())
 
 
 def _put_best(folder: RunFolder, best: str | None, every: Sequence[Variant], name: str) -> None:

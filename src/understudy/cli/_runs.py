@@ -1,6 +1,7 @@
 """Run folders as the verbs read them: JSON and YAML as plain values only, nothing is loaded or executed.
 
-A folder holds a run (`<name>`), a comparison (`<name>-compare`) or advice (`<name>-advise`); each is finished when its result is there.
+A folder holds a run (`<name>`), a comparison (`<name>-compare`), advice (`<name>-advise`) or a search (`<name>-fit`); each is finished
+when its result is there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any, Literal
 
 from understudy.errors import DataError, four_parts
 
-Kind = Literal["run", "comparison", "advice"]
-RESULTS: dict[Kind, str] = {"run": "summary.json", "comparison": "compare.json", "advice": "advise.json"}
+Kind = Literal["run", "comparison", "advice", "search"]
+RESULTS: dict[Kind, str] = {"run": "summary.json", "comparison": "compare.json", "advice": "advise.json", "search": "fit.json"}
+ENDINGS: dict[str, Kind] = {"-compare": "comparison", "-fit": "search"}
+"""What is put behind a recipe's name for the folders that hold a recipe and are no run."""
 FIELDS: dict[Kind, tuple[str, ...]] = {
     "run": ("schema", "metric", "examples", "teacher", "arms", "parameters_ratio", "gates"),
     "comparison": ("schema", "metric", "teacher", "control", "rows", "dropped", "conclusion", "seeds"),
     "advice": ("schema", "metric", "teacher", "control", "objectives", "pick", "reason", "would_change"),
+    "search": ("schema", "metric", "teacher", "points", "dropped", "left_out", "pick", "reason", "finished"),
 }
 
 
@@ -38,7 +42,8 @@ def kind_of(folder: Path) -> Kind:
     if not (folder / "recipe.yaml").is_file():
         return "advice"
     name = re.search(r"^name: *(.*)$", (folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-    return "comparison" if name and folder.name == f"{name[1].strip().strip(QUOTES)}-compare" else "run"
+    own = name[1].strip().strip(QUOTES) if name else None
+    return next((kind for ending, kind in ENDINGS.items() if own is not None and folder.name == own + ending), "run")
 
 
 QUOTES = "'\""
@@ -67,7 +72,7 @@ def _is_one(path: Path) -> bool:
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
-    """The result of a run, a comparison or advice; None where it is not finished. Raises DataError where the file is not one."""
+    """The result of a run, a comparison, advice or a search; None where it is not finished. Raises DataError where the file is not one."""
     kind = kind_of(run)
     path = run / RESULTS[kind]
     if not path.is_file():
@@ -80,7 +85,8 @@ def read_result(run: Path) -> dict[str, Any] | None:
         if missing:
             raise ValueError("without " + ", ".join(missing))
     except ValueError as error:
-        what = {"run": "the summary of a finished run", "comparison": "the result of a comparison", "advice": "the result of advice"}[kind]
+        what = {"run": "the summary of a finished run", "comparison": "the result of a comparison", "advice": "the result of advice",
+                "search": "the result of a search"}[kind]
         raise DataError(four_parts(f"{path} is not readable", got=str(error), expected=what,
                                    otherwise="Figures of a broken file would be believed", do="Run its recipe again")) from None
     return document

@@ -1,4 +1,4 @@
-"""Make the page of a finished run or comparison again, from what lies in its folder."""
+"""Make the page of a finished run, comparison or search again, from what lies in its folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(
     run: str = typer.Argument(help="A run's name, or its folder."),
     runs: Path = RUNS,
 ) -> None:
-    """Make report.html of a finished run, or compare.html of a comparison, again from what lies in its folder; nothing is computed."""
+    """Make report.html of a finished run, compare.html of a comparison or fit.html of a search again; nothing is computed."""
     folder = find(run, runs)
     kind = kind_of(folder)
     if kind == "advice":
@@ -28,8 +28,9 @@ def report(
         raise DataError(four_parts(f"{folder} is advice, which has no page of its own", got=str(folder), expected="a run, or a comparison",
                                    otherwise="There would be nothing to show",
                                    do=f"Look at the page of its pilot, {page}, or at: understudy runs show {shlex.quote(str(folder))}"))
-    from understudy import comparison
+    from understudy import comparison, fitting
     from understudy.stages.finish import rerender
 
-    say(safe(str((comparison.rerender if kind == "comparison" else rerender)(folder))))
+    makers = {"comparison": comparison.rerender, "search": fitting.rerender, "run": rerender}
+    say(safe(str(makers[kind](folder))))
     done(None, f"understudy runs show {shlex.quote(str(folder))}")

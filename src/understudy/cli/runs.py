@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What has be
 
 @app.command("list")
 def list_runs(runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
-    """All runs, comparisons and advice, the most recent last."""
+    """All runs, comparisons, advice and searches, the most recent last."""
     rows = [_row(path) for path in folders(runs)]
     if as_json:
         say_json(rows)
@@ -39,7 +39,7 @@ def list_runs(runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
 
 @app.command("show")
 def show(run: str = typer.Argument(help="A run's name, or its folder."), runs: Path = RUNS, as_json: bool = AS_JSON) -> None:
-    """One run, comparison or advice: its verdict, its figures, its gates and what lies where."""
+    """One run, comparison, advice or search: its verdict, its figures, its gates and what lies where."""
     folder = find(run, runs)
     kind, found = kind_of(folder), read_result(folder)
     if as_json:
@@ -51,6 +51,8 @@ def show(run: str = typer.Argument(help="A run's name, or its folder."), runs: P
         _show_comparison(folder, found)
     elif kind == "advice":
         _show_advice(folder, found)
+    elif kind == "search":
+        _show_search(folder, found)
     else:
         _show_run(folder, found)
 
@@ -91,6 +93,22 @@ def _show_advice(folder: Path, found: Mapping[str, Any]) -> None:
     done(None, f"understudy run {shlex.quote(str(picked))}" if picked.is_file() else f"understudy runs show {_pilot(folder)}")
 
 
+def _show_search(folder: Path, found: Mapping[str, Any]) -> None:
+    from understudy.report import fitted
+
+    table(fitted.HEADERS, fitted.lines(found), right=(1, 2, 3, 4))
+    say()
+    say(safe(str(found["reason"])))
+    _say_files(folder, "fit.html", "pick.yaml", "recipe.yaml", "provenance.json", f"{found['name']}/report.html")
+    whole = folder / str(found["name"])
+    done(None, f"understudy runs show {shlex.quote(str(whole))}" if (whole / "summary.json").is_file() else _searching(folder))
+
+
+def _searching(folder: Path) -> str:
+    """The command that goes on with a search; its targets are not in the recipe."""
+    return f"understudy fit {shlex.quote(str(folder / 'recipe.yaml'))} --max-mb MB --min-retention SHARE{_beside(folder)}"
+
+
 def _pilot(folder: Path) -> str:
     return shlex.quote(str(folder / "pilot-compare"))
 
@@ -109,6 +127,8 @@ def _go_on(folder: Path) -> str:
     if (kind := kind_of(folder)) == "advice":  # its recipe is written when it is done
         name, at = folder.name.removesuffix("-advise"), folder.parent
         return f"understudy advise {shlex.quote(name if name in packaged() else 'RECIPE')} --runs {shlex.quote(str(at))}"
+    if kind == "search":
+        return _searching(folder)
     return f"understudy {'compare' if kind == 'comparison' else 'run'} {shlex.quote(str(folder / 'recipe.yaml'))}{_beside(folder)}"
 
 
@@ -131,6 +151,10 @@ def _row(folder: Path) -> dict[str, Any]:
     kind = kind_of(folder)
     if kind == "advice":
         return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"], "verdict": f"pick {found['pick'] or 'none'}"}
+    if kind == "search":
+        state = kind if found["finished"] else "unfinished"
+        return {**row, "state": state, "metric": found["metric"], "teacher": found["teacher"]["value"],
+                "verdict": f"pick {found['pick'] or 'none'}"}
     if kind == "comparison":
         best = found["rows"][0]
         return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"]["value"], "control": found["control"]["mean"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Model(Architecture):
     where words decide; hurts where order does (negation, who did what to whom). Nearly all parameters are embeddings: prune the vocabulary.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width", "hidden")
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("hidden", (0, 1, 2))
     width: int = 64
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0

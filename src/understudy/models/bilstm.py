@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ class Model(Architecture):
     matters, with few parameters; slower than `textcnn` on a CPU, because a token waits for the one before it.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width", "hidden")
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("layers", (1, 2, 3))
     width: int = 64
     hidden: int = 64
     layers: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Model(Architecture):
     Works best as a cheap teacher of an MLP, or as a student; for the best accuracy on natural pictures use resnet or wrn.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
     width: int = 32
     kernel: int = 3
     norm: Literal["batch", "none"] = "batch"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class Model(Architecture):
     where it has no notion of neighbourhood. Dropout in a small student usually hurts: soft targets are its regularisation.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("hidden",)
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("hidden", (1, 2, 3, 4))
     hidden: tuple[int, ...] = (128,)
     dropout: float = 0.0
     input_dropout: float = 0.0

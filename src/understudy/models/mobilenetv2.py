@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ class Model(Architecture):
     slow on many CPUs: measure before you choose it for speed.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
     width: float = 0.5
     expansion: int = 6
 

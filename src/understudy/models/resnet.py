@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ class Model(Architecture):
     zoo of that paper has 1 x 1 convolutions in its shortcuts (option B), so its x4 types have some more parameters.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("depth", (8, 14, 20, 32, 44, 56, 110))
     depth: int = 20
     width: int = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Model(Architecture):
     1 x 1. Few multiplications, but depth-wise convolutions are slow on many CPUs: measure before you choose it for speed.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
     width: float = 1.0
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class Model(Architecture):
     phrases decide; hurts on long documents with distant relations.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width", "filters")
     width: int = 64
     filters: int = 64
     spans: tuple[int, ...] = (1, 3, 5)

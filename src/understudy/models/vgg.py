@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Model(Architecture):
     64 pixels on; the paper's three fully connected layers are gone. Deviation from both: no biases before batch norm, which cancels them.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("depth", (8, 11, 13, 16, 19))
     depth: int = 8
     width: int = 64
 

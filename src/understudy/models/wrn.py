@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ class Model(Architecture):
     WRN-40-2 (teacher) and WRN-16-2, WRN-40-1 (students) are the usual distillation pairs.
     """
 
+    widths: ClassVar[tuple[str, ...]] = ("width",)
+    depths: ClassVar[tuple[str, tuple[int, ...]] | None] = ("depth", (10, 16, 22, 28, 40))
     depth: int = 16
     width: int = 2
     dropout: float = 0.0

@@ -110,7 +110,7 @@ class Bench:
         return arms.place_of(job, arm, seed, self.cache)
 
     def _job(self, tree: Mapping[str, Any]) -> Job:
-        key = json.dumps(tree["objective"], sort_keys=True)
+        key = json.dumps([tree["objective"], tree["student"]["model"]], sort_keys=True)
         if key not in self._settled:
             own = {**tree, "objective": [dict(term) for term in tree["objective"]]}
             shapes = settle_layers(own, self.prepared, self.given)  # a pass of both models

@@ -265,9 +265,9 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
         exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {}, prepared.preprocess)
 
 
-def probe_of(prepared: Prepared) -> Probe:
-    """Test rows, which no student has seen, in an order of their own: a data set's may be that of its classes."""
-    test = _shuffled(prepared.test)[: PROBED_TEXTS if prepared.generative else PROBED]
+def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
+    """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes."""
+    test = _shuffled(prepared.test if held_out is None else held_out)[: PROBED_TEXTS if prepared.generative else PROBED]
     told = prepared.task == "classification"
     return Probe(
         prepared.rows.stored[test].numpy(),

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from understudy import recipe as recipes
 from understudy.cache import Cache
 from understudy.errors import DataError, RecipeError, SelfTestError, UnderstudyError
 from understudy.events import Cancel, Event, OnEvent
-from understudy.stages import arms, layers, lessons, record, teach, variants
+from understudy.stages import arms, finish, layers, lessons, record, teach, variants
 from understudy.stages.bench import Lesson
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given, Prepared
@@ -108,6 +111,16 @@ def kept(ready: Sequence[Ready], data: Prepared) -> Prepared:
     if not store:
         return data
     return record.without_quarantined(Path(store), read_header(store)[0], data, {tap: Path(at) for tap, at in features.items()})
+
+
+def said(one: Ready, data: Prepared, rows: Tensor) -> np.ndarray | None:
+    """(n, C) log-probabilities of what the store holds of the teacher on some rows; None where it learns along."""
+    if not one.lesson.store:
+        return None
+    store, header = Path(one.lesson.store), read_header(one.lesson.store)[0]
+    found = record.said(store, header, data, rows)
+    weights, _ = lessons.weights_of(one.variant.tree, lambda: record.said(store, header, data, data.validation), data)
+    return finish.spoken(found if weights is None else replace(found, member_weights=weights), data.outputs)
 
 
 def stores(ready: Sequence[Ready]) -> tuple[str, dict[str, str]]:

@@ -52,12 +52,12 @@ def held(sweep: Sweep, ready: Sequence[Ready], bench: Bench, train: Train, folde
     dropped: list[dict[str, Any]] = []
     for number, rung in enumerate(planned[:-1], start=1):
         on_event(Event("train", "note", f"rung {number} of {len(planned)}: {len(alive)} variants, {rung.share:.1%} of the steps"))
-        short = [_short(one, rung.share, number, bench) for one in alive]
-        rivals = [_short(one, rung.share, number, bench, control=True) for one in controls] if len(controls) > 1 else []
-        train([*rivals, *short])
-        order, values = _ranked(short, bench, folder)
+        brief = [short(one, rung.share, number, bench) for one in alive]
+        rivals = [short(one, rung.share, number, bench, control=True) for one in controls] if len(controls) > 1 else []
+        train([*rivals, *brief])
+        order, values = _ranked(brief, bench, folder)
         for place in order[planned[number].variants :]:
-            one, task = alive[place].variant, short[place]
+            one, task = alive[place].variant, brief[place]
             where = {"rung": number, "rungs": len(planned), "steps": task.steps, "validation": values[place]}
             dropped.append({"name": one.name, "objective": one.objective, "parameters": one.parameters, **where})
         alive = [alive[place] for place in sorted(order[: planned[number].variants])]
@@ -94,13 +94,14 @@ def differing(ready: Sequence[Ready], bench: Bench) -> list[Ready]:
     return list(found.values())
 
 
-def _short(one: Ready, share: float, rung: int, bench: Bench, control: bool = False) -> Task:
+def short(one: Ready, share: float, rung: int, bench: Bench, control: bool = False) -> Task:
+    """The task of a rung's shorter training: its first seed alone."""
     own = variants.shortened(one.variant, share)
     name, folder = (f"control of {own.name}", f"control-of-{own.folder}") if control else (own.name, own.folder)
     return Task(f"rung {rung}: {name}", f"rung-{rung}/{folder}", own.tree, None if control else one.lesson, 0, bench.steps(own.tree))
 
 
-def _ranked(short: Sequence[Task], bench: Bench, folder: RunFolder) -> tuple[list[int], list[float | None]]:
+def _ranked(brief: Sequence[Task], bench: Bench, folder: RunFolder) -> tuple[list[int], list[float | None]]:
     """(places from the best to the worst, best validation values); of equals the first one is the better, and no value is the worst."""
-    values, metric = [bench.results(one, folder).best[0] for one in short], short[0].tree["metric"]
-    return sorted(range(len(short)), key=lambda place: (-metrics.merit(metric, values[place]), place)), values
+    values, metric = [bench.results(one, folder).best[0] for one in brief], brief[0].tree["metric"]
+    return sorted(range(len(brief)), key=lambda place: (-metrics.merit(metric, values[place]), place)), values

@@ -1,0 +1,51 @@
+"""fit.html: what a search tried, as a table and two plots, with what was picked and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from understudy.evaluation import metrics
+from understudy.report import numbers, pareto
+
+_FOLDER = Path(__file__).parent
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The page of fit.json, one file without script and network."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
+                                     trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(value=numbers.value, size=numbers.size, seconds=numbers.seconds, count=numbers.count)
+    unit = metrics.unit(found["metric"])
+    page = environment.get_template("fitted.html").render(
+        f=found, unit=unit, nothing=numbers.NOTHING, css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        plots=[(caption, pareto.plot(plotted(found), axis, {"unit": unit, "higher_is_better": found["higher_is_better"]}))
+               for axis, caption in pareto.AXES])
+    page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
+    return page if page.endswith("\n") else page + "\n"
+
+
+def plotted(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The points as `pareto.plot` takes them; the pick has the mark of a student."""
+    return [{"name": row["name"], "role": "student" if row["name"] == found["pick"] else "artefact", "bytes": row["bytes"],
+             "batches": {"1": {"p50": row["seconds"]}}, "quality": {"value": row["value"], "ci95": None}} for row in found["points"]]
+
+
+HEADERS = ("model", "bytes", "ms", "validation", "kept", "")
+
+
+def lines(found: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of the terminal's table: those that were trained whole, smallest first."""
+    shown = []
+    for row in found["points"]:
+        word = "picked" if row["name"] == found["pick"] else "misses " + ", ".join(row["missed"]) if row["missed"] else (
+            "on the front" if row["on_front"] else "")
+        shown.append([row["name"], numbers.size(row["bytes"]), f"{1000 * row['seconds']:.3g}", f"{row['value']:.4f}",
+                      numbers.NOTHING if row["retention"] is None else f"{100 * row['retention']:.1f} %", word])
+    return [[text.replace("\N{NO-BREAK SPACE}", " ") for text in row] for row in shown]
