@@ -10,8 +10,8 @@ from understudy.report import fitted
 @pytest.fixture
 def found():
     def row(name, size, kept, missed=None):
-        return {"name": name, "design": name, "precision": "float32", "bytes": size, "seconds": size / 1e8, "value": kept, "retention": kept,
-                "on_front": True, "missed": missed or {}}
+        return {"name": name, "design": name, "precision": "float32", "bytes": size, "seconds": size / 1e8, "value": kept,
+                "retention": kept, "on_front": True, "missed": missed or {}}
 
     return {
         "schema": 1, "name": "toy", "metric": "accuracy", "higher_is_better": True, "validation": 90, "machine": "a machine", "threads": 1,
