@@ -170,6 +170,7 @@ class Classification(Facts):
         temperature: the objective's temperature, 1.0 where it has none.
         arms: "distilled", and "control" unless the recipe has none.
         duplicates: positions of the test rows that are also in train.
+        clusters: (n,) int, rows of one number are of one speaker or device: they count as one item; empty: every row is its own.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
 
     Raises DataError where shapes do not agree.
@@ -190,6 +191,7 @@ class Classification(Facts):
     teacher_tempered_test: Mapping[float, np.ndarray] = field(default_factory=dict)
     temperature: float = 1.0
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     thumbnail: Callable[[int], bytes | str] | None = None
 
     @property

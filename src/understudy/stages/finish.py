@@ -113,6 +113,7 @@ def _classified(
         temperature=float(temperature),
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
+        clusters=np.zeros(0, dtype=np.int64) if prepared.examples.clusters is None else prepared.examples.clusters[test],
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
 
