@@ -1,4 +1,4 @@
-"""Raw input -> stored array -> model input, with numpy and pillow only, so that a runtime without torch can reuse it.
+"""Raw input -> stored array -> model input, with numpy (and pillow for image files) only, so that a runtime without torch can reuse it.
 
     encoded = preprocess.encode(raw)                       # host side: (N, C, H, W) uint8, (N, D) float32, or (N, L) int32 of tokens
     inputs = encoded.astype(float32) * scale + shift       # what the model takes; preprocess.normalise does it in numpy; tokens as they are
@@ -111,4 +111,4 @@ class Preprocess(ABC):
 
 def _module(kind: str) -> Any:
     """The file of a kind; text needs libraries that the others don't."""
-    return importlib.import_module(f"understudy.preprocess.{kind}")
+    return importlib.import_module(f"{__name__}.{kind}")
