@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -88,7 +89,7 @@ def test_recordings(ask, make_run, tmp_path):
     rng = np.random.default_rng(0)
     waves = [np.sin(np.arange(1600) * step) * 0.3 + rng.normal(0, 0.05, 1600) for step in (0.1, 0.5, 1.0, 1.5, 2.0)]
     read = Preprocess.fit("audio", np.stack(waves), log_mel=LogMel(8000, 1600, 200, 80, 16))
-    run = make_run("cnn", read, waves, width=8)
+    run = make_run("cnn", read, waves, width=8, norm="none")
     np.save(tmp_path / "waves.npy", np.stack(waves))
     same(ask, run, waves, f"list(np.load({str(tmp_path / 'waves.npy')!r}))", without=("PIL", "tokenizers"))
     with wave.open(str(tmp_path / "said.wav"), "wb") as file:
@@ -122,6 +123,24 @@ def test_a_static_student_of_a_run_gives_the_vectors_that_torch_gives(ask, make_
     np.testing.assert_allclose(ask(code.format(str(run / "exports" / "onnx"), texts)), expected, atol=1e-5)
 
 
+def test_one_file_that_says_itself_what_it_reads(ask, make_run, pixels, tmp_path):
+    """Copied away from its folder, with the words of config.json in its metadata; without them nobody knows its labels."""
+    run = make_run("linear", Preprocess.fit("image", pixels), pixels)
+    np.save(tmp_path / "pixels.npy", pixels)
+    model = onnx.load(run / "exports" / "onnx" / "model.onnx")
+    config = artefact.load(run / "student").config
+    code = f"print(json.dumps(load('alone.onnx').predict(np.load({str(tmp_path / 'pixels.npy')!r})).tolist()))"
+    onnx.helper.set_model_props(model, {"understudy": json.dumps({key: config[key] for key in ("schema", "classes", "preprocess")})})
+    onnx.save(model, tmp_path / "alone.onnx")
+    np.testing.assert_allclose(ask(code), artefact.load(run / "student").predict(pixels), atol=1e-5)
+    onnx.helper.set_model_props(model, {"understudy": json.dumps({"schema": 2})})
+    onnx.save(model, tmp_path / "alone.onnx")
+    assert "got schema 2, expected schema 1" in ask(code, fails=True)
+    onnx.helper.set_model_props(model, {})
+    onnx.save(model, tmp_path / "alone.onnx")
+    assert '"alone.onnx" does not say what it reads' in ask(code, fails=True)
+
+
 def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
     run = make_run("linear", Preprocess.fit("image", pixels), pixels)
     export, student = run / "exports" / "onnx", run / "student"
@@ -143,7 +162,7 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
     assert "this student is run by other programs" in said(export)
     (export / "config.json").write_text(json.dumps({**config, "weights": {**config["weights"], "sha256": digest}}))
     assert "needs torch: got model.safetensors alone" in said(student), "the export is of another student"
-    (export / "config.json").write_text(json.dumps(config))
+    (export / "config.json").write_text(json.dumps({**config, "onnx": {"file": "model.onnx"}}))
     (export / "model.onnx").write_bytes(b"no graph")
     assert "can't be run" in said(export)
     (export / "model.onnx").unlink()

@@ -15,6 +15,7 @@ import numpy as np
 from understudy_runtime import session, static_embedding
 from understudy_runtime.errors import DataError, RecipeError, four_parts
 from understudy_runtime.preprocess import Preprocess
+from understudy_runtime.preprocess.text import Text, trimmed
 
 SCHEMA = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -151,8 +152,23 @@ def _static(folder: Path) -> Student:
     if stated is not None:
         _refuse_other_schema(folder, config)
         _refuse_other_weights(folder / WEIGHTS, (folder / WEIGHTS).read_bytes(), stated)
-    read = Preprocess.from_dict(config["preprocess"]).read_input if "preprocess" in config else _lines
-    return Student((), found.dimensions, config, found.encode, read)
+    if "preprocess" not in config:
+        return Student((), found.dimensions, config, found.encode, _lines)
+    read = Preprocess.from_dict(config["preprocess"])
+    assert isinstance(read, Text)
+    return Student((), found.dimensions, config, lambda texts: _means(found, read, texts), read.read_input)
+
+
+def _means(found: static_embedding.StaticEmbedding, read: Text, texts: Sequence[str]) -> np.ndarray:
+    """(N, D) the vectors that the student of a run learnt to give: with its special tokens and its length."""
+    made = np.zeros((len(texts), found.dimensions), np.float32)
+    for start in range(0, len(texts), session.BATCH):
+        ids = trimmed(read.encode(texts[start:start + session.BATCH]), read.pad)
+        real = (ids != read.pad).astype(np.float32)
+        rows = np.einsum("nl,nld->nd", real, found.table[ids]) / np.maximum(real.sum(axis=1, keepdims=True), 1)
+        length = np.linalg.norm(rows, axis=1, keepdims=True) if found.normalise else 1.0
+        made[start:start + session.BATCH] = rows / np.maximum(length, 1e-12)
+    return made
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
@@ -164,8 +180,8 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 
 def _is_static(folder: Path) -> bool:
     """Whether a folder says that it is in one of the two layouts of static embeddings."""
-    if (folder / static_embedding.INSIDE).is_dir():
-        return True
+    if not (folder / WEIGHTS).is_file():  # an export copies what its student says
+        return (folder / static_embedding.INSIDE).is_dir()
     try:
         return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type") == "model2vec"
     except (OSError, ValueError, AttributeError):

@@ -36,7 +36,7 @@ class Dataset:
 
     rate: samples a second to bring all files to; else the files', which then have to agree. seconds: the length of all recordings: a longer
     one loses its end, a shorter one is filled up with silence, and the report counts both. window_ms, hop_ms, bands, low_hz, high_hz
-    (else half the rate), floor: of the features. classes: names in label order, else those that occur, sorted.
+    (else half the rate), floor_db: of the features. classes: names in label order, else those that occur, sorted.
 
     Ids are paths. Everything is in memory: an hour at 16,000 samples a second takes 230 MB.
     """
@@ -51,7 +51,7 @@ class Dataset:
     bands: int = 40
     low_hz: float = 20.0
     high_hz: float | None = None
-    floor: float = 1e-8
+    floor_db: float = 40.0
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Dataset:
 
     def _features(self, rate: int) -> LogMel:
         return LogMel(rate, round(self.seconds * rate), round(self.window_ms * rate / 1000), round(self.hop_ms * rate / 1000), self.bands,
-                      self.low_hz, rate / 2 if self.high_hz is None else self.high_hz, self.floor)
+                      self.low_hz, rate / 2 if self.high_hz is None else self.high_hz, self.floor_db)
 
     def _groups(self, said: Mapping[str, Mapping[str, str]]) -> tuple[np.ndarray | None, np.ndarray | None]:
         """(number of each row's group, its part of the split); None where nothing is said."""

@@ -15,6 +15,8 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
 
 OPTIONS = ("log_mel",)
+SILENCE = 1e-12
+"""Power, of 1 for a constant 1: what is never louder than this holds no sound; the rounding of 16 bits is 80 times louder."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,14 @@ class LogMel:
     """Waveforms of one length -> the logarithm of their power in bands that are equally wide to the ear (mel).
 
     rate: samples a second. length: samples of a recording. window, hop: samples that a frame sees, and from one frame to the next.
-    bands: how many, between the frequencies `low` and `high` in Hz. floor: the power that counts as silence, of 1 for a constant 1:
-    1e-8 is 80 dB below.
+    bands: how many, between the frequencies `low` and `high` in Hz. floor_db: what is so many decibels below the loudest band of the
+    recording counts as silence. Power is taken relative to that loudest band, so that it does not matter how near the microphone was.
 
     A frame is windowed (Hann, periodic) and transformed at the next power of two; its power is scaled so that all frequencies together
     make the mean square under the window (Parseval). The bands are triangles of height 1 whose corners are equidistant in
     mel = 2595 log10(1 + f / 700) (O'Shaughnessy 1987, the HTK Book, section 5.4; librosa's default is Slaney's, of equal areas, which
     differs by a constant a band and is the same once standardised, but for the corners). No frame reaches beyond the recording.
-    Works best for speech and sounds of a second or a few; pitch finer than a band is lost.
+    Works best for speech and sounds of a second or a few. Hurts where loudness itself says something, or pitch finer than a band.
 
     Raises DataError for what makes no features: bands too narrow for the window, frequencies beyond half the rate.
     """
@@ -41,14 +43,14 @@ class LogMel:
     bands: int = 40
     low: float = 20.0
     high: float = 4000.0
-    floor: float = 1e-8
+    floor_db: float = 40.0
 
     def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and value > 0 for value in (self.rate, self.length, self.window, self.hop, self.bands))
-        if not (whole and self.hop <= self.window <= self.length and 0 <= self.low < self.high <= self.rate / 2 and 0 < self.floor < 1):
+        if not (whole and self.hop <= self.window <= self.length and 0 <= self.low < self.high <= self.rate / 2 and 0 < self.floor_db <= 120):
             raise DataError(four_parts(
                 "the features of sound are not usable", got=str(self),
-                expected="hop <= window <= length in samples, 0 <= low < high <= rate / 2, 0 < floor < 1",
+                expected="hop <= window <= length in samples, 0 <= low < high <= rate / 2, 0 < floor_db <= 120",
                 otherwise="There would be no frame, or bands without sound", do="Correct the number"))
         if not self.filters.any(axis=1).all():
             raise DataError(four_parts(
@@ -89,8 +91,11 @@ class LogMel:
         return (found.real**2 + found.imag**2) * (twice / (self.fft * np.square(self.hann).sum()))
 
     def of(self, waveform: np.ndarray) -> np.ndarray:
-        """(T,) of any length -> (bands, frames) float64, natural logarithms. Row by row, so that no other recording plays a part."""
-        return np.log(np.maximum(self.power(fitted(waveform, self.length)) @ self.filters.T, self.floor)).T
+        """(T,) of any length -> (bands, frames) float64, natural logarithms from -floor_db ln(10) / 10 to 0. Recording by recording, so that
+        no other one plays a part."""
+        found = self.power(fitted(waveform, self.length)) @ self.filters.T
+        relative = found / max(float(found.max()), SILENCE)
+        return np.log(np.maximum(relative, 10.0 ** (-self.floor_db / 10.0))).T
 
 
 @dataclass(frozen=True)
