@@ -36,6 +36,7 @@ class Build(build_py):
     """With the shared files, importing from each other under the new name."""
 
     def run(self) -> None:
+        """As usual, then the shared files."""
         super().run()
         for name in SHARED:
             text = IMPORT.sub(r"\1understudy_runtime", (source() / name).read_text(encoding="utf-8"))
@@ -50,6 +51,7 @@ class Pack(sdist):
     """With the shared files as they are."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """As usual, then the shared files."""
         super().make_release_tree(base_dir, files)
         for name in SHARED:
             made = Path(base_dir, CARRIED, name)

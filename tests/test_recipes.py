@@ -62,8 +62,8 @@ TOY = {
     "distil_bert": [*QUICK, "data.passage=96", "data.split={validation: 0.1, test: 0.3}", "teacher.train.epochs=40",
                     "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
                     "student.from_teacher.layers=1"],
-    "spoken_digits": ["teacher.train.epochs=12", "teacher.train.batch_size=16", "training.epochs=1", "training.seeds=2", "data.augment.views=1",
-                      "export=[safetensors]", "data.test_groups=[ann]"],
+    "spoken_digits": ["teacher.train.epochs=12", "teacher.train.batch_size=16", "training.epochs=1", "training.seeds=2",
+                      "data.augment.views=1", "export=[safetensors]", "data.test_groups=[ann]"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}

@@ -25,7 +25,7 @@ def written(path, samples, width, rate=8000, channels=1):
 @pytest.mark.parametrize(("width", "values", "data"), [
     (1, [0, 64, 128, 192, 255], bytes([0, 64, 128, 192, 255])),
     (2, [-32768, -1, 0, 16384, 32767], np.array([-32768, -1, 0, 16384, 32767], "<i2").tobytes()),
-    (3, [-8388608, -1, 0, 4194304, 8388607], b"".join(int(v).to_bytes(3, "little", signed=True) for v in (-8388608, -1, 0, 4194304, 8388607))),
+    (3, [-8388608, -1, 0, 4194304, 8388607], b"\x00\x00\x80\xff\xff\xff\x00\x00\x00\x00\x00\x40\xff\xff\x7f"),
     (4, [-2**31, -1, 0, 2**30, 2**31 - 1], np.array([-2**31, -1, 0, 2**30, 2**31 - 1], "<i4").tobytes()),
 ])
 def test_every_depth_gives_the_numbers_that_were_written(tmp_path, width, values, data):

@@ -15,7 +15,7 @@ from understudy.errors import DataError, four_parts
 
 SUFFIX = ".wav"
 ZEROS, BETA = 10, 5.0
-"""Of the resampling filter: zero crossings on each side, and the Kaiser window's shape (60 dB down), as scipy.signal.resample_poly has it."""
+"""Of the resampling filter: zero crossings on each side, and the shape of Kaiser's window, as scipy.signal.resample_poly has them."""
 _BLOCK = 16384  # samples that are made at once
 
 
@@ -49,7 +49,7 @@ def _floats(found: bytes, width: int) -> np.ndarray:
 
 
 def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """(T',) float32 at `wanted` samples a second, T' = ceil(T wanted / rate): a windowed sinc below both Nyquist frequencies, without delay.
+    """(T',) float32 at `wanted` samples a second, T' = ceil(T wanted / rate): a windowed sinc, without delay.
 
     Polyphase (Crochiere and Rabiner 1983, chapter 2): sample m is sum_k h[m down - k up] x[k], of which only every up-th tap of h counts.
     """

@@ -69,8 +69,8 @@ def _audio(folder):
     return {"path": str(folder), "files": "{label}_{group}_*.wav", "test_groups": ["b"], "seconds": 0.15, "bands": 10}
 
 
-SAMPLES = {"audio": _audio, "builtin": lambda folder: {"name": "iris"}, "corpus": _corpus, "idx": _idx, "images": _images, "pairs": _pairs, "table": _table,
-           "text": _text}
+SAMPLES = {"audio": _audio, "builtin": lambda folder: {"name": "iris"}, "corpus": _corpus, "idx": _idx, "images": _images,
+           "pairs": _pairs, "table": _table, "text": _text}
 """kind -> a function that makes a small data set of it and gives its options."""
 
 
@@ -133,7 +133,8 @@ def test_examples_are_whole(dataset):
 
 def test_preprocess_is_fitted_on_training_rows_and_survives_json(dataset):
     found = dataset.load()
-    parts = data.split(found, 0.5 if found.kind == "audio" else 0.1, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
+    validation = 0.5 if found.kind == "audio" else 0.1  # one group of two
+    parts = data.split(found, validation, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
     preprocess = found.fit_preprocess(parts.train, **reading(found))
     encoded = preprocess.encode(found.raw)
     expected = {"image": np.uint8, "text": np.int32, "passages": np.int32, "sentences": np.int32}.get(found.kind, np.float32)

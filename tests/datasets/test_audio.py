@@ -75,7 +75,8 @@ def test_folders_of_classes_and_parts(tmp_path):
     found = Dataset(str(tmp_path), files="{split}/{label}/*.wav").load()
     assert found.classes == ("no", "yes") and found.clusters is None
     assert dict(zip(found.ids, zip(found.labels, found.split, strict=True), strict=True)) == {
-        "train/yes/a.wav": (1, "train"), "train/no/b.wav": (0, "train"), "test/yes/c.wav": (1, "test"), "train/unlabelled/d.wav": (-1, "train")}
+        "train/yes/a.wav": (1, "train"), "train/no/b.wav": (0, "train"), "test/yes/c.wav": (1, "test"),
+        "train/unlabelled/d.wav": (-1, "train")}
 
 
 def test_a_split_never_parts_a_speaker(digits):

@@ -91,8 +91,8 @@ def make_run(tmp_path):
             parameter.data.mul_(2)
         folder = tmp_path / "run"
         artefact.save(
-            folder / "student", module, model={"arch": arch, **options}, shape=preprocess.shape, classes=() if vectors else ("a", "b", "<c>"),
-            preprocess=preprocess.to_dict(), card="# card", vectors=vectors, files=files)
+            folder / "student", module, model={"arch": arch, **options}, shape=preprocess.shape,
+            classes=() if vectors else ("a", "b", "<c>"), preprocess=preprocess.to_dict(), card="# card", vectors=vectors, files=files)
         student, encoded = artefact.load(folder / "student"), preprocess.encode(raw)
         data = to_onnx(student, encoded)
         (folder / "exports" / "onnx").mkdir(parents=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
 import wave
 import zipfile
@@ -32,7 +35,8 @@ def test_the_wheel_needs_numpy_alone_and_holds_the_one_copy_of_the_preprocessing
         about = packed.read(next(name for name in packed.namelist() if name.endswith("METADATA"))).decode()
     assert all(name.startswith("understudy_runtime/") for name in texts)
     assert {f"understudy_runtime/preprocess/{kind}.py" for kind in ("image", "vector", "table", "text", "audio")} <= set(texts)
-    assert not [name for name, text in texts.items() if "from understudy " in text or "import understudy\n" in text or "understudy[" in text]
+    foreign = ("from understudy ", "from understudy.", "import understudy\n", "understudy[")
+    assert not [(name, words) for name, text in texts.items() for words in foreign if words in text]
     needed = [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert needed == ["Requires-Dist: numpy>=1.26"]
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -81,7 +85,8 @@ def test_texts(ask, make_run):
     read = Preprocess.fit("text", texts, tokenizer=tokens.train("words", texts, 300), length=6)
     run = make_run("bag", read, texts, width=8, vocabulary=read.vocabulary, pad=read.pad, files=read.files)
     same(ask, run, texts, repr(texts), without=("PIL",))
-    assert "pip install 'understudy-runtime[text]'" in ask(f"load({str(run / 'student')!r}).predict(['a'])", without=("tokenizers",), fails=True)
+    said = ask(f"load({str(run / 'student')!r}).predict(['a'])", without=("tokenizers",), fails=True)
+    assert "pip install 'understudy-runtime[text]'" in said
 
 
 def test_recordings(ask, make_run, tmp_path):
@@ -106,7 +111,8 @@ def test_static_embeddings_run_on_numpy_alone(ask, make_run, tmp_path):
     made = StaticEmbedding(table, tokenizer)
     for layout in ("model2vec", "sentence-transformers"):
         made.save(tmp_path / layout, layout)
-        found = ask(f"s = load({str(tmp_path / layout)!r})\nprint(json.dumps([s.encode({texts!r}).tolist(), s.vectors]))", without=("onnxruntime", "PIL"))
+        code = f"s = load({str(tmp_path / layout)!r})\nprint(json.dumps([s.encode({texts!r}).tolist(), s.vectors]))"
+        found = ask(code, without=("onnxruntime", "PIL"))
         np.testing.assert_allclose(found[0], made.encode(texts), atol=1e-6)
         assert found[1] == 5
     said = ask(f"load({str(tmp_path / 'model2vec')!r}).predict(['a'])", without=("onnxruntime",), fails=True)
@@ -149,13 +155,15 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
         return ask(f"load({str(path)!r})", fails=True, **blocked)
 
     assert "is no student: got config.json: No such file" in said(tmp_path)
-    assert "needs ONNX Runtime: got it is not installed, expected pip install 'understudy-runtime[onnx]'" in said(export, without=("onnxruntime",))
+    missing = said(export, without=("onnxruntime",))
+    assert "needs ONNX Runtime: got it is not installed, expected pip install 'understudy-runtime[onnx]'" in missing
     config = json.loads((export / "config.json").read_text())
     (export / "config.json").write_text(json.dumps({**config, "schema": 2}))
     assert "was not written by this version of understudy: got schema 2, expected schema 1" in said(export)
     digest = hashlib.sha256(b"another").hexdigest()
     (export / "config.json").write_text(json.dumps({**config, "onnx": {**config["onnx"], "sha256": digest}}))
-    assert f"is not the file that was checked: got sha256 {hashlib.sha256((export / 'model.onnx').read_bytes()).hexdigest()[:12]}" in said(export)
+    got = hashlib.sha256((export / "model.onnx").read_bytes()).hexdigest()[:12]
+    assert f"is not the file that was checked: got sha256 {got}" in said(export)
     (export / "config.json").write_text(json.dumps({**config, "preprocess": {"kind": "image"}}))
     assert "the preprocessing can't be read" in said(export)
     (export / "config.json").write_text(json.dumps({**config, "preprocess": {"kind": "passages"}}))
@@ -170,18 +178,15 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
 
 
 def test_the_command_prints_a_line_of_json_a_row(installed, make_run, pixels, tmp_path):
-    import os
-    import subprocess
-    import sys
-
     run = make_run("linear", Preprocess.fit("image", pixels), pixels)
     np.save(tmp_path / "pixels.npy", pixels)
     words = [sys.executable, "-m", "understudy_runtime.command", "predict", str(run / "student")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([*words, str(tmp_path / "pixels.npy"), "--top", "2"], capture_output=True, text=True, env=environment, timeout=300)
+    options = {"capture_output": True, "text": True, "env": environment, "timeout": 300}
+    done = subprocess.run([*words, str(tmp_path / "pixels.npy"), "--top", "2"], **options)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     expected = artefact.load(run / "student").predict(pixels)
     assert len(rows) == 20 and all(len(row) == 2 for row in rows)
     assert [next(iter(row)) for row in rows] == [("a", "b", "<c>")[at] for at in expected.argmax(axis=1)]
-    missing = subprocess.run([*words, "no file.npy"], capture_output=True, text=True, env=environment, timeout=300)
+    missing = subprocess.run([*words, "no file.npy"], **options)
     assert missing.returncode == 3 and "no such file" in missing.stderr and "Traceback" not in missing.stderr

@@ -38,7 +38,7 @@ class Student:
     read: Callable[[str | os.PathLike[str]], Any]
 
     def predict(self, raw: Any) -> np.ndarray:
-        """(N, C) float32 probabilities of raw inputs, as they were given in training: pixels, numbers, columns of a table, texts, waveforms.
+        """(N, C) float32 probabilities of raw inputs as in training: pixels, numbers, columns of a table, texts, waveforms.
 
         RecipeError for a student of vectors. DataError for input of another shape or kind.
         """

@@ -107,15 +107,16 @@ class Dataset:
         missing = [name for name in self.test_groups if name not in groups]
         if missing:
             raise DataError(four_parts(
-                f"no recording is of group {missing[0]!r}", got=", ".join(sorted(set(groups))[:20]) or "no groups", expected=repr(missing[0]),
-                otherwise="There would be no test rows", do="Check data.test_groups, and {group} in data.files"))
+                f"no recording is of group {missing[0]!r}", got=", ".join(sorted(set(groups))[:20]) or "no groups",
+                expected=repr(missing[0]), otherwise="There would be no test rows", do="Check data.test_groups, and {group} in data.files"))
         numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
         clusters = np.array([numbers[name] for name in groups], dtype=np.int64) if any(groups) else None
         words = [one.get("split", "").strip().lower() for one in said.values()]
         wrong = next((word for word in words if word not in SPLITS), None)
         if wrong is not None or (any(words) and self.test_groups):
             raise DataError(four_parts(
-                "the split of the recordings is not usable", got=repr(wrong) if wrong is not None else "a split of their own, and test_groups",
+                "the split of the recordings is not usable",
+                got=repr(wrong) if wrong is not None else "a split of their own, and test_groups",
                 expected="train, validation, test or nothing; or test_groups", otherwise="A test row would be learnt from",
                 do="Correct the word, or leave test_groups out"))
         parts = ["test" if name in self.test_groups else SPLITS[word] for name, word in zip(groups, words, strict=True)]
@@ -181,5 +182,5 @@ def _lengths(lengths: list[int], features: LogMel) -> tuple[str, ...]:
     """How many recordings lost their end or were filled up, for the report."""
     cut, short = sum(one > features.length for one in lengths), sum(one < features.length for one in lengths)
     seconds = features.length / features.rate
-    return (f"Of {len(lengths):,} recordings {cut:,} are longer than {seconds:g} s and lose their end; {short:,} are shorter and are filled "
-            "up with silence.",)
+    return (f"Of {len(lengths):,} recordings {cut:,} are longer than {seconds:g} s and lose their end; {short:,} are shorter and are "
+            "filled up with silence.",)

@@ -47,7 +47,8 @@ class LogMel:
 
     def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and value > 0 for value in (self.rate, self.length, self.window, self.hop, self.bands))
-        if not (whole and self.hop <= self.window <= self.length and 0 <= self.low < self.high <= self.rate / 2 and 0 < self.floor_db <= 120):
+        pitch = 0 <= self.low < self.high <= self.rate / 2
+        if not (whole and self.hop <= self.window <= self.length and pitch and 0 < self.floor_db <= 120):
             raise DataError(four_parts(
                 "the features of sound are not usable", got=str(self),
                 expected="hop <= window <= length in samples, 0 <= low < high <= rate / 2, 0 < floor_db <= 120",
@@ -91,8 +92,7 @@ class LogMel:
         return (found.real**2 + found.imag**2) * (twice / (self.fft * np.square(self.hann).sum()))
 
     def of(self, waveform: np.ndarray) -> np.ndarray:
-        """(T,) of any length -> (bands, frames) float64, natural logarithms from -floor_db ln(10) / 10 to 0. Recording by recording, so that
-        no other one plays a part."""
+        """(T,) of any length -> (bands, frames) float64, natural logarithms from -floor_db ln(10) / 10 to 0."""
         found = self.power(fitted(waveform, self.length)) @ self.filters.T
         relative = found / max(float(found.max()), SILENCE)
         return np.log(np.maximum(relative, 10.0 ** (-self.floor_db / 10.0))).T
@@ -111,8 +111,8 @@ class Audio(Preprocess):
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        numbers = np.array(self.mean + self.std)
-        if len(self.mean) != self.log_mel.bands or len(self.std) != self.log_mel.bands or not np.isfinite(numbers).all() or min(self.std) <= 0:
+        fits = len(self.mean) == len(self.std) == self.log_mel.bands
+        if not fits or not np.isfinite(self.mean + self.std).all() or min(self.std) <= 0:
             raise DataError(four_parts(
                 "the preprocessing of sound is not usable", got=f"{len(self.mean)} means and {len(self.std)} deviations",
                 expected=f"{self.log_mel.bands} of each, finite, deviations positive", otherwise="Inputs would be NaN",
