@@ -63,7 +63,7 @@ TOY = {
                     "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
                     "student.from_teacher.layers=1"],
     "spoken_digits": ["teacher.train.epochs=12", "teacher.train.batch_size=16", "training.epochs=1", "training.seeds=2",
-                      "data.augment.views=1", "export=[safetensors]", "data.test_groups=[ann]"],
+                      "data.augment.views=1", "export=[safetensors]", "series.values=[[ann], [bob]]"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -134,7 +134,8 @@ def test_runs_to_its_report(name, tmp_path, request):
     options = pipeline.Options(runs=tmp_path)
     if wanted.series is not None:
         series = pipeline.run_series(wanted, options=options, given=Given())
-        assert [row["value"] for row in series.found["rows"]] == [0.1, 1.0]
+        assert [row["value"] for row in series.found["rows"]] == list(wanted.series.values)
+        assert ("folds" in series.found) == wanted.series.folds
         assert (series.path / "series.svg").read_text(encoding="utf-8").count("<svg") == 1
         return
     if wanted.sweep is not None:
