@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import logging
@@ -74,7 +73,7 @@ class Exporter:
             raise mismatch(out, FILES, parity, f"at most {allowed:.3g} (tolerance {self.tolerance:g})")
         with artefact.whole(out) as made:
             atomic.write_bytes(made / FILE, data)
-            config = {**student.config, "onnx": {**interface(student, probe_inputs, parity), "sha256": hashlib.sha256(data).hexdigest()}}
+            config = {**student.config, "onnx": interface(student, probe_inputs, parity)}
             atomic.write_text(made / artefact.CONFIG, json.dumps(config, indent=2) + "\n")
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
