@@ -33,11 +33,11 @@ sys.meta_path.insert(0, Barrier())
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that the checkout stays as it is."""
+    """Built from a copy, so that the checkout stays as it is: first the source distribution, then the wheel from that one alone."""
     copy, target = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "runtime", copy / "runtime", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "build"))
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    command([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(copy / "runtime")], copy)
+    command([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(copy / "runtime")], copy)
     return next(target.glob("*.whl"))
 
 
