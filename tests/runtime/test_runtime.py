@@ -32,8 +32,9 @@ def test_the_wheel_needs_numpy_alone_and_holds_the_one_copy_of_the_preprocessing
     """Prevents: a module of understudy that drags torch in, or an import of understudy that works in the checkout only."""
     with zipfile.ZipFile(wheel) as packed:
         texts = {name: packed.read(name).decode() for name in packed.namelist() if name.endswith(".py")}
+        (licence,) = [packed.read(name) for name in packed.namelist() if name.endswith("licenses/LICENSE")]
         about = packed.read(next(name for name in packed.namelist() if name.endswith("METADATA"))).decode()
-    assert all(name.startswith("understudy_runtime/") for name in texts)
+    assert all(name.startswith("understudy_runtime/") for name in texts) and licence == (ROOT / "LICENSE").read_bytes()
     assert {f"understudy_runtime/preprocess/{kind}.py" for kind in ("image", "vector", "table", "text", "audio")} <= set(texts)
     foreign = ("from understudy ", "from understudy.", "import understudy\n", "understudy[")
     assert not [(name, words) for name, text in texts.items() for words in foreign if words in text]

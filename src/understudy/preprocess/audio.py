@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from understudy import columns, readers, sound
+from understudy import readers, sound
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
 
@@ -175,7 +175,7 @@ def fit(raw: Any, log_mel: LogMel | None = None) -> Audio:
         sums, squares = sums + found.sum(axis=1), squares + np.square(found).sum(axis=1)
     mean = sums / (len(raw) * log_mel.frames)
     std = np.sqrt(np.maximum(squares / (len(raw) * log_mel.frames) - mean**2, 0.0))
-    return Audio(log_mel, tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, columns.safe_deviation(mean, 0 * std)).tolist()))
+    return Audio(log_mel, tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist()))
 
 
 def fitted(samples: np.ndarray, length: int) -> np.ndarray:
