@@ -9,7 +9,7 @@ import understudy
 
 LEVELS = [
     {"errors", "atomic", "randomness", "events"},
-    {"divergence", "records", "columns", "disk", "readers", "threads", "tokens", "model_folder"},
+    {"divergence", "records", "columns", "disk", "readers", "sound", "threads", "tokens", "model_folder"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
     {"alignment", "_fused_job"},
     {"architecture", "objective", "data", "answer", "fused"},

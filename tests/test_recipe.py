@@ -193,7 +193,7 @@ OTHER = {
     sections.FromTeacher: {"layers": [0, 2], "width": 8, "heads": 2, "inner": 4, "static": 4, "prune": {"share": 0.5}},
     sections.Prune: {"share": 0.5, "parameters": 0.5, "macs": 0.5, "importance": "taylor", "iterations": 2, "keep": ["conv1"], "depth": 8},
     sections.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
-    sections.Series: {"key": "training.lr", "values": [0.1, 0.2]},
+    sections.Series: {"key": "training.lr", "values": [0.1, 0.2], "folds": True},
     sections.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
 }
 WHERE = {

@@ -253,7 +253,7 @@ def run_series(
     for member in recipes.members(recipe):
         on_event(Event("series", "note", member.name))
         found.append(_run(member, on_event, cancel, given, inner))
-    rows = series.table(recipe.series.key, recipe.series.values, [one.summary for one in found])
+    rows = series.table(recipe.series.key, recipe.series.values, [one.summary for one in found], recipe.series.folds)
     plot = series.write(folder, rows)
     missed = [f"{one.path.name}: {text}" for one in found if (text := _missed(one))]
     if missed:

@@ -321,10 +321,14 @@ class Profile(Part):
 
 
 class Series(Part):
-    """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
+    """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values.
+
+    folds: each value holds other rows back for the test (a speaker, a year), so that there is a verdict over all, a fold being one item.
+    """
 
     key: str
     values: tuple[Any, ...] = Field(min_length=2)
+    folds: bool = False
 
 
 class Sweep(Part):

@@ -1,8 +1,8 @@
 """Does the teacher help? Intervals over items *and* seeds, and the verdict.
 
 Items are paired (every model answers the same test rows), seeds are not. Arrays are (S, n): S seeds, n per-item scores, which are a
-metric's per-item values or its jackknife pseudo-values (`metrics.scores`). Items that belong together (a document's sentences) have to
-be averaged into one column before.
+metric's per-item values or its jackknife pseudo-values (`metrics.scores`). Items that belong together (a document's sentences, a
+speaker's recordings) have to be averaged into one column before: `by_cluster`.
 
 Method: two-way random effects (seed + item + rest). The variance of a mean over S seeds and n items is v_seed + v_item - v_res, because the
 rest is in both; the degrees of freedom are Satterthwaite's (1946). Works best with 3 or more seeds; with one seed nothing is known about
@@ -71,6 +71,20 @@ class Verdict:
     seeds: int
     items: int
     reason: str = ""
+
+
+def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """(..., n) scores of rows -> (..., K) of the clusters that the n numbers name, with the same mean, for items that are drawn together.
+
+    A cluster's column is the mean over all rows, plus K/n times the sum of how far its rows are from it: the first-order scores of a mean
+    over clusters of different sizes (Cochran 1977, section 9A.2). Columns of two arms subtract like their rows. The guard that fits is
+    sqrt(K/n): how far a mean of n/K rows may well be off.
+    """
+    _, member = np.unique(clusters, return_inverse=True)
+    count = int(member.max()) + 1
+    mean = scores.mean(axis=-1, keepdims=True)
+    apart = (scores - mean) @ np.eye(count)[member]
+    return mean + apart * (count / scores.shape[-1])
 
 
 def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:

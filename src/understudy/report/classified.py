@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, fidelity, metrics, outside, slices
-from understudy.evaluation.compare import mean_interval, verdict
+from understudy.evaluation.compare import Interval, by_cluster, mean_interval, verdict
 from understudy.report.facts import Classification
 from understudy.report.measured import Measured
 
@@ -61,13 +62,34 @@ class Classified(Measured):
         """The class that ranking metrics judge where there are two."""
         return metrics.positive_class(self.facts.class_counts)
 
+    @cached_property
+    def clusters(self) -> np.ndarray | None:
+        """(n,) which rows count as one item; None where every row is its own, or all are of one cluster."""
+        found = self.facts.clusters[self.rows] if len(self.facts.clusters) else self.facts.clusters
+        return found if len(np.unique(found)) > 1 else None
+
+    @property
+    def items(self) -> int:
+        """n."""
+        return len(self.rows)
+
+    @property
+    def guard(self) -> float:
+        """1, or as far as the mean of a cluster may well be off."""
+        return 1.0 if self.clusters is None else math.sqrt(len(np.unique(self.clusters)) / len(self.clusters))
+
+    def interval(self, model: str) -> Interval | None:
+        """As of every task, with that guard."""
+        return mean_interval(self.scores[model], *metrics.bounds(self.facts.metric), guard=self.guard)
+
     def score(self, log_probs: np.ndarray) -> np.ndarray:
-        """Per-item scores of the run's metric, (n,) or (S, n)."""
-        return metrics.scores(self.facts.metric, log_probs, self.labels, positive=self.positive, class_weights=self.facts.class_weights)
+        """Per-item scores of the run's metric, (n,) or (S, n); of K clusters of rows (K,) or (S, K)."""
+        found = metrics.scores(self.facts.metric, log_probs, self.labels, positive=self.positive, class_weights=self.facts.class_weights)
+        return found if self.clusters is None else by_cluster(found, self.clusters)
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
-        """ "trivial", "teacher", and "pruned" where the student is -> (n,); arm -> (S, n)."""
+        """ "trivial", "teacher", and "pruned" where the student is -> (n,); arm -> (S, n); of K clusters (K,), (S, K)."""
         trivial, start = metrics.trivial_log_probs(self.facts.class_counts, len(self.rows)), self.facts.unrecovered_test
         pruned = {} if start is None else {"pruned": metrics.log_softmax(np.asarray(start, dtype=np.float64)[self.rows])}
         return {"trivial": self.score(trivial), **{name: self.score(one) for name, one in {**pruned, **self.said}.items()}}
@@ -126,8 +148,13 @@ class Classified(Measured):
         }
 
     def notes(self) -> list[str]:
-        """About the worst class, duplicates and unlabelled rows."""
+        """About clusters, the worst class, duplicates and unlabelled rows."""
         facts, found = self.facts, []
+        if self.clusters is not None:
+            found.append(f"The {len(self.rows)} test rows are of {len(np.unique(self.clusters))} groups, and verdict and intervals count a "
+                         "group as one item; those of single classes count rows.")
+        elif len(facts.clusters):
+            found.append("All test rows are of one group: the intervals are over its rows, and say nothing about another group.")
         if self.worst is not None and self.worst[1] == "test":
             found.append("No validation rows: the worst class was chosen on the test rows that it is reported on, which exaggerates it.")
         if len(facts.duplicates):

@@ -171,6 +171,7 @@ class Classification(Facts):
         arms: "distilled", and "control" unless the recipe has none.
         unrecovered_test: (n, C) logits of a pruned student before its first step; None for a student that is not pruned.
         duplicates: positions of the test rows that are also in train.
+        clusters: (n,) int, rows of one number are of one speaker or device: they count as one item; empty: every row is its own.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
 
     Raises DataError where shapes do not agree.
@@ -192,6 +193,7 @@ class Classification(Facts):
     temperature: float = 1.0
     unrecovered_test: np.ndarray | None = None
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     thumbnail: Callable[[int], bytes | str] | None = None
 
     @property

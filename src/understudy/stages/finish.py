@@ -128,6 +128,7 @@ def _classified(
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
         unrecovered_test=None if unrecovered is None else unrecovered.numpy(),
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
+        clusters=np.zeros(0, dtype=np.int64) if prepared.examples.clusters is None else prepared.examples.clusters[test],
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
 
