@@ -197,7 +197,8 @@ def enough(calibration: np.ndarray) -> None:
     if len(calibration) < LEAST:
         raise DataError(four_parts(
             "there are too few rows to calibrate on", got=f"{len(calibration)} rows",
-            expected=f"at least {LEAST} rows of the training split", otherwise="The ranges would be chance, and values beyond them be cut off",
+            expected=f"at least {LEAST} rows of the training split",
+            otherwise="The ranges would be chance, and values beyond them be cut off",
             do="Give more rows, or use method: dynamic or weight_only, which need none"))
 
 
