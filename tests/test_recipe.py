@@ -302,6 +302,7 @@ def test_a_typo_names_the_nearest_word_with_file_and_line(right, wrong, near, pl
         ("series: {key: training.lr, value: [1, 2]}", "values"),
         ("export: [safetensor]", "safetensors"),
         ("export: [safetensors, onx]", "onnx"),
+        ("export: [{kind: onnx, tolerence: 1e-3}]", "tolerance"),
     ],
 )
 def test_a_typo_in_the_smaller_sections(line, place, tmp_path):
@@ -425,6 +426,16 @@ def test_overrides(tmp_path):
     assert found.gates == {"min_kept": 0.9} and found.student.model["hidden"] == [4, 4] and found.export == ()
     assert found.teacher[0].options["train"]["epochs"] == 7 and found.data.augment.jitter == 1
     assert found.data.transfer.omit == ("no", "3")
+
+
+def test_an_export_is_a_name_or_a_mapping_and_is_written_out(tmp_path):
+    """Prevents: an option of a format that is read and dropped."""
+    found = load(TEXT, tmp_path, "export=[safetensors, {kind: onnx, tolerance: 1e-3}]")
+    assert found.export[0] == {"kind": "safetensors"} and found.export[1]["tolerance"] == 1e-3
+    assert recipe.load(recipe.resolved(found)) == found
+    for text, why in (("[onnx, {kind: onnx}]", "twice"), ("[{tolerance: 1e-3}]", "has no kind"), ("[{kind: onnx, tolerance: 2}]", "2.0")):
+        with pytest.raises(RecipeError, match=why):
+            load(TEXT, tmp_path, f"export={text}")
 
 
 def test_an_override_reaches_into_a_list_and_into_a_lone_entry(tmp_path):

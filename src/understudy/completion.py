@@ -53,8 +53,6 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
         from understudy.teachers.ensemble import check_weights  # imports torch
 
         check_weights(len(recipe.teacher), recipe.teacher_weights)
-    for index, name in enumerate(recipe.export):
-        kinds.find("export", name, where(("export", index)))
     return recipe.model_copy(
         update={
             "data": Data.model_validate({**recipe.data.model_dump(exclude=set(recipe.data.options)), **data}),
@@ -62,6 +60,7 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
             "objective": tuple(_objective(entry, ("objective", index), where) for index, entry in enumerate(recipe.objective)),
             "student": student,
             "gates": gates,
+            "export": _exports(recipe.export, where),
         }
     )
 
@@ -225,6 +224,37 @@ def _kind(folder: str, kind: Any, options: Mapping[str, Any], where: Where, path
         if key not in known:
             raise RecipeError(kinds.unknown(f"field in {joined(path)} ({kind})", str(key), [*known, *beside], where((*path, key))))
     return fields_of(kinds.configure(folder, kind, options, f"{where(path)}: {joined(path)}")) if known or kind != GIVEN else {}
+
+
+def _exports(entries: Sequence[str | Mapping[str, Any]], where: Where) -> tuple[dict[str, Any], ...]:
+    """Each format with its fields; a name stands for one as it is."""
+    found: list[dict[str, Any]] = []
+    for index, entry in enumerate(entries):
+        path = ("export", index)
+        options = {"kind": entry} if isinstance(entry, str) else dict(entry)
+        if "kind" not in options:
+            raise RecipeError(
+                four_parts(
+                    f"{where(path)}: an export has no kind",
+                    got=", ".join(map(str, options)) or "nothing",
+                    expected="kind: one of " + ", ".join(kinds.names("export")),
+                    otherwise="It would not be known which format is meant",
+                    do="Add kind:, or write the format's name alone",
+                )
+            )
+        kind = options.pop("kind")
+        if kind in [one["kind"] for one in found]:
+            raise RecipeError(
+                four_parts(
+                    f"{where(path)}: a format is exported twice",
+                    got=str(kind),
+                    expected="each once",
+                    otherwise="The second would take the place of the first, as each has one folder",
+                    do="Remove one; `understudy export` writes it with other options elsewhere",
+                )
+            )
+        found.append({"kind": kind, **_kind("export", kind, options, where, path, ("kind",))})
+    return tuple(found)
 
 
 def _training(options: Any, where: Where, path: tuple[Any, ...]) -> dict[str, Any]:

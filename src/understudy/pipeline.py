@@ -179,9 +179,11 @@ def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.A
 
 
 def _missed(run: Run) -> str:
-    """The gates that the shipped student does not meet, in words; and texts that it changed as a draft."""
+    """The gates that the shipped student does not meet, in words; artefacts that are not it, and texts that it changed as a draft."""
     failed = [row for row in run.summary["gates"] if not row["passed"]]
     said = [f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed]
+    unlike = [row for row in run.details["exports"] if "failed" in row]
+    said += [f"export {row['format']}: {row['failed'].rstrip('.')}; it lies in {row['path']}" for row in unlike]
     different = run.summary.get("draft", {}).get("different", [])
     if different:
         first = different[0]

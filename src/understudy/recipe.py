@@ -158,7 +158,7 @@ def json_schema() -> dict[str, Any]:
     for key in LISTS:
         part = schema["properties"][key]
         schema["properties"][key] = {"anyOf": [part, part["items"]]}
-    named = [(folder, name) for folder in ("datasets", "models", "teachers") for name in kinds.names(folder)]
+    named = [(folder, name) for folder in ("datasets", "models", "teachers", "export") for name in kinds.names(folder)]
     for folder, name in [*named, *(("objectives", name) for name in kinds.objective_names())]:
         found = TypeAdapter(kinds.find(folder, name)).json_schema()
         definitions |= found.pop("$defs", {})  # where its references point to

@@ -291,6 +291,7 @@ class Recipe(Part):
 
     gates: what the shipped student must reach, else exit 4; `evaluation.claims` lists what can be bounded.
     metric_weights: how much a class counts in the metric, by its name; 1 where it is not named.
+    export: formats, each its name or a mapping, {kind: onnx, tolerance: 1e-5}, of the exporter's own fields; written out complete.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
@@ -303,7 +304,7 @@ class Recipe(Part):
     metric: str = "auto"
     metric_weights: dict[str, float] = {}
     store: Store = Store()
-    export: tuple[str, ...] = ("safetensors",)
+    export: tuple[str | dict[str, Any], ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     draft: Draft | None = None
     series: Series | None = None

@@ -22,6 +22,14 @@ def test_both_formats(understudy, there):
     assert understudy("export", there.path, "safetensors").code == 0, "by its folder, and over an older one"
 
 
+def test_a_format_s_options_are_those_of_its_class(understudy, there):
+    done = understudy("export", "toy", "onnx", "tolerance=1e-9")
+    assert done.code == 4 and "tolerance 1e-09" in done.err, done
+    assert [item.name for item in (there.path / "exports").iterdir()] == ["onnx.failed"]
+    done = understudy("export", "toy", "onnx", "tolerence=1e-3")
+    assert done.code == 2 and 'Did you mean "tolerance"?' in done.err
+
+
 def test_what_does_not_agree_is_exit_4_and_no_file(understudy, there):
     """Prevents: another student than the one that was measured is shipped."""
     [seed] = (there.path / "arms/distilled").iterdir()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from understudy.errors import GateError, RecipeError
+from understudy.export._probe import Probe
 from understudy.export.onnx import Exporter, to_onnx
 from understudy.preprocess import Preprocess
 from understudy.records import Batch
@@ -26,7 +27,7 @@ def run(path, encoded):
 @pytest.mark.parametrize(("arch", "kind"), [("cnn", "image"), ("mlp", "vector"), ("linear", "table")])
 def test_the_file_gives_the_student_s_logits_at_any_batch_size(make_student, tmp_path, arch, kind):
     folder, module, preprocess, encoded = make_student(arch, kind)
-    found = Exporter().export(folder, tmp_path / "out", encoded)
+    found = Exporter().export(folder, tmp_path / "out", Probe(encoded))
     expected = module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy()
     for rows in (1, 2, 7, 20):
         np.testing.assert_allclose(run(found["path"], encoded[:rows]), expected[:rows], rtol=1e-4, atol=1e-5)
@@ -38,7 +39,7 @@ def test_the_file_gives_the_student_s_logits_at_any_batch_size(make_student, tmp
 def test_images_go_in_as_plain_pixels_and_the_config_says_so(make_student, tmp_path):
     """Whoever forgets the mean and deviation gets answers, and wrong ones: so they are inside."""
     folder, _, preprocess, encoded = make_student("mlp")
-    Exporter().export(folder, tmp_path / "out", encoded)
+    Exporter().export(folder, tmp_path / "out", Probe(encoded))
     config = json.loads((tmp_path / "out" / "onnx" / "config.json").read_text())
     model = onnx.load(tmp_path / "out" / "onnx" / "model.onnx")
     given = model.graph.input[0]
@@ -61,14 +62,15 @@ def test_the_file_holds_no_paths_and_no_second_file_and_is_the_same_again(make_s
 
 
 @pytest.mark.slow
-def test_beyond_the_tolerance_no_file_is_left_and_an_older_one_goes_too(make_student, tmp_path):
+def test_beyond_the_tolerance_the_file_is_laid_aside_and_an_older_one_goes(make_student, tmp_path):
     """A file of an earlier student, left in the place of a failed export, would be shipped as this one."""
     folder, _, _, encoded = make_student("mlp", hidden=(64, 64))
-    Exporter().export(folder, tmp_path / "out", encoded)
+    Exporter().export(folder, tmp_path / "out", Probe(encoded))
     (tmp_path / "out" / "onnx" / "notes.txt").write_text("mine")
     with pytest.raises(GateError, match="tolerance 1e-12") as error:
-        Exporter(tolerance=1e-12).export(folder, tmp_path / "out", encoded)
+        Exporter(tolerance=1e-12).export(folder, tmp_path / "out", Probe(encoded))
     assert error.value.exit_code == 4
+    assert {item.name for item in (tmp_path / "out" / "onnx.failed").iterdir()} == {"config.json", "model.onnx", "reason.txt"}
     assert [item.name for item in (tmp_path / "out" / "onnx").iterdir()] == ["notes.txt"]
 
 
@@ -90,14 +92,14 @@ def test_a_module_that_answers_differently_from_its_export_is_refused(make_stude
     artefact.save(tmp_path / "own", module, model={"arch": None, "class": "Moody"}, shape=(4,), classes=["a", "b", "c"],
                   preprocess=preprocess.to_dict(), card="")
     with pytest.raises(GateError):
-        Exporter().export(tmp_path / "own", tmp_path / "out", encoded, module)
-    assert not (tmp_path / "out").exists()
+        Exporter().export(tmp_path / "own", tmp_path / "out", Probe(encoded), module)
+    assert [item.name for item in (tmp_path / "out").iterdir()] == ["onnx.failed"]
 
 
 def test_an_export_can_teach(make_student, tmp_path):
     """The student of one run is the teacher of another: pixels are found again behind the standardised inputs."""
     folder, module, preprocess, encoded = make_student("cnn")
-    path = Exporter().export(folder, tmp_path / "out", encoded)["path"]
+    path = Exporter().export(folder, tmp_path / "out", Probe(encoded))["path"]
     inputs = torch.from_numpy(preprocess.normalise(encoded))
     teacher = predictor.from_onnx(predictor.Options(onnx=path), inputs.numpy(), preprocess)
     logits = teacher.teach(Batch(ids=torch.arange(20), view=0, inputs=inputs, labels=torch.zeros(20, dtype=torch.int64))).logits
@@ -113,10 +115,10 @@ def test_an_unusable_tolerance_is_refused(tolerance):
 def test_what_is_not_installed_is_said_before_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RecipeError, match=r"no onnxruntime.*understudy\[export\]"):
-        Exporter()
+        Exporter().installed()
 
 
 def test_nothing_is_printed(make_student, tmp_path, capfd, caplog):
     folder, _, _, encoded = make_student("linear")
-    Exporter().export(folder, tmp_path / "out", encoded)
+    Exporter().export(folder, tmp_path / "out", Probe(encoded))
     assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.levelno >= logging.INFO]

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from understudy.errors import DataError, GateError, RecipeError
+from understudy.recipe import resolved
 from understudy.stages import finish
 from understudy.stages.arms import ArmResult
+from understudy.stages.prepare import Given, prepare
 
 
 def arm(*best):
@@ -59,22 +61,38 @@ def test_a_store_is_not_timed_as_a_teacher(toy):
     assert run.details["latency"] is None and "latency" in json.loads((run.path / "bench.json").read_text())
 
 
-def test_an_exporter_that_does_not_agree_stops_the_run_and_leaves_no_file(toy, monkeypatch):
-    """Prevents: an artefact that answers differently from the student that was measured."""
+def test_an_exporter_that_does_not_agree_is_laid_aside_and_said(toy, monkeypatch):
+    """Prevents: an artefact that answers differently from the student that was measured; and a run of hours without its report."""
     from understudy.export import onnx
 
     monkeypatch.setattr(onnx, "run", lambda data, probe: np.ones((len(probe), 3), np.float32))
-    with pytest.raises(GateError) as error:
-        toy.run("training.seeds=1", "export=[safetensors, onnx]")
-    assert error.value.exit_code == 4 and not (toy.runs / "toy/exports/onnx").exists() and not (toy.runs / "toy/summary.json").exists()
+    with pytest.raises(GateError, match="export onnx: the artefact does not agree.*it lies in exports/onnx.failed") as error:
+        toy.run("training.seeds=1", "export=[onnx, safetensors]")
+    folder = toy.runs / "toy"
+    assert error.value.exit_code == 4 and sorted(item.name for item in (folder / "exports").iterdir()) == ["onnx.failed", "safetensors"]
+    failed, good = json.loads((folder / "details.json").read_text())["exports"]
+    assert failed["path"] == "exports/onnx.failed" and "does not agree" in failed["failed"] and failed["parity"]["rows"] == 45
+    assert "failed" not in good and "does not agree" in (folder / "report.html").read_text()
 
 
-def test_an_exporter_without_its_packages_is_refused_before(monkeypatch):
+def test_an_exporter_without_its_packages_is_refused_before(toy, monkeypatch):
     import importlib.util
 
+    data = prepare(toy.recipe(), Given())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"understudy\[export\]"):
-        finish.refuse_exports({"export": ["safetensors", "onnx"]})
+        finish.refuse_exports(resolved(toy.recipe("export=[safetensors, onnx]")), data)
+
+
+def test_the_probe_is_of_test_rows_and_of_every_class(toy):
+    """Prevents: a set that is sorted by its classes is proved on the first of them; a format learns its ranges from test rows."""
+    data = prepare(toy.recipe("data.split.test=0.3"), Given())
+    probe = finish.probe_of(data)
+    assert sorted(map(tuple, probe.inputs.tolist())) == sorted(map(tuple, data.rows.stored[data.test].tolist()))
+    assert sorted(set(probe.labels[:20].tolist())) == [0, 1, 2] and (np.diff(np.sort(data.test.numpy())) > 0).all()
+    for row, label in zip(probe.inputs, probe.labels, strict=True):
+        assert ((data.rows.stored[data.test] == torch.from_numpy(row)).all(1) & (data.rows.labels[data.test] == label)).any()
+    assert sorted(map(tuple, probe.calibration.tolist())) == sorted(map(tuple, data.rows.stored[data.distilled].tolist()))
 
 
 def test_the_size_that_is_reported_is_the_size_that_ships(toy):

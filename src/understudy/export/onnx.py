@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,15 +17,16 @@ from torch import Tensor, nn
 
 from understudy import atomic
 from understudy.errors import RecipeError, four_parts
-from understudy.export.safetensors import answers, compare, mismatch
+from understudy.export import _parity
+from understudy.export._format import Format
+from understudy.export._probe import Probe
 from understudy.students import artefact
 
 FILE = "model.onnx"
-FILES = (FILE, artefact.CONFIG)
 
 
 @dataclass(frozen=True)
-class Exporter:
+class Exporter(Format):
     """model.onnx beside the student's config.json, which says what goes in and comes out.
 
     tolerance: the largest difference of a logit from the student's, relative to the largest logit where that is above 1. Another
@@ -38,43 +37,32 @@ class Exporter:
     `logits`, (N, C) float32; their softmax is the probabilities.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    extra: ClassVar[str] = "export"
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
             raise RecipeError(four_parts("onnx: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
                                          otherwise="Every file would pass, or none", do="Use 1e-4"))
-        lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-        if lacking:
-            raise RecipeError(four_parts("the ONNX export is not installed", got="no " + ", ".join(lacking), expected="the extra `export`",
-                                         otherwise="The run would fail at its end", do='Run pip install "understudy[export]"'))
 
-    def export(self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe_inputs: np.ndarray,
-               module: nn.Module | None = None) -> dict[str, Any]:
-        """Write `out_folder`/onnx, once ONNX Runtime has given the student's answers on the probe rows, one alone and the rest in batches.
+    def export(
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """Write `out_folder`/onnx; ONNX Runtime has to give the student's answers on the probe's rows, one alone and the rest in batches.
 
-        Args:
-            probe_inputs: (N, ...) held-out rows, encoded (`preprocess.encode`).
-            module: the trained student in memory; needed for a module of one's own.
-
-        Returns:
-            {"path", "bytes", "parity": {"max_abs", "argmax_agreement", "rows"}}; bytes of model.onnx.
-
-        Raises GateError, and leaves no artefact, where the largest difference exceeds the tolerance. Within it, only a row whose first two
-        logits are closer than twice the tolerance can change its class.
+        Within the tolerance, only a row whose first two logits are closer than twice of it can change its class.
         """
-        out = Path(os.path.abspath(out_folder)) / "onnx"
-        student, reference = answers(Path(student_folder), probe_inputs, module)
-        data = to_onnx(student, probe_inputs)
-        found = run(data, probe_inputs)
-        parity = compare(reference, found)
-        allowed = self.tolerance * max(1.0, float(np.abs(reference).max()))
-        if not parity["max_abs"] <= allowed:
-            raise mismatch(out, FILES, parity, f"at most {allowed:.3g} (tolerance {self.tolerance:g})")
-        with artefact.whole(out) as made:
+        self.installed()
+        out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
+        student, reference = _parity.answers(Path(student_folder), rows, module)
+        data = to_onnx(student, rows)
+        with _parity.kept(out) as made:
             atomic.write_bytes(made / FILE, data)
-            config = {**student.config, "onnx": interface(student, probe_inputs, parity)}
-            atomic.write_text(made / artefact.CONFIG, json.dumps(config, indent=2) + "\n")
+            about = interface(student, rows)
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": about})
+            parity = _parity.close(reference, run(data, rows), self.tolerance, student.vectors is not None)
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**about, "parity": parity}})
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
 
@@ -142,12 +130,12 @@ def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
         session.run(["logits"], {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
 
 
-def interface(student: artefact.Student, probe_inputs: np.ndarray, parity: dict[str, float | int]) -> dict[str, Any]:
+def interface(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, Any]:
     """What config.json says of the file beside it."""
     meaning = {"image": "pixels, not scaled", "text": "numbers of the tokenizer's tokens; fill shorter texts up with preprocess.pad"}
     kind = student.preprocess.kind
     return {
-        "file": FILE, "parity": parity,
+        "file": FILE,
         "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *(["tokens"] if kind == "text" else student.shape)],
                   "meaning": meaning.get(kind, "rows as understudy.preprocess encodes them")},
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", student.vectors or len(student.classes)],

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy import atomic, kinds, pictures
+from understudy import atomic, kinds, pictures, randomness
 from understudy.answer import answer
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import similarity
 from understudy.events import Event, OnEvent
+from understudy.export._format import Format
+from understudy.export._parity import Mismatch
+from understudy.export._probe import Probe
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Hidden, Knowledge
@@ -42,8 +45,10 @@ from understudy.students import artefact
 from understudy.students.weights import load_weights
 from understudy.training.numerics import Numerics
 
-PROBED, PROBED_TEXTS = 512, 8
-"""Held-out rows on which an artefact has to agree with the student: of text few, as every token of a row has an answer."""
+PROBED, PROBED_TEXTS = 10_000, 8
+"""Held-out rows on which an artefact has to agree with the student, at most: of running text few, as every token has an answer."""
+CALIBRATED = 512
+"""Training rows, at most, that a format may look at."""
 RATED, READ_AT_ONCE = 256, 32
 """Test sentences on which texts a second are measured, and how many a model gets together."""
 LONG = 0.25
@@ -237,20 +242,46 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
     )
 
 
-def refuse_exports(tree: Mapping[str, Any]) -> None:
-    """RecipeError for an exporter whose packages are not installed."""
-    for name in tree["export"]:
-        kinds.configure("export", name, {})
+def exporters(tree: Mapping[str, Any]) -> list[Format]:
+    """Those of the recipe, with their options."""
+    entries = [(entry["kind"], {key: value for key, value in entry.items() if key != "kind"}) for entry in tree["export"]]
+    return [kinds.configure("export", kind, options) for kind, options in entries]
+
+
+def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
+    """RecipeError for an exporter whose packages are not installed, or that can't hold such a student."""
+    model = tree["student"]["model"]
+    for exporter in exporters(tree):
+        exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {})
+
+
+def probe_of(prepared: Prepared) -> Probe:
+    """Test rows, which no student has seen, in an order of their own: a data set's may be that of its classes."""
+    test = _shuffled(prepared.test)[: PROBED_TEXTS if prepared.generative else PROBED]
+    told = prepared.task == "classification"
+    return Probe(
+        prepared.rows.stored[test].numpy(),
+        prepared.rows.labels[test].numpy() if told else None,
+        lambda: prepared.rows.stored[_shuffled(prepared.distilled)[:CALIBRATED]].numpy(),
+    )
+
+
+def _shuffled(rows: Tensor) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=randomness.generator("export", "probe"))]
 
 
 def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
-    """Every artefact of the recipe, each checked against the student on held-out rows before it is called done."""
+    """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
+    row says why, under "failed"."""
     rows = []
-    probe = prepared.rows.stored[prepared.test[:PROBED_TEXTS if prepared.generative else PROBED]].numpy()
-    for index, name in enumerate(tree["export"]):
-        on_event(Event("export", "progress", name, index / len(tree["export"])))
-        found = kinds.configure("export", name, {}).export(folder.path / "student", folder.path / "exports", probe, module)
-        rows.append({"format": name, **found, "path": os.path.relpath(found["path"], folder.path)})
+    probe, formats = probe_of(prepared), exporters(tree)
+    for index, exporter in enumerate(formats):
+        on_event(Event("export", "progress", exporter.kind, index / len(formats)))
+        try:
+            found = exporter.export(folder.path / "student", folder.path / "exports", probe, module)
+        except Mismatch as error:
+            found = {"path": str(error.folder), "failed": str(error), "parity": error.parity}
+        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from understudy import kinds, recipe
-from understudy.errors import DataError, RecipeError, four_parts
+from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
 from understudy.evaluation.compare import mean_interval
 from understudy.run_folder import RunFolder
 from understudy.stages.common import class_counts
-from understudy.stages.finish import shipped_module
+from understudy.stages.finish import probe_of, shipped_module
 from understudy.stages.modes import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.students import artefact
@@ -54,8 +55,8 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
     }
 
 
-def export_again(run: Path, format: str, given: Given) -> dict[str, Any]:
-    """One more artefact of a finished run's shipped student, checked on held-out rows of its data."""
+def export_again(run: Path, format: str, options: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data."""
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None or not (run / "student").is_dir():
         raise DataError(
@@ -67,19 +68,10 @@ def export_again(run: Path, format: str, given: Given) -> dict[str, Any]:
                 do="Run its recipe to the end first",
             )
         )
-    exporter = kinds.configure("export", format, {})
+    exporter = kinds.configure("export", format, options)
     data: Prepared = prepare(recipe.load(tree), given)
-    if data.generative and format != "safetensors":
-        raise RecipeError(
-            four_parts(
-                "models of running text have one export",
-                got=format,
-                expected="safetensors",
-                otherwise="What reads several tokens at once would be traced for one length",
-                do="Use the folder itself: transformers reads it",
-            )
-        )
-    seed = artefact.read_config(run / "student")["extra"]["seed"]
-    module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), seed)
-    found = exporter.export(run / "student", run / "exports", data.rows.stored[data.test[:512]].numpy(), module)
+    config = artefact.read_config(run / "student")
+    exporter.refuse(data.task, config["model"])
+    module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
+    found = exporter.export(run / "student", run / "exports", probe_of(data), module)
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}

@@ -96,7 +96,6 @@ def _running_text(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> 
 
     only("teacher", teachers if given.teacher is None and teachers != ["local"] else [], "one teacher of kind local")
     only("objective", layers, "the families sequence, logits, labels and tokens")
-    only("export", [name for name in tree["export"] if name != "safetensors"], "safetensors")
     only("training.balance", [tree["training"]["balance"]] if tree["training"]["balance"] != "none" else [], "none")
     student = tree["student"]["model"]
     arch = student.get("arch") if isinstance(student, Mapping) else None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from understudy import kinds
 from understudy.errors import RecipeError
 from understudy.stages import states
 from understudy.stages.common import steps_of
+from understudy.stages.finish import exporters
 from understudy.stages.prepare import Prepared
 from understudy.stages.record import header_of
 from understudy.stages.taught import Taught
@@ -59,11 +59,11 @@ def plan(
 def _missing(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Exporters that can't be made here, and why."""
     found = []
-    for name in tree["export"]:
+    for exporter in exporters(tree):
         try:
-            kinds.configure("export", name, {})
+            exporter.installed()
         except RecipeError as error:
-            found.append((name, str(error)))
+            found.append((exporter.kind, str(error)))
     return found
 
 

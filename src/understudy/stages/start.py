@@ -46,7 +46,7 @@ def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
         states.refuse(tree, data, record.planned_header(tree, data), given)
     if not teach.living(tree, given):
         record.refuse_layers(tree, data, shapes.teacher)
-    finish.refuse_exports(tree)
+    finish.refuse_exports(tree, data)
     return shapes
 
 

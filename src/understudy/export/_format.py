@@ -1,0 +1,62 @@
+"""What every exporter is: a frozen dataclass, named `Exporter`, whose fields are its options in a recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from understudy.errors import RecipeError, four_parts
+from understudy.export._probe import Probe
+
+
+class Format(ABC):
+    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds."""
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "embedding")
+
+    @abstractmethod
+    def export(
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """Write `out_folder`/<kind>, and prove it on the probe's rows.
+
+        Args:
+            student_folder: what `artefact.save` wrote; it is only read.
+            module: the trained student in memory: then the artefact must answer as it does, else as the folder does. Needed for a module
+                of one's own.
+
+        Returns:
+            {"path", "bytes", "parity"}; parity as `_parity` describes it. bytes are those of the file or files that a device needs.
+
+        Raises Mismatch, a GateError, where the artefact answers differently: it is kept aside, in `out_folder`/<kind>.failed, and an older
+        one of this kind is gone. DataError for a folder that is no student.
+        """
+
+    def refuse(self, task: str, model: Mapping[str, Any]) -> None:
+        """RecipeError, before compute, where this format can't hold a student of this task and model, or its packages are not installed."""
+        self.installed()
+        if task not in self.tasks:
+            raise RecipeError(four_parts(
+                f"the export {self.kind} can't hold such a student", got=f"one of the task {task}", expected=" or ".join(self.tasks),
+                otherwise="It would fail at the run's end, or hold a model of one length alone",
+                do="Use safetensors, which transformers reads" if task in ("language", "masked") else "Use another format"))
+
+    def installed(self) -> None:
+        """RecipeError with the command that helps, where a package is not there."""
+        lacking = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise RecipeError(four_parts(
+                f"the export to {self.kind} is not installed", got="no " + ", ".join(lacking), expected=f"the extra `{self.extra}`",
+                otherwise="The run would fail at its end", do=f'Run pip install "understudy[{self.extra}]"'))
+
+    @property
+    def kind(self) -> str:
+        """Its name in a recipe: that of its file."""
+        return type(self).__module__.rpartition(".")[2]

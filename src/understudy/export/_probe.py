@@ -1,0 +1,47 @@
+"""What an artefact is proved on: rows that its student never saw, with their labels, and training rows for formats that look at some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from understudy.errors import DataError, four_parts
+
+ROWS = 512
+"""Held-out rows on which a float format is proved: its answers differ by rounding alone, which few rows show as well as all."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows as `preprocess.encode` gives them.
+
+    inputs: (N, ...) held-out rows, in an order that says nothing of their classes. labels: (N,) int64 of theirs, None where answers are no
+    classes. calibrate: gives (M, ...) rows of the training split, read only where a format asks; without it there are none.
+
+    Raises DataError where there is not one row, or not a label a row.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray | None = None
+    calibrate: Callable[[], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) == 0:
+            raise DataError(four_parts("there is nothing to compare the artefact on", got="0 probe rows", expected="held-out rows",
+                                       otherwise="It would pass without a check", do="Keep some validation or test rows"))
+        if self.labels is not None and len(self.labels) != len(self.inputs):
+            raise DataError(four_parts("labels do not belong to the probe rows", got=f"{len(self.labels)} labels",
+                                       expected=f"{len(self.inputs)}, one a row", otherwise="Another row's class would be compared",
+                                       do="Give a label for each row, or none"))
+
+    @property
+    def calibration(self) -> np.ndarray:
+        """(M, ...) rows of the training split; none where there are none to be had."""
+        return self.inputs[:0] if self.calibrate is None else self.calibrate()
+
+    @property
+    def some(self) -> Probe:
+        """The first ROWS rows."""
+        return replace(self, inputs=self.inputs[:ROWS], labels=None if self.labels is None else self.labels[:ROWS])
