@@ -142,7 +142,7 @@ def test_a_layer_that_is_kept_stays_as_it_is(make_net):
 def test_ranges_that_were_learned_take_the_place_of_the_calibrated(make_chain):
     weight = np.array([[1.0, 1.0]])
     rows = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32)
-    ready = calibrated(make_chain(weight), rows, signed=False, learned={"input": (0.0, 0.5), "no such": (0.0, 1.0)})
+    ready = calibrated(make_chain(weight), rows, signed=False, learned={"layers.0": (0.0, 0.5)})
     assert ready.ranges["input"] == (0.0, 0.5)
     np.testing.assert_allclose(run(ready.quantised(), np.array([[-1, 0.2], [3, 3]], np.float32)), [[0.2], [1.0]], atol=1e-6)
 

@@ -36,6 +36,8 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CARRIED = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Reshape", "Flatten", "Transpose", "Squeeze",
            "Unsqueeze", "Pad", "Slice")  # fmt: skip
 """Operators that pass int8 on where they are given it, so that the numbers need not become float between two convolutions."""
+MOVED = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+"""Those among them that give the very numbers they are given."""
 OPERATORS = [*WEIGHTED, "Add", *CARRIED]
 Ranges = Literal["minmax", "percentile", "entropy"]
 
@@ -110,7 +112,7 @@ def calibrated(
         ranges: "minmax" covers everything seen; "percentile" (99.99 %) and "entropy" (the cut with the smallest KL divergence of the
             histograms) drop the ends, which helps where a few values are far out and hurts where those decide.
         signed: int8 activations, else uint8; None: as this CPU is fastest (unsigned on x86, signed on ARM).
-        learned: (lowest, highest) of tensors by name, in place of the calibrated ones.
+        learned: (lowest, highest) by layer, of what goes into it, in place of the calibrated one (`compress.aware`).
 
     Raises DataError for fewer rows than 64, or rows without a finite answer.
     """
@@ -122,9 +124,10 @@ def calibrated(
         raise DataError(four_parts(
             "the model has no ranges on the calibration rows", got=f"numbers that are not finite in {wrong[0] if wrong else 'the rows'}",
             expected="finite numbers", otherwise="Its scales would be made up", do="Look for missing values in the training rows"))
-    found |= {name: pair for name, pair in (learned or {}).items() if name in found}
     arm, exact = cpu()
-    return Calibrated(ready, found, arm if signed is None else signed, not exact, tuple(nodes(ready)))
+    kinds = tuple(nodes(ready))
+    found |= _of_tensors(ready, kinds, learned or {})
+    return Calibrated(ready, found, arm if signed is None else signed, not exact, kinds)
 
 
 def static(
@@ -257,6 +260,29 @@ def nodes(model: bytes) -> Iterator[Node]:
             yield Node(node.name, layer, node.op_type, int(np.prod(onnx.numpy_helper.to_array(weight).shape)))
         elif convolves and node.op_type == "Add" and not any(name in constants for name in node.input):
             yield Node(node.name, node.name, node.op_type, 0)
+
+
+def _of_tensors(
+    ready: bytes, kinds: tuple[Node, ...], learned: Mapping[str, tuple[float, float]]
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """(tensor, range) of what goes into each layer, and of the tensors before it that hold the same numbers.
+
+    Raises DataError for a layer that no node came from.
+    """
+    graph = _read(ready).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    into = {node.layer: node.name for node in kinds}
+    inputs = {node.name: node.input[0] for node in graph.node}
+    for layer, pair in learned.items():
+        if layer not in into:
+            raise DataError(four_parts(
+                "a range was learned for a layer that the file does not have", got=f'"{layer}"', expected=", ".join(sorted(into)),
+                otherwise="It would be quantised otherwise than it was trained", do="Export the student that the training gave"))
+        tensor = inputs[into[layer]]
+        yield tensor, pair
+        while tensor in makers and makers[tensor].op_type in MOVED:
+            tensor = makers[tensor].input[0]
+            yield tensor, pair
 
 
 def _ranges(ready: bytes, calibration: np.ndarray, method: Ranges) -> Iterator[tuple[str, tuple[float, float]]]:

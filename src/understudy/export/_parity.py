@@ -34,11 +34,12 @@ DROP = 0.005
 
 
 class Mismatch(GateError):
-    """An artefact answers differently. parity: how; folder: where it lies now, None where it was not yet laid aside."""
+    """An artefact answers differently. parity: how; folder: where it lies now; about: what else its format found, for the report."""
 
     def __init__(self, message: str, parity: Parity) -> None:
         super().__init__(message)
         self.parity, self.folder = parity, Path()
+        self.about: dict[str, Any] = {}
 
 
 def answers(folder: Path, inputs: np.ndarray, module: nn.Module | None) -> tuple[artefact.Student, np.ndarray]:

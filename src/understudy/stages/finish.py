@@ -280,7 +280,7 @@ def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folde
         try:
             found = exporter.export(folder.path / "student", folder.path / "exports", probe, module)
         except Mismatch as error:
-            found = {"path": str(error.folder), "failed": str(error), "parity": error.parity}
+            found = {"path": str(error.folder), "failed": str(error), "parity": error.parity, **error.about}
         rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
