@@ -140,6 +140,7 @@ OTHER = {
         "metric": "macro_f1",
         "metric_weights": {"3": 2.0},
         "store": {"keep": "topk"},
+        "compress": {"quantize": {"epochs": 1}},
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
@@ -155,6 +156,8 @@ OTHER = {
     sections.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    sections.Compress: {"quantize": {"epochs": 1}},
+    sections.Quantize: {"epochs": 1, "lr": 0.5, "calibration": 99},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     sections.StudentTraining: {
         "epochs": 7,
@@ -195,6 +198,8 @@ OTHER = {
 }
 WHERE = {
     sections.Data: "data",
+    sections.Compress: "compress",
+    sections.Quantize: "compress__quantize",
     sections.Split: "data__split",
     sections.Augment: "data__augment",
     sections.Transfer: "data__transfer",

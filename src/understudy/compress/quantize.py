@@ -54,13 +54,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A model made ready (shapes inferred, batch norms folded) and (lowest, highest) of each of its tensors on the calibration rows."""
+    """A model made ready (shapes inferred, batch norms folded) and (lowest, highest) of each of its tensors on the calibration rows.
+
+    signed: activations are int8, else uint8. reduced: weights have 7 bits. averaged: means are taken of integers too.
+    """
 
     model: bytes
     ranges: Mapping[str, tuple[float, float]]
     signed: bool
     reduced: bool
     nodes: tuple[Node, ...]
+    averaged: bool = True
 
     def quantised(self, *, keep_float: tuple[str, ...] = (), only: str | None = None) -> bytes:
         """The QDQ file: activations per tensor, weights per channel and symmetric, biases int32; logits stay float.
@@ -91,8 +95,9 @@ class Calibrated:
         ranges = TensorsData(CalibrationMethod.MinMax, {
             name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
             for name, (low, high) in self.ranges.items()})
+        operators = [name for name in OPERATORS if self.averaged or name not in ("AveragePool", "GlobalAveragePool")]
         quantizer = QDQQuantizer(
-            model, True, self.reduced, QuantType.QInt8, activation, ranges, [only] if only else [], sorted(kept), OPERATORS,
+            model, True, self.reduced, QuantType.QInt8, activation, ranges, [only] if only else [], sorted(kept), operators,
             {"ActivationSymmetric": False, "WeightSymmetric": True, "MatMulConstBOnly": True})
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -112,7 +117,8 @@ def calibrated(
         ranges: "minmax" covers everything seen; "percentile" (99.99 %) and "entropy" (the cut with the smallest KL divergence of the
             histograms) drop the ends, which helps where a few values are far out and hurts where those decide.
         signed: int8 activations, else uint8; None: as this CPU is fastest (unsigned on x86, signed on ARM).
-        learned: (lowest, highest) by layer, of what goes into it, in place of the calibrated one (`compress.aware`).
+        learned: (lowest, highest) by layer, of what goes into it, and by layer:output of what comes out behind its activation, in place of
+            the calibrated ones (`compress.aware`). Means stay float then, as they were in training.
 
     Raises DataError for fewer rows than 64, or rows without a finite answer.
     """
@@ -127,7 +133,7 @@ def calibrated(
     arm, exact = cpu()
     kinds = tuple(nodes(ready))
     found |= _of_tensors(ready, kinds, learned or {})
-    return Calibrated(ready, found, arm if signed is None else signed, not exact, kinds)
+    return Calibrated(ready, found, arm if signed is None else signed, not exact, kinds, averaged=not learned)
 
 
 def static(
@@ -271,14 +277,23 @@ def _of_tensors(
     """
     graph = _read(ready).graph
     makers = {name: node for node in graph.node for name in node.output}
-    into = {node.layer: node.name for node in kinds}
-    inputs = {node.name: node.input[0] for node in graph.node}
-    for layer, pair in learned.items():
-        if layer not in into:
+    takers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    found = {kind.layer: next(node for node in graph.node if node.name == kind.name) for kind in kinds}
+    for name, pair in learned.items():
+        layer, _, side = name.partition(":")
+        if layer not in found:
             raise DataError(four_parts(
-                "a range was learned for a layer that the file does not have", got=f'"{layer}"', expected=", ".join(sorted(into)),
+                "a range was learned for a layer that the file does not have", got=f'"{layer}"', expected=", ".join(sorted(found)),
                 otherwise="It would be quantised otherwise than it was trained", do="Export the student that the training gave"))
-        tensor = inputs[into[layer]]
+        if side:
+            tensor = found[layer].output[0]
+            after = takers.get(tensor, [])
+            yield (after[0].output[0] if [node.op_type for node in after] in (["Relu"], ["Clip"]) else tensor), pair
+            continue
+        tensor = found[layer].input[0]
         yield tensor, pair
         while tensor in makers and makers[tensor].op_type in MOVED:
             tensor = makers[tensor].input[0]

@@ -59,6 +59,7 @@ class Exporter(Format):
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str] = "export"
+    rounds: ClassVar[bool] = True
     method: Literal["auto", "static", "dynamic", "weight_only"] = "auto"
     calibration: int = 512
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
