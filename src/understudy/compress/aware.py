@@ -4,7 +4,7 @@ Batch norms are folded into the convolutions before them. Every weight of a conv
 one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does; what goes into these layers, and what comes out
 behind their activation, is rounded to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
 Scales of activations begin with the range on calibration rows and are learned: the gradient is that of LSQ (Esser et al. 2020, arXiv
-1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al. 2020, arXiv 1903.08066), because under Adam a
+1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al., MLSys 2020), because under Adam a
 step of a small scale would else be as large as one of a weight. Zero points stay those of the calibration.
 
 Nothing is wrapped: hooks and parametrisations on the student's own modules, so that layers keep their names for objectives that match

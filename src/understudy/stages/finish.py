@@ -293,12 +293,13 @@ def export(
     probe, formats = probe_of(prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
+        place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
         try:
-            place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
             found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
         except Mismatch as error:
             found = {"path": str(error.folder), "failed": str(error), "parity": error.parity, **error.about}
-        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
+        made_of = {"made_of": place} if source is aware else {}
+        rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 
