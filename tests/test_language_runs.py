@@ -222,7 +222,7 @@ def test_bytes_that_nobody_reads_are_not_counted(small):
     ("teacher={kind: peers, count: 2}", RecipeError, "with this teacher"),
     ("teacher={kind: averaged}", RecipeError, "with this teacher"),
     ("objective=[{kind: features.Hint, layers: {model.norm: model.norm}}]", RecipeError, "with this objective"),
-    ("export=[onnx]", RecipeError, "with this export"),
+    ("export=[onnx]", RecipeError, "the export onnx can.t hold such a student"),
     ("training.balance=gradnorm", RecipeError, "with this training.balance"),
     ("data.transfer.source=noise", RecipeError, "noise makes numbers"),
 ])

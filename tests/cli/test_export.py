@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import numpy as np
 import pytest
 
 
@@ -49,3 +53,30 @@ def test_what_is_not_there_is_refused(understudy, there):
     assert understudy("export", "tyo", "onnx").code == 3
     (there.path / "student/model.safetensors").unlink()
     assert understudy("export", "toy", "onnx").code == 3
+
+
+def test_the_teacher_is_exported_beside_and_is_itself(understudy, there):
+    """Prevents: a teacher's file lies among the student's artefacts, or holds the student."""
+    done = understudy("export", "toy", "safetensors", "--of", "teacher")
+    assert done.code == 0 and "100.00% same answers on 45 held-out rows" in done.out, done
+    assert not (there.path / "exports").exists()
+    config = json.loads((there.path / "teacher-exports/safetensors/config.json").read_text())
+    assert config["model"]["arch"] == "mlp" and config["model"]["hidden"] == [16]
+    shutil.rmtree(there.path.parent / "_cache")
+    done = understudy("export", "toy", "safetensors", "--of", "teacher")
+    assert done.code == 3 and "not in the cache" in done.err
+
+
+def test_a_model_folder_needs_rows_and_no_run(understudy, there, tmp_path):
+    rows = np.random.default_rng(0).uniform(0, 8, (300, 4)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    model = shutil.copytree(there.path / "student", tmp_path / "model")
+    done = understudy("export", model, "onnx")
+    assert done.code == 2 and "--probe FILE" in done.err and not (model / "exports").exists()
+    done = understudy("export", model, "onnx", "--probe", tmp_path / "rows.npy")
+    assert done.code == 0 and "on 300 held-out rows" in done.out and (model / "exports/onnx/model.onnx").is_file(), done
+    done = understudy("inspect", model / "exports/onnx/model.onnx")
+    assert done.code == 0 and "setosa" in done.out and "vector" in done.out, done
+    assert understudy("export", tmp_path / "rows.npy", "onnx").code == 3
+    (tmp_path / "cut.onnx").write_bytes((model / "exports/onnx/model.onnx").read_bytes()[:99])
+    assert understudy("inspect", tmp_path / "cut.onnx").code == 3

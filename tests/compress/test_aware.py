@@ -189,7 +189,7 @@ def test_the_file_computes_what_was_trained(arch, options, close):
         for one in found.rounding:
             one.log_scale -= 0.7
     expected, ranges = found.module(rows).detach().numpy(), found.ranges
-    whole = to_onnx(artefact.Student(found.settle(), ("a", "b", "c", "d"), preprocess, {}), encoded)
+    whole = to_onnx(artefact.Student(found.settle(), ("a", "b", "c", "d"), preprocess, {"weights": {"sha256": ""}}), encoded)
     made = run(quantize.calibrated(whole, encoded, learned=ranges).quantised(), encoded)
     ignored = run(quantize.static(whole, encoded), encoded)
     spread = float(np.abs(expected - expected.mean(0)).max())

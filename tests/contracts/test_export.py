@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -9,20 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from understudy import kinds
+from understudy import kinds, tokens
 from understudy.errors import DataError, GateError, RecipeError
 from understudy.export._format import Format
 from understudy.export._probe import Probe
 from understudy.preprocess import Preprocess
+from understudy.preprocess.passages import START_MARK, Passages
 from understudy.students import artefact
 
-NAMES = kinds.names("export")
+SLOW = {"executorch"}
+"""Formats that take more than three seconds a file."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in kinds.names("export")]
 ROUNDED = {"onnx_int8"}
 """Formats whose answers differ by more than the order in which numbers are added."""
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the packages that formats bring
+
+
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
+def classifier(tmp_path_factory):
     """(folder, module, probe): a small saved student, and rows whose labels are its own answers."""
     raw = np.random.default_rng(0).integers(0, 256, (700, 8, 8), dtype=np.uint8)
     preprocess = Preprocess.fit("image", raw)
@@ -34,6 +41,44 @@ def student(tmp_path_factory):
     encoded = preprocess.encode(raw)
     held_out = encoded[:600]
     return folder, module, Probe(held_out, artefact.module_logits(module, preprocess, held_out).argmax(-1), lambda: encoded[600:])
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """(folder, module, probe): a small student that writes."""
+    read = Passages(tokens.train("bpe", ["a cat sat", "two dogs ran home"], 300, lowercase=False, closed=False), 16)
+    options = {"width": 16, "layers": 1, "heads": 2, "vocabulary": read.vocabulary, "pad": read.pad, "start": read.start}
+    torch.manual_seed(0)
+    module = kinds.configure("models", "decoder", options).build(read.shape, read.vocabulary).eval()
+    folder = tmp_path_factory.mktemp("writer") / "student"
+    artefact.save(folder, module, model={"arch": "decoder", **options}, shape=read.shape, preprocess=read.to_dict(), card="# card",
+                  classes=[read.tokenizer.inner.id_to_token(number) for number in range(read.vocabulary)])
+    return folder, module, Probe(read.encode([f"{START_MARK}a cat ran home {number}" for number in range(40)]))
+
+
+@pytest.fixture
+def student(name, request):
+    """One that the format can hold; a package that is not there skips."""
+    exporter = kinds.configure("export", name, {})
+    try:
+        exporter.installed()
+        if name == "executorch":
+            import executorch.runtime  # noqa: F401  it may be there without what it needs
+    except (RecipeError, ImportError):
+        pytest.skip(f"needs {exporter.extra}")
+    return request.getfixturevalue("classifier" if "classification" in exporter.tasks else "writer")
+
+
+@pytest.fixture
+def other(student):
+    """A student of the same sizes, and other weights."""
+    folder, module, _ = student
+    torch.manual_seed(1)
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return changed
 
 
 def contents(folder):
@@ -54,11 +99,9 @@ def test_the_artefact_agrees_and_says_how_well(name, student, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_artefact_of_another_student_is_laid_aside(name, student, tmp_path):
+def test_an_artefact_of_another_student_is_laid_aside(name, student, other, tmp_path):
     """The folder holds other weights than the student that was measured: an artefact made from it would carry the wrong report."""
     folder, module, probe = student
-    torch.manual_seed(1)
-    other = kinds.configure("models", "mlp", {"hidden": [16]}).build((1, 8, 8), 4)
     exporter = kinds.configure("export", name, {})
     exporter.export(folder, tmp_path / "out", probe, module)
     with pytest.raises(GateError) as error:
@@ -71,15 +114,19 @@ def test_an_artefact_of_another_student_is_laid_aside(name, student, tmp_path):
     assert [item.name for item in (tmp_path / "out").iterdir()] == [name], "a good one takes its place"
 
 
-def test_formats_share_a_folder_without_touching_each_other(student, tmp_path):
+def test_formats_share_a_folder_without_touching_each_other(classifier, tmp_path):
     """Each has a config.json: the one that came last, or was removed last, would take the others' with it."""
-    folder, module, probe = student
+    folder, module, probe = classifier
     made = {}
-    for name in NAMES:
-        kinds.configure("export", name, {}).export(folder, tmp_path, probe, module)
+    for name in ("safetensors", "onnx", "openvino"):
+        exporter = kinds.configure("export", name, {})
+        try:
+            exporter.export(folder, tmp_path, probe, module)
+        except RecipeError:
+            continue  # not installed
         assert all(contents(tmp_path)[path] == data for path, data in made.items())
         made = contents(tmp_path)
-    assert artefact.load(tmp_path / "safetensors")
+    assert artefact.load(tmp_path / "safetensors") and {path.parts[0] for path in made} >= {"safetensors", "onnx"}
 
 
 @pytest.mark.parametrize("name", NAMES)

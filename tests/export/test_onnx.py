@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.errors import GateError, RecipeError
+from understudy.errors import DataError, GateError, RecipeError
 from understudy.export._probe import Probe
-from understudy.export.onnx import Exporter, to_onnx
+from understudy.export.onnx import Exporter, about, described, to_onnx
 from understudy.preprocess import Preprocess
 from understudy.records import Batch
 from understudy.students import artefact
@@ -58,7 +59,7 @@ def test_the_file_holds_no_paths_and_no_second_file_and_is_the_same_again(make_s
     for word in (b"site-packages", b".py", b"stack_trace", str(folder.parent).encode(), sys.prefix.encode()):
         assert word not in data, word
     weights = sum(parameter.numel() for parameter in student.module.parameters())
-    assert len(data) < 4 * weights + 20_000
+    assert len(data) < 4 * weights + 20_000 + len(json.dumps(about(student, encoded)))
 
 
 @pytest.mark.slow
@@ -104,6 +105,78 @@ def test_an_export_can_teach(make_student, tmp_path):
     teacher = predictor.from_onnx(predictor.Options(onnx=path), inputs.numpy(), preprocess)
     logits = teacher.teach(Batch(ids=torch.arange(20), view=0, inputs=inputs, labels=torch.zeros(20, dtype=torch.int64))).logits
     torch.testing.assert_close(logits, module(inputs).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [17, 24])
+def test_an_opset_that_nobody_writes_or_reads_is_refused(opset):
+    with pytest.raises(RecipeError, match=f"opset is too .*got {opset}, expected 18 to 23"):
+        Exporter(opset=opset)
+
+
+def test_another_opset_gives_the_same_answers(make_student, tmp_path):
+    folder, _, _, encoded = make_student("linear")
+    found = Exporter(opset=18).export(folder, tmp_path / "out", Probe(encoded))
+    assert described(found["path"])["opset"] == 18
+
+
+@pytest.mark.parametrize(("arch", "kind"), [("mlp", "image"), ("linear", "table")])
+def test_a_label_is_found_from_the_file_alone(make_student, tmp_path, arch, kind):
+    """Prevents: the preprocessing is lost on the way to the device, and answers are those for other inputs."""
+    folder, _, _, encoded = make_student(arch, kind)
+    student = artefact.load(folder)
+    raw = {"image": np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8),
+           "table": {"age": np.arange(20.0), "town": np.array(list("xyzxy") * 4, dtype=object)}}[kind]
+    file = tmp_path / "alone.onnx"
+    file.write_bytes(Path(Exporter().export(folder, tmp_path / "out", Probe(encoded))["path"]).read_bytes())
+    said = described(file)
+    answers = run(file, Preprocess.from_dict(said["preprocess"]).encode(raw)).argmax(1)
+    assert [said["classes"][number] for number in answers] == [student.classes[number] for number in student.predict(raw).argmax(1)]
+    assert said["schema"] == 1 and said["outputs"] == ["logits"] and said["understudy"] and said["weights"]["sha256"]
+
+
+def test_sizes_that_are_free_have_names(make_student, tmp_path):
+    folder, _, _, encoded = make_student("linear")
+    model = onnx.load(Exporter().export(folder, tmp_path / "out", Probe(encoded))["path"])
+    for given in (model.graph.input[0], model.graph.output[0]):
+        first, *others = given.type.tensor_type.shape.dim
+        assert first.dim_param == "batch" and all(one.dim_value for one in others)
+
+
+class Odd(nn.Module):
+    """A function that ONNX does not have."""
+
+    def forward(self, x):
+        """As given."""
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_its_module(make_student, tmp_path):
+    """Prevents: a user is told of a missing function in somebody else's registry, and not which layer to write otherwise."""
+    _, _, preprocess, encoded = make_student("mlp", "vector")
+    module = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU(), Odd())).eval()
+    artefact.save(tmp_path / "own", module, model={"arch": None, "class": "Sequential"}, shape=(4,), classes=["a", "b", "c"],
+                  preprocess=preprocess.to_dict(), card="")
+    with pytest.raises(GateError, match=r"bessel_j0 in 1\.1 \(Odd\)") as error:
+        Exporter().export(tmp_path / "own", tmp_path / "out", Probe(encoded), module)
+    assert error.value.parity == {} and "bessel_j0" in (tmp_path / "out" / "onnx.failed" / "reason.txt").read_text()
+    assert not (tmp_path / "out" / "onnx").exists()
+
+
+def test_a_file_that_is_not_ours_says_so(make_student, tmp_path):
+    folder, _, _, encoded = make_student("linear")
+    path = Path(Exporter().export(folder, tmp_path / "out", Probe(encoded))["path"])
+    whole, model = path.read_bytes(), onnx.load(path)
+    for damaged, said in ((whole[: len(whole) // 2], "can't be read"), (b"PK", "can't be read"), (b"", "can't be read")):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=said):
+            described(path)
+    for value, said in (('{"schema": 99}', "got schema 99, expected schema 1"), ("{", "can't be read"), ("[]", "does not say what it is")):
+        onnx.helper.set_model_props(model, {"understudy": value})
+        onnx.save(model, path)
+        with pytest.raises(DataError, match=said):
+            described(path)
+    with pytest.raises(DataError, match="can't be read"):
+        described(tmp_path / "nowhere.onnx")
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, float("nan")])

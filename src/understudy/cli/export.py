@@ -1,13 +1,13 @@
-"""Write a run's student in another format, checked against the student on held-out rows."""
+"""Write a run's student, its teacher, or a model folder in another format, checked against it on held-out rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
-from understudy.cli._arguments import ALLOW_CODE, RUNS
+from understudy.cli._arguments import ALLOW_CODE, CACHE, RUNS
 from understudy.cli._console import done, say, size
 from understudy.cli._runs import find
 
@@ -16,14 +16,18 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def export(
-    run: str = typer.Argument(help="A run's name, or its folder."),
+    run: str = typer.Argument(help="A run's name, or its folder; or the folder of a model."),
     format: str = typer.Argument(help="A file of `export/`: safetensors, onnx, ..."),
     options: list[str] = typer.Argument(None, help="The format's own fields, as in tolerance=1e-5.", metavar="[KEY=VALUE]..."),
+    of: Literal["student", "teacher"] = typer.Option("student", "--of", help="Of a run: whose artefact."),
+    probe: Path = typer.Option(None, "--probe", help="Of a model folder: inputs to compare on.", metavar="FILE", show_default=False),
+    out: Path = typer.Option(None, "--out", help="Of a model folder: where to; exports/ in it by default.", show_default=False),
     runs: Path = RUNS,
+    cache: Path = CACHE,
     allow_code: bool = ALLOW_CODE,
 ) -> None:
     """Export the shipped student of a finished run. Exit 4 where the artefact does not agree with the student; it is laid aside then."""
-    folder = find(run, runs)
+    from understudy.stages.elsewhere import export_folder, export_teacher
     from understudy.stages.measure import export_again
     from understudy.stages.prepare import Given
     from understudy.tree import apply
@@ -31,7 +35,12 @@ def export(
     chosen: dict[str, Any] = {}
     for option in options or []:
         apply(chosen, option)
-    row = export_again(folder, format, chosen, Given(allow_code=allow_code))
+    given = Given(allow_code=allow_code)
+    if (Path(run) / "config.json").is_file():
+        folder, row = Path(), export_folder(Path(run), format, chosen, probe, out)
+    else:
+        folder = find(run, runs)
+        row = (export_teacher(folder, format, chosen, given, cache) if of == "teacher" else export_again(folder, format, chosen, given))
     parity = row["parity"]
     alike = f"{parity['argmax_agreement']:.2%} same answers" if "argmax_agreement" in parity else f"cosines from {parity['min_cosine']:.5f}"
     lost = f", at most {parity['drop_upper']:.2%} of the accuracy lost" if "drop_upper" in parity else ""
@@ -39,4 +48,4 @@ def export(
         f"{row['path']}  {size(row['bytes'])}  largest difference of a number {parity['max_abs']:.1e}, "
         f"{alike} on {parity['rows']} held-out rows{lost}"
     )
-    done(folder / row["path"], f"understudy runs show {folder}")
+    done(folder / row["path"], f"understudy runs show {folder}" if folder != Path() else f"understudy export {run} onnx --probe {probe}")

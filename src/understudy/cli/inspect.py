@@ -18,7 +18,8 @@ SIDES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
 
 @app.command()
 def inspect(
-    model: str = typer.Argument(help="A recipe, a student folder, or an architecture such as resnet:depth=56.", metavar="MODEL"),
+    model: str = typer.Argument(
+        help="A recipe, a student folder, an exported .onnx file, or an architecture such as resnet:depth=56.", metavar="MODEL"),
     overrides: list[str] = OVERRIDES,
     whose: str = typer.Option(None, "--model", help="Of a recipe: student or teacher.", metavar="NAME", show_default=False),
     shape: str = typer.Option("", "--shape", help="Of an architecture: one input, as in 3,32,32.", metavar="NUMBERS", show_default=False),
@@ -29,6 +30,9 @@ def inspect(
     """List the layers in the order in which one batch leaves them; the last column is what `layers: auto` would take."""
     sides = _sides(shape)
     side = _whose(whose)
+    if Path(model).suffix == ".onnx" and Path(model).is_file():
+        _show(Path(model), as_json)
+        return
     from understudy.stages.inspect import inspect as look
     from understudy.stages.prepare import Given
 
@@ -46,6 +50,24 @@ def inspect(
         say()
     done(None, "understudy check RECIPE 'objective=[{kind: features.Hint, layers: {STUDENT_PATH: TEACHER_PATH}}]'"
          if found[0]["of"] == "architecture" or Path(model).is_dir() else f"understudy check {shlex.join([model, *(overrides or [])])}")
+
+
+def _show(file: Path, as_json: bool) -> None:
+    """What an ONNX file says of itself."""
+    from understudy.export.onnx import described
+
+    said = described(file)
+    if as_json:
+        say_json(said)
+        return
+    names, taken = said["classes"], said["onnx"]["input"]
+    table(["what", "value"], [
+        ["classes", ", ".join(names[:12]) + (" ..." if len(names) > 12 else "") if names else f"none: vectors of {said.get('vectors')}"],
+        ["preprocessing", said["preprocess"]["kind"]],
+        ["input", f"{taken['dtype']} {'x'.join(map(str, taken['shape']))}, {taken['meaning']}"],
+        ["output", ", ".join(said["outputs"])], ["opset", said["opset"]], ["recipe", said["recipe"] or "-"],
+        ["weights", said["weights"]["sha256"]], ["understudy", said["understudy"] or "-"], ["schema", said["schema"]]])
+    done(None, f"understudy inspect --json {file}")
 
 
 def _shape(shape: list[int] | None) -> str:

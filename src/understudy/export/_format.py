@@ -12,6 +12,7 @@ from torch import nn
 
 from understudy.errors import RecipeError, four_parts
 from understudy.export._probe import Probe
+from understudy.preprocess import Preprocess
 
 
 class Format(ABC):
@@ -43,8 +44,8 @@ class Format(ABC):
         one of this kind is gone. DataError for a folder that is no student.
         """
 
-    def refuse(self, task: str, model: Mapping[str, Any]) -> None:
-        """RecipeError, before compute, where this format can't hold a student of this task and model, or its packages are not installed."""
+    def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:
+        """RecipeError, before compute, where this format can't hold a student of this task, model, preprocessing, or is not installed."""
         self.installed()
         if task not in self.tasks:
             raise RecipeError(four_parts(

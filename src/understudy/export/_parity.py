@@ -34,11 +34,15 @@ DROP = 0.005
 
 
 class Mismatch(GateError):
-    """An artefact answers differently. parity: how; folder: where it lies now; about: what else its format found, for the report."""
+    """An artefact answers differently, or can't be made. parity: how, empty where there is none; folder: where it lies, if anywhere.
+
+    about: what else its format found, for the report.
+    """
 
     def __init__(self, message: str, parity: Parity) -> None:
         super().__init__(message)
-        self.parity, self.folder = parity, Path()
+        self.parity = parity
+        self.folder: Path | None = None
         self.about: dict[str, Any] = {}
 
 
@@ -122,19 +126,20 @@ def mismatch(parity: Parity, wanted: str) -> Mismatch:
 
 
 @contextmanager
-def kept(out: Path) -> Iterator[Path]:
+def kept(out: Path, *names: str) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends, and `out`.failed where it raises Mismatch; else it vanishes.
 
     Only one of the two is there afterwards: an artefact that failed would else lie beside an older one, which is not this student's either.
-    Other people's files in `out` stay.
+    names: the older one's files that are removed beside those that the block wrote. Other people's files in `out` stay.
     """
     aside = out.with_name(f"{out.name}.failed")
     with artefact.whole(out) as made:
         try:
             yield made
         except Mismatch as error:
-            for file in [file for file in made.rglob("*") if file.is_file()]:
-                (out / file.relative_to(made)).unlink(missing_ok=True)
+            written = [str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()]
+            for name in (*names, *written):
+                (out / name).unlink(missing_ok=True)
             if out.is_dir() and not any(out.iterdir()):
                 out.rmdir()
             shutil.rmtree(aside, ignore_errors=True)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import hashlib
+import importlib.metadata
+import json
 import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy import atomic
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _parity
 from understudy.export._format import Format
 from understudy.export._probe import Probe
+from understudy.export._trace import Whole, example, free, lacking, quiet
+from understudy.preprocess.text import Text
 from understudy.students import artefact
+from understudy.tokens import FILE as TOKENIZER
 
 FILE = "model.onnx"
+METADATA = "understudy"
+"""The key of the file's metadata under which it says what it is."""
+OPSET, OLDEST, NEWEST = 20, 18, 23
+"""The version of ONNX's operators: 20 is read by ONNX Runtime from 1.17 and OpenVINO from 2024. PyTorch's exporter begins with 18."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,28 @@ class Exporter(Format):
     tolerance: the largest difference of a logit from the student's, relative to the largest logit where that is above 1. Another
     runtime adds in another order: 1e-6 is usual, 1e-4 far below what changes a decision.
 
+    opset: the version of ONNX's operators, for a runtime that is older than the default's.
+
     The graph takes *encoded* inputs, `input`, (N, *shape): of images the plain uint8 pixels (N, C, H, W), of vectors and tables what
     `preprocess.encode` gives (numpy only). The division by 255, mean and deviation are inside, so nobody can forget them. It gives
-    `logits`, (N, C) float32; their softmax is the probabilities.
+    `logits`, (N, C) float32, whose softmax is the probabilities; of a student of sentence vectors `vector`, (N, D). The metadata of the
+    file holds classes, preprocessing (with the tokenizer), recipe and versions, so that it alone leads from a raw input to a label.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str] = "export"
     tolerance: float = 1e-4
+    opset: int = OPSET
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
             raise RecipeError(four_parts("onnx: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
                                          otherwise="Every file would pass, or none", do="Use 1e-4"))
+        if not OLDEST <= self.opset <= NEWEST:
+            raise RecipeError(four_parts(
+                "onnx: opset is too old for the exporter" if self.opset < OLDEST else "onnx: opset is too new for runtimes",
+                got=self.opset, expected=f"{OLDEST} to {NEWEST}", do=f"Use {OPSET}",
+                otherwise="Operators would be rewritten, or the file could not be loaded"))
 
     def export(
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
@@ -56,45 +71,33 @@ class Exporter(Format):
         self.installed()
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
-        data = to_onnx(student, rows)
-        with _parity.kept(out) as made:
+        with _parity.kept(out, FILE, artefact.CONFIG) as made:
+            data = to_onnx(student, rows, self.opset)
             atomic.write_bytes(made / FILE, data)
-            about = interface(student, rows)
-            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": about})
+            for name, content in files(student).items():
+                atomic.write_bytes(made / name, content)
+            described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset}
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": described})
             parity = _parity.close(reference, run(data, rows), self.tolerance, student.vectors is not None)
-            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**about, "parity": parity}})
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**described, "parity": parity}})
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
 
-class Whole(nn.Module):
-    """Encoded input -> logits: the student with the scale and shift of its preprocessing before it; tokens are taken as they are."""
+def to_onnx(student: artefact.Student, probe_inputs: np.ndarray, opset: int = OPSET) -> bytes:
+    """The bytes of the ONNX file, without the paths and stack traces that the exporter leaves in its nodes.
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, student: artefact.Student) -> None:
-        super().__init__()
-        self.student, self.tokens = student.module, student.preprocess.kind == "text"
-        self.register_buffer("scale", torch.from_numpy(student.preprocess.scale))
-        self.register_buffer("shift", torch.from_numpy(student.preprocess.shift))
-
-    def forward(self, encoded: Tensor) -> Tensor:
-        """(N, C) float32 logits."""
-        given = encoded.long() if self.tokens else encoded.float() * self.scale + self.shift
-        return self.student(given).float()
-
-
-def to_onnx(student: artefact.Student, probe_inputs: np.ndarray) -> bytes:
-    """The bytes of the ONNX file, without the paths and stack traces that the exporter leaves in its nodes."""
+    Its metadata has one entry, METADATA: `about` as JSON. Raises Mismatch, which names operator and module, for what ONNX does not have.
+    """
     import onnx
 
-    example = torch.from_numpy(np.ascontiguousarray(np.resize(probe_inputs, (2, *probe_inputs.shape[1:]))))
-    free = {0: torch.export.Dim("batch")} | ({1: torch.export.Dim("tokens")} if student.preprocess.kind == "text" else {})
-    with warnings.catch_warnings(), _quiet("torch.onnx._internal.exporter._registration"):
-        warnings.simplefilter("ignore")  # deprecations inside the exporter, which a user can't act upon
-        program = torch.onnx.export(
-            Whole(student).eval(), (example,), dynamo=True, external_data=False, input_names=["input"], output_names=["logits"],
-            dynamic_shapes=(free,), verbose=False)
+    whole, given = Whole(student).eval(), example(probe_inputs)
+    with quiet("torch.onnx._internal.exporter._registration"):  # it warns four times that torchvision is missing, which nothing needs
+        try:
+            program = torch.onnx.export(
+                whole, (given,), dynamo=True, external_data=False, input_names=["input"], output_names=[output(student)],
+                dynamic_shapes=(free(student),), verbose=False, opset_version=opset)
+        except torch.onnx.OnnxExporterError as error:
+            raise lacking("onnx", whole, given, error) from None
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for node in model.graph.node:
@@ -102,20 +105,14 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray) -> bytes:
         node.doc_string = ""
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about(student, probe_inputs), separators=(",", ":"))})
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 
 
-@contextlib.contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Errors only: PyTorch's exporter warns four times that torchvision is missing, which nothing here needs."""
-    found = logging.getLogger(logger)
-    level = found.level
-    found.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        found.setLevel(level)
+def output(student: artefact.Student) -> str:
+    """The name of what comes out."""
+    return "logits" if student.vectors is None else "vector"
 
 
 def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
@@ -127,7 +124,57 @@ def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
     return np.concatenate([
-        session.run(["logits"], {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
+        session.run(None, {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
+
+
+def files(student: artefact.Student) -> dict[str, bytes]:
+    """What lies beside the file: of text the tokenizer, for programs that read it with a library of their own."""
+    return {TOKENIZER: student.preprocess.tokenizer.text.encode()} if isinstance(student.preprocess, Text) else {}
+
+
+def about(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, Any]:
+    """What the file says of itself, in the words of config.json: all that leads from a raw input to a label, and where it comes from."""
+    words = {key: student.config[key] for key in ("schema", "classes", "vectors", "shape", "preprocess") if key in student.config}
+    beside = {name: hashlib.sha256(content).hexdigest() for name, content in files(student).items()}
+    return {**words, "sha256": beside, "onnx": interface(student, probe_inputs), "weights": {"sha256": student.config["weights"]["sha256"]},
+            "recipe": student.config.get("extra", {}).get("recipe"), "understudy": _version()}
+
+
+def described(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an ONNX file says of itself (`about`), with "outputs" and "opset" of its graph.
+
+    Raises DataError for a file that is no ONNX, that was cut off, that is not ours, or that another version wrote.
+    """
+    import onnx
+
+    def unusable(what: str, got: str, expected: str) -> DataError:
+        return DataError(four_parts(
+            f'"{file}" {what}', got=got, expected=expected, otherwise="Its answers would be read with another meaning",
+            do="Export it again with this version of understudy"))
+
+    try:
+        model = onnx.load(os.fspath(file))
+        onnx.checker.check_model(model)
+        said = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA)
+    except Exception as error:  # protobuf and onnx have no common base
+        raise unusable("can't be read", (str(error).splitlines() or [type(error).__name__])[0][:200], "a whole ONNX file") from None
+    try:
+        found = json.loads(said or "null")
+    except ValueError as error:
+        raise unusable("says of itself what can't be read", str(error), "JSON") from None
+    if not isinstance(found, dict):
+        raise unusable("does not say what it is", "no metadata of understudy", f"the entry {METADATA!r}")
+    if found.get("schema") != artefact.SCHEMA:
+        raise unusable("was not written by this version", f"schema {found.get('schema')}", f"schema {artefact.SCHEMA}")
+    return found | {"outputs": [one.name for one in model.graph.output], "opset": next(
+        one.version for one in model.opset_import if not one.domain)}
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("understudy")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def interface(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, Any]:
@@ -138,5 +185,5 @@ def interface(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, 
         "file": FILE,
         "input": {"name": "input", "dtype": str(probe_inputs.dtype), "shape": ["batch", *(["tokens"] if kind == "text" else student.shape)],
                   "meaning": meaning.get(kind, "rows as understudy.preprocess encodes them")},
-        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", student.vectors or len(student.classes)],
+        "output": {"name": output(student), "dtype": "float32", "shape": ["batch", student.vectors or len(student.classes)],
                    "meaning": "their softmax is the probabilities" if student.vectors is None else "the vector of each text"}}

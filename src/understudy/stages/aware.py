@@ -6,6 +6,7 @@ What the twin is for: training on with rounding helps by itself. Only the differ
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -112,7 +113,7 @@ def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Pat
     options = start.job.tree["compress"]["quantize"]
     tree = {**start.job.tree, "training": {**start.job.tree["training"], **SETTLED, "epochs": options["epochs"], "lr": options["lr"]}}
     job, prepared = replace(start.job, tree=tree), start.job.prepared
-    weights = digest(serialise(start.module).hex())
+    weights = hashlib.sha256(serialise(start.module)).hexdigest()
     rows = calibration_rows(prepared, options["calibration"])
     steps = steps_of(tree["training"], len(prepared.distilled))
     inputs = {**inputs_of(job, arm, start.seed), "steps": steps, "start": weights, "calibration": digest(rows.tolist())}
@@ -162,7 +163,8 @@ def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, 
 
 def _whole(module: nn.Module, prepared: Prepared, rows: np.ndarray) -> bytes:
     """The float ONNX file of a student in memory."""
-    student = artefact.Student(copy.deepcopy(module).eval(), prepared.classes, prepared.preprocess, {})
+    config = {"weights": {"sha256": hashlib.sha256(serialise(module)).hexdigest()}}
+    student = artefact.Student(copy.deepcopy(module).eval(), prepared.classes, prepared.preprocess, config)
     return onnx.to_onnx(student, rows)
 
 

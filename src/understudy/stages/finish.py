@@ -31,7 +31,7 @@ from understudy.run_folder import RunFolder
 from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
 from understudy.stages.arms import EXITS, ArmResult
-from understudy.stages.common import class_counts, complete, finished, fresh_student
+from understudy.stages.common import class_counts, complete, digest, finished, fresh_student
 from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
 from understudy.stages.prepare import Given, Prepared
@@ -245,7 +245,7 @@ def ship(
         classes=() if vectors is not None else prepared.classes,
         preprocess=prepared.preprocess.to_dict(),
         card=about,
-        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], **(extra or {})},
+        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree), **(extra or {})},
         files=files,
         vectors=vectors,
     )
@@ -261,7 +261,7 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
     """RecipeError for an exporter whose packages are not installed, or that can't hold such a student."""
     model = tree["student"]["model"]
     for exporter in exporters(tree):
-        exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {})
+        exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {}, prepared.preprocess)
 
 
 def probe_of(prepared: Prepared) -> Probe:
@@ -297,7 +297,7 @@ def export(
         try:
             found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
         except Mismatch as error:
-            found = {"path": str(error.folder), "failed": str(error), "parity": error.parity, **error.about}
+            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
         made_of = {"made_of": place} if source is aware else {}
         rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows

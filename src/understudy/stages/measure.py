@@ -71,7 +71,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     exporter = kinds.configure("export", format, options)
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
-    exporter.refuse(data.task, config["model"])
+    exporter.refuse(data.task, config["model"], data.preprocess)
     folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
     if exporter.rounds and (run / "aware").is_dir():
         folder = run / "aware"

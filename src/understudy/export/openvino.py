@@ -1,0 +1,95 @@
+"""OpenVINO: a graph and its weights for Intel's CPUs, graphics units and accelerators, made from the ONNX file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from understudy import atomic
+from understudy.errors import RecipeError, four_parts
+from understudy.export import _parity, onnx
+from understudy.export._format import Format
+from understudy.export._probe import Probe
+from understudy.students import artefact
+
+GRAPH, WEIGHTS = "model.xml", "model.bin"
+HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+@dataclass(frozen=True)
+class Exporter(Format):
+    """model.xml and model.bin beside the student's config.json; inputs, output and what the file says of itself are those of `onnx`.
+
+    precision: what OpenVINO is asked to compute in (INFERENCE_PRECISION_HINT); it stands in config.json, as the graph can't hold it, and
+        has to be given when the graph is compiled. Left to itself a CPU with bfloat16 units takes them. half_weights: keep weights in 16
+        bits, half the bytes. tolerance: as of `onnx`, where all is float32; else the limits of formats that round are those to keep.
+
+    Best with bfloat16 on a CPU that has AMX: 4 to 16 times torch in float32 there, without calibration. Gains nothing from it elsewhere.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("openvino", *onnx.Exporter.packages)
+    extra: ClassVar[str] = "openvino"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    half_weights: bool = False
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise RecipeError(four_parts("openvino: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
+                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+
+    def export(
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """Write `out_folder`/openvino; OpenVINO itself has to give the student's answers on the probe's rows, on the CPU, with the hint."""
+        self.installed()
+        kit, out = library(), Path(os.path.abspath(out_folder)) / self.kind
+        rounds = self.precision != "float32" or self.half_weights
+        asked = probe if rounds else probe.some
+        student, reference = _parity.answers(Path(student_folder), asked.inputs, module)
+        vectors = student.vectors is not None
+        with _parity.kept(out, GRAPH, WEIGHTS, artefact.CONFIG) as made:
+            graph = kit.Core().read_model(onnx.to_onnx(student, probe.some.inputs))
+            graph.set_rt_info(json.dumps(onnx.about(student, probe.inputs)), onnx.METADATA)
+            made.mkdir(parents=True, exist_ok=True)
+            kit.save_model(graph, made / GRAPH, compress_to_fp16=self.half_weights)
+            for name, content in onnx.files(student).items():
+                atomic.write_bytes(made / name, content)
+            described = {**onnx.interface(student, probe.inputs), "file": GRAPH, "precision": self.precision}
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": described})
+            found = run(made / GRAPH, asked.inputs, self.precision)
+            parity = _parity.rounded(reference, found, probe, vectors=vectors) if rounds else _parity.close(
+                reference, found, self.tolerance, vectors)
+            atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": {**described, "parity": parity}})
+        return {"path": str(out / GRAPH), "bytes": sum((out / name).stat().st_size for name in (GRAPH, WEIGHTS)), "parity": parity}
+
+
+def library() -> Any:
+    """The `openvino` package, imported without its telemetry, which would report that to its makers and write into the home folder."""
+    guarded = "openvino_telemetry" not in sys.modules
+    if guarded:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it then takes the stand-in that it brings
+    try:
+        import openvino
+    finally:
+        if guarded:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def run(graph: Path, probe_inputs: np.ndarray, precision: str = "float32") -> np.ndarray:
+    """(N, C) answers of the files on the CPU: the first row alone, the rest in batches."""
+    kit = library()
+    hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = kit.Core().compile_model(graph, "CPU", hints)
+    starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
+    pairs = zip(starts, starts[1:], strict=False)
+    return np.concatenate([np.array(compiled([np.ascontiguousarray(probe_inputs[a:b])])[0]) for a, b in pairs])

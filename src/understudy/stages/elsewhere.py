@@ -1,0 +1,126 @@
+"""Exports of what is no run's student: a model folder, and the teacher of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy import kinds, model_folder, recipe, tokens
+from understudy.cache import Cache
+from understudy.errors import DataError, RecipeError, four_parts
+from understudy.export._probe import Probe
+from understudy.preprocess import Preprocess
+from understudy.preprocess.passages import Passages
+from understudy.preprocess.text import LONGEST, Text
+from understudy.run_folder import RunFolder
+from understudy.stages import reading, teach
+from understudy.stages.common import complete
+from understudy.stages.finish import probe_of
+from understudy.stages.layers import width_of
+from understudy.stages.prepare import Given, prepare
+from understudy.stages.taught import NotTrained
+from understudy.students import artefact
+
+TEACHERS = "teacher-exports"
+"""Where a run's teacher is exported to: never beside the student's artefacts."""
+
+
+def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: Path | None, out: Path | None = None) -> dict[str, Any]:
+    """An artefact of a student folder, or of one in the Hugging Face layout that tells classes apart or makes vectors of sentences.
+
+    file: inputs to compare the two on, as `understudy predict` reads them. out: `exports/` in the folder by default. Raises RecipeError
+    without a file, DataError for one that the model does not read.
+    """
+    exporter = kinds.configure("export", format, options)
+    if file is None:
+        raise RecipeError(four_parts(
+            "there is nothing to compare the artefact on", got="a model folder without rows", expected="--probe FILE",
+            otherwise="A file that answers differently would be called an export", do="Name a file of inputs: 256 rows or more"))
+    with tempfile.TemporaryDirectory() as temporary:
+        source = folder if _is_student(folder) else _adopted(folder, Path(temporary) / "model")
+        student = artefact.load(source)
+        exporter.refuse(_task(student), student.config["model"], student.preprocess)
+        probe = Probe(student.preprocess.encode(student.preprocess.read_input(file)))
+        found = exporter.export(source, out or folder / "exports", probe)
+    return {"format": format, **found}
+
+
+def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Given, cache: Path | None = None) -> dict[str, Any]:
+    """An artefact of a run's teacher, one torch model, compared with it on the run's held-out rows. DataError where it is not cached."""
+    tree = RunFolder(run.parent, run.name).resolved()
+    if tree is None:
+        raise DataError(four_parts(f"{run} holds no run", got="no recipe.yaml", expected="a run folder",
+                                   otherwise="There would be nothing to export", do="Run its recipe first"))
+    [entry, *others] = tree["teacher"]
+    if others or entry["kind"] != "local" or "arch" not in (entry.get("model") or {}):
+        raise RecipeError(four_parts(
+            "this teacher is no single model of a known architecture", got=f"{len(tree['teacher'])} of kind {entry['kind']}",
+            expected="one of kind local, with an arch", otherwise="Nothing could be loaded from the file's folder again",
+            do="Export what it was made from"))
+    exporter = kinds.configure("export", format, options)
+    data = prepare(recipe.load(tree), given)
+    theirs = data.read_by_teacher(entry)
+    exporter.refuse(data.task, entry["model"], theirs.preprocess)
+    try:
+        taught = teach.obtain(tree, data, given, Cache(cache or run.parent / "_cache"), lambda event: None, lambda: False, may_train=False)
+    except NotTrained:
+        raise DataError(four_parts(
+            "the teacher is not in the cache", got=f"{cache or run.parent / '_cache'}", expected="the weights that the run left there",
+            otherwise="Another teacher would have to be trained", do="Name the cache of the run with --cache")) from None
+    [module] = taught.modules
+    vectors = width_of(module, theirs.rows.inputs(theirs.test[:2])) if data.task == "embedding" else None
+    with tempfile.TemporaryDirectory() as temporary:
+        source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
+                        () if vectors is not None else theirs.classes, vectors)
+        found = exporter.export(source, run / TEACHERS, probe_of(theirs))
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
+
+
+def _is_student(folder: Path) -> bool:
+    try:
+        return "schema" in json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return True  # and refused by its reader, in its own words
+
+
+def _task(student: artefact.Student) -> str:
+    if isinstance(student.preprocess, Passages):
+        return "language" if student.preprocess.mask is None else "masked"
+    return "classification" if student.vectors is None else "embedding"
+
+
+def _adopted(folder: Path, into: Path) -> Path:
+    """A folder in the Hugging Face layout as a student folder."""
+    config = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    sentences = (folder / model_folder.MODULES).is_file()
+    if not sentences and not any(str(name).endswith("ForSequenceClassification") for name in names):
+        raise RecipeError(four_parts(
+            f'"{folder}" holds a model that can\'t be exported from here', got=", ".join(map(str, names)) or "no architecture",
+            expected="one that tells classes of texts apart, one of sentence vectors, or a student folder",
+            otherwise="It would be read as another model", do="Distil it, or use its maker's own exporter"))
+    spec: dict[str, Any] = {"arch": "embedder" if sentences else "pretrained", "path": str(folder)}
+    tokenizer = tokens.read(folder)
+    said = model_folder.sentences(str(folder)).length if sentences else None
+    read = Text(tokenizer, min(said or LONGEST, reading.positions(spec) or LONGEST))
+    labels = {} if sentences else {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    classes = tuple(labels[number] for number in sorted(labels))
+    module = kinds.configure("models", spec["arch"], {"path": spec["path"]}).build(read.shape, max(2, len(classes))).eval()
+    vectors = width_of(module, torch.from_numpy(read.encode(["a"])).long()) if sentences else None
+    return _saved(into, module, spec, read, classes, vectors)
+
+
+def _saved(
+    folder: Path, module: nn.Module, spec: Mapping[str, Any], read: Preprocess, classes: tuple[str, ...], vectors: int | None
+) -> Path:
+    portable: Any = getattr(module, "portable", dict)
+    files = read.files if isinstance(read, Text | Passages) else {}
+    return artefact.save(folder, module, model={**spec, **portable()}, shape=read.shape, classes=classes, preprocess=read.to_dict(),
+                         card=f"# {folder.name}\n", files=files, vectors=vectors)
