@@ -199,7 +199,6 @@ OTHER = {
 WHERE = {
     sections.Data: "data",
     sections.Compress: "compress",
-    sections.Quantize: "compress__quantize",
     sections.Split: "data__split",
     sections.Augment: "data__augment",
     sections.Transfer: "data__transfer",

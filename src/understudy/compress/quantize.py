@@ -177,7 +177,7 @@ def weight_only(model: bytes, bits: Literal[8, 4] = 8, block: int = 32) -> bytes
     if bits not in (8, 4):
         raise RecipeError(four_parts("bits is not usable", got=bits, expected="8 or 4", otherwise="No operator computes it", do="Use 8"))
     ready = _read(prepared(model))
-    if next(one.version for one in ready.opset_import if not one.domain) < OPSET:
+    if opset(model) < OPSET:
         ready = onnx.version_converter.convert_version(ready, OPSET)
     whole = ONNXModel(ready)
     whole.replace_gemm_with_matmul()
@@ -249,6 +249,11 @@ def prepared(model: bytes) -> bytes:
         folded = onnx.shape_inference.infer_shapes(_read((Path(folder) / "folded.onnx").read_bytes()))
     add_pre_process_metadata(folded)
     return folded.SerializeToString(deterministic=True)
+
+
+def opset(model: bytes) -> int:
+    """The version of ONNX's operators that a file needs."""
+    return next(one.version for one in _read(model).opset_import if not one.domain)
 
 
 def nodes(model: bytes) -> Iterator[Node]:

@@ -104,7 +104,9 @@ class Exporter(Format):
             assert chosen.data is not None
             for name, content in {onnx.FILE: chosen.data, **onnx.files(student)}.items():
                 atomic.write_bytes(folder / name, content)
-            described = {**onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(), "parity": chosen.parity}
+            described = {
+                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(), "opset": quantize.opset(chosen.data),
+                "parity": chosen.parity}
             atomic.write_json(folder / artefact.CONFIG, {**student.config, "onnx": described, "quantised": found})
             if chosen.failed is not None:
                 chosen.failed.about = found
@@ -115,8 +117,8 @@ class Exporter(Format):
         self, whole: bytes, student: artefact.Student, reference: np.ndarray, probe: Probe
     ) -> tuple[Candidate, dict[str, Any]]:
         """The fastest candidate that passes, else the fastest; and what the report says of all."""
-        methods = ("static", "dynamic") if self.method == "auto" else (self.method,)
-        made = [self._proved(self._made(method, whole, student, probe), reference, probe, student.vectors is not None) for method in methods]
+        methods, vectors = ("static", "dynamic") if self.method == "auto" else (self.method,), student.vectors is not None
+        made = [self._proved(self._made(method, whole, student, probe), reference, probe, vectors) for method in methods]
         usable = [one for one in made if one.data is not None]
         if not usable:
             raise RecipeError(four_parts(
