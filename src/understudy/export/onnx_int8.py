@@ -105,8 +105,8 @@ class Exporter(Format):
             for name, content in {onnx.FILE: chosen.data, **onnx.files(student)}.items():
                 atomic.write_bytes(folder / name, content)
             described = {
-                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(), "opset": quantize.opset(chosen.data),
-                "parity": chosen.parity}
+                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(),
+                "opset": quantize.opset(chosen.data), "parity": chosen.parity}
             atomic.write_json(folder / artefact.CONFIG, {**student.config, "onnx": described, "quantised": found})
             if chosen.failed is not None:
                 chosen.failed.about = found
