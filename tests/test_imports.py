@@ -18,7 +18,8 @@ LEVELS = [
     {"teachers"},
     {"evaluation", "runtimes"},
     {"training"},
-    {"selftest", "compress", "export", "rights"},
+    {"compress"},  # below export, whose int8 format it makes
+    {"selftest", "export", "rights"},
     {"report"},
     {"sections"}, {"completion"}, {"recipe"},
     {"run_folder"},

@@ -140,6 +140,7 @@ OTHER = {
         "metric": "macro_f1",
         "metric_weights": {"3": 2.0},
         "store": {"keep": "topk"},
+        "compress": {"quantize": {"epochs": 1}},
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
@@ -156,6 +157,8 @@ OTHER = {
     sections.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    sections.Compress: {"quantize": {"epochs": 1}},
+    sections.Quantize: {"epochs": 1, "lr": 0.5, "calibration": 99},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     sections.Profile: {"memory_mb": 9.0, "cores": 2, "budget_ms": 3.0, "wire_bytes": 70.0, "model_mb": 0.5, "artefact": "student"},
     sections.StudentTraining: {
@@ -198,6 +201,7 @@ OTHER = {
 }
 WHERE = {
     sections.Data: "data",
+    sections.Compress: "compress",
     sections.Split: "data__split",
     sections.Augment: "data__augment",
     sections.Transfer: "data__transfer",

@@ -27,6 +27,7 @@ from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
 from understudy.stages import (
     arms,
+    aware,
     check,
     derive,
     draft,
@@ -156,15 +157,19 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         wanted = arms.arms_of(job, found.objectives, found.teacher, found.identity)
         try:
             students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
+            shipped = finish.shipped_seed(tree, students["distilled"])
+            module = finish.shipped_module(tree, found.data, given, folder, shipped)
+            trained = aware.Start(job, wanted, module, shipped, cache, options.checkpoint_seconds) if tree["compress"]["quantize"] else None
+            rounding = stage("quantise", lambda: aware.train(trained, on_event, cancel)) if trained else None
         finally:
             found.release()
         folder.write_metrics([*teacher.rows, *(row for arm in students.values() for row in arm.rows)])
 
         data = found.data
-        shipped = finish.shipped_seed(tree, students["distilled"])
-        module = finish.shipped_module(tree, data, given, folder, shipped)
         student = finish.ship(tree, data, module, folder, shipped, "")
-        exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
+        if rounding:
+            finish.ship(tree, data, rounding.module, folder, shipped, "", "aware", rounding.extra)
+        exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event, rounding.module if rounding else None))
         latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
         drafts = stage("draft", lambda: _drafts(begun, found, students, on_event, cancel)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
@@ -179,6 +184,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
             drafts,
             prune.unrecovered(tree, data, given),
+            rounding.table if rounding else None,
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))

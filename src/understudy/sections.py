@@ -291,6 +291,25 @@ class Store(Part):
     limit_gb: float = Field(default=8.0, gt=0)
 
 
+class Quantize(Part):
+    """Training on, after the arms, with the rounding of the int8 file that `export: onnx_int8` makes: the shipped student, with its teacher
+    and objectives, and a twin on the labels alone.
+
+    epochs, lr: of this training, with AdamW and a cosine; the rest is as in `training`, in float32. calibration: training rows, at most,
+    that the ranges of activations begin with.
+    """
+
+    epochs: float = Field(default=3, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    calibration: int = Field(default=512, ge=64)
+
+
+class Compress(Part):
+    """What makes the shipped student smaller, after training. quantize: None is no training for int8."""
+
+    quantize: Quantize | None = None
+
+
 class Draft(Part):
     """The shipped student as a draft for its teacher: greedy speculative decoding of test texts, which must give the teacher's own words.
 
@@ -360,6 +379,7 @@ class Recipe(Part):
     metric: str = "auto"
     metric_weights: dict[str, float] = {}
     store: Store = Store()
+    compress: Compress = Compress()
     export: tuple[str | dict[str, Any], ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     draft: Draft | None = None

@@ -34,6 +34,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         **_curves(facts.curves),
         "size": {key: measured.shipped[key] for key in ("parameters_ratio", "bytes_ratio", "macs_ratio")},
         "latency": _latency(facts), "selftest": facts.selftest, "provenance": facts.provenance, "exports": facts.exports,
+        "quantised": facts.quantised,
         "control": facts.control, "control_reason": facts.control_reason,
         "metric": {"name": facts.metric, "label": metrics.LABELS[facts.metric], "higher_is_better": measured.higher, "positive": None,
                    "trivial": measured.value("trivial"), "per_item": False, "unit": metrics.unit(facts.metric)},

@@ -95,6 +95,7 @@ class Facts:
         gates: as in the recipe, e.g. {"min_kept": 0.95, "verdict": ["helps"]} (`evaluation.claims.check_gates`).
         provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
         exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
+        quantised: what training with quantisation gave (`stages.aware.Trained.table`), None without one.
         self_taught: the teacher is the student's own past, average or deeper part: what is kept of it says nothing.
         notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
 
@@ -116,6 +117,7 @@ class Facts:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     exports: Sequence[Mapping[str, Any]] = ()
     latency: Latency | None = None
+    quantised: Mapping[str, Any] | None = None
     self_taught: bool = False
     notes: Sequence[str] = ()
 

@@ -31,6 +31,8 @@ PICTURE_BYTES = 400_000  # thumbnails of the whole page, base64
 TEXT = 160      # letters of an example's text
 NAME = 48       # letters of a name
 RECIPE = 180    # lines of the recipe
+LAYERS = 12     # rows of the table of layers that suffer from 8 bits
+TABLES = ("candidates", "sensitivity")  # of an artefact, shown as tables
 
 MODELS = ("teacher", "control", "distilled")
 RUNTIMES = {"torch_eager": "torch eager", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "static": "numpy", "estimator": "scikit-learn"}
@@ -69,7 +71,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
-    environment.globals.update(pareto=pareto, runtimes=RUNTIMES)
+    environment.globals.update(pareto=pareto, runtimes=RUNTIMES, layers=LAYERS)
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
     css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
     page = environment.get_template("page.html").render(
@@ -190,7 +192,8 @@ def provenance(details: Mapping[str, Any]) -> dict[str, Any]:
     stated = facts.get("data", ())
     split = {k: v for k, v in details["split"].items() if k not in stated}
     groups = [("Run", loose), ("Split", rows(split))] + [(title(k), rows(v)) for k, v in facts.items() if isinstance(v, Mapping)]
-    groups += [(f"Artefact {export.get('format', '')}".rstrip(), rows(export)) for export in details["exports"]]
+    for export in details["exports"]:
+        groups.append((f"Artefact {export.get('format', '')}".rstrip(), rows({k: v for k, v in export.items() if k not in TABLES})))
     recipe = details["provenance"].get("recipe")
     if isinstance(recipe, Mapping):
         recipe = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100)

@@ -67,10 +67,11 @@ def facts_of(
     trained: Callable[[str, int], nn.Module],
     drafts: Drafts | None = None,
     unrecovered: Tensor | None = None,
+    quantised: Mapping[str, Any] | None = None,
 ) -> Facts:
     """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
 
-    unrecovered: (n, C) what a pruned student said of the test rows before its first step.
+    unrecovered: (n, C) what a pruned student said of the test rows before its first step. quantised: what training with quantisation gave.
     """
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
@@ -88,6 +89,7 @@ def facts_of(
         "provenance": provenance,
         "exports": list(exports),
         "latency": latency,
+        "quantised": quantised,
         "self_taught": lessons.scheduled == "self",
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     }
@@ -225,8 +227,14 @@ def shipped_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, fo
     return trained_module(tree, prepared, given, folder, "distilled", seed)
 
 
-def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str) -> Path:
-    """Write `student/`: the shipped seed's weights, everything needed to use them, and its card."""
+def ship(
+    tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str, place: str = "student",
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `student/` (or another `place`): the shipped seed's weights, everything needed to use them, and its card.
+
+    extra: more of what config.json keeps under "extra".
+    """
     portable: Any = getattr(module, "portable", dict)
     model = complete(tree["student"]["model"], prepared) | portable()
     if model.get("arch") == GIVEN:
@@ -238,16 +246,16 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
         files |= beside(read.length)
     exits = folder.arm("distilled", seed) / EXITS
     if exits.exists():
-        atomic.write_bytes(folder.path / "student" / EXITS, exits.read_bytes())
+        atomic.write_bytes(folder.path / place / EXITS, exits.read_bytes())
     return artefact.save(
-        folder.path / "student",
+        folder.path / place,
         module,
         model=model,
         shape=prepared.shape,
         classes=() if vectors is not None else prepared.classes,
         preprocess=prepared.preprocess.to_dict(),
         card=about,
-        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree)},
+        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree), **(extra or {})},
         files=files,
         vectors=vectors,
     )
@@ -273,26 +281,35 @@ def probe_of(prepared: Prepared) -> Probe:
     return Probe(
         prepared.rows.stored[test].numpy(),
         prepared.rows.labels[test].numpy() if told else None,
-        lambda: prepared.rows.stored[_shuffled(prepared.distilled)[:CALIBRATED]].numpy(),
+        lambda: prepared.rows.stored[calibration_rows(prepared)].numpy(),
     )
+
+
+def calibration_rows(prepared: Prepared, most: int = CALIBRATED) -> Tensor:
+    """Training rows that a format may look at."""
+    return _shuffled(prepared.distilled)[:most]
 
 
 def _shuffled(rows: Tensor) -> Tensor:
     return rows[torch.randperm(len(rows), generator=randomness.generator("export", "probe"))]
 
 
-def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
+def export(
+    tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent, aware: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
-    row says why, under "failed"."""
+    row says why, under "failed". aware: the student in `aware/`, which formats of fewer bits are made of."""
     rows = []
     probe, formats = probe_of(prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
+        place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
         try:
-            found = exporter.export(folder.path / "student", folder.path / "exports", probe, module)
+            found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
         except Mismatch as error:
-            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity}
-        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
+            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
+        made_of = {"made_of": place} if source is aware else {}
+        rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 
