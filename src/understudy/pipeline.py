@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from understudy.rights import gate
 from understudy.rights.terms import Rights
 from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
-from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, record, series, settle, teach
+from understudy.stages import arms, check, derive, draft, finish, lessons, plan, prepare, provenance, record, series, settle, shifts, teach
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
@@ -57,7 +58,8 @@ class Run:
     @property
     def remarks(self) -> list[str]:
         """What else a person should read at once, a sentence each."""
-        return list((self.details["draft"] or {}).get("sentences", []))
+        told = (self.details[name] for name in ("draft", "robustness", "gaps"))
+        return [sentence for one in told if one for sentence in one["sentences"]]
 
     @property
     def student(self) -> Any:
@@ -148,6 +150,10 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         student = finish.ship(tree, data, module, folder, shipped, "")
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
         latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
+        trained = partial(finish.trained_module, tree, data, given, folder)
+        shifted = None
+        if tree["robustness"]:
+            shifted = stage("shift", lambda: shifts.ask(tree, found, students, trained, exports, folder.path, on_event, cancel))
         drafts = stage("draft", lambda: _drafts(begun, found, students, on_event, cancel)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
@@ -158,8 +164,9 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             about,
             exports,
             latency,
-            lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
+            trained,
             drafts,
+            shifted,
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))

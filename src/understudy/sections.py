@@ -268,6 +268,18 @@ class Draft(Part):
     ahead: int = Field(default=4, ge=1)
 
 
+class Robustness(Part):
+    """The models asked again on test rows that are spoilt as inputs may be where the student is used.
+
+    shifts: which corruptions; auto is all that suit the kind of input. severities: of each, from 1 to 5. rows: how many test rows, at most
+    those there are, stratified by class.
+    """
+
+    shifts: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
+    severities: tuple[Annotated[int, Field(ge=1, le=5, strict=True)], ...] = Field(default=(1, 3, 5), min_length=1)
+    rows: int = Field(default=1000, ge=2)
+
+
 class Series(Part):
     """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
 
@@ -306,5 +318,6 @@ class Recipe(Part):
     export: tuple[str, ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     draft: Draft | None = None
+    robustness: Robustness | None = None
     series: Series | None = None
     sweep: Sweep | None = None

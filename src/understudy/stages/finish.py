@@ -23,7 +23,7 @@ from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Hidden, Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
+from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Shifted, Size
 from understudy.run_folder import RunFolder
 from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
@@ -61,8 +61,10 @@ def facts_of(
     latency: Latency | None,
     trained: Callable[[str, int], nn.Module],
     drafts: Drafts | None = None,
+    shifted: Shifted | None = None,
 ) -> Facts:
-    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher."""
+    """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
+    shifted: what the models said of spoilt rows."""
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
         "name": tree["name"],
@@ -86,11 +88,16 @@ def facts_of(
         return _told(tree, lessons, arms, common, trained, drafts)
     if lessons.data.task == "embedding":
         return _similar(lessons, arms, shipped, common)
-    return _classified(tree, lessons, arms, shipped, common)
+    return _classified(tree, lessons, arms, shipped, common, shifted)
 
 
 def _classified(
-    tree: Mapping[str, Any], lessons: Lessons, arms: Mapping[str, ArmResult], shipped: int, common: Mapping[str, Any]
+    tree: Mapping[str, Any],
+    lessons: Lessons,
+    arms: Mapping[str, ArmResult],
+    shipped: int,
+    common: Mapping[str, Any],
+    shifted: Shifted | None,
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
@@ -113,6 +120,8 @@ def _classified(
         temperature=float(temperature),
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
+        sensitive={name: groups[test] for name, groups in prepared.examples.sensitive.items()},
+        shifted=shifted,
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
 
