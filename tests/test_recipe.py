@@ -143,6 +143,7 @@ OTHER = {
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
+        "robustness": {"rows": 9},
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
@@ -156,6 +157,7 @@ OTHER = {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
+    sections.Robustness: {"shifts": ["noise"], "severities": [2], "rows": 9},
     sections.StudentTraining: {
         "epochs": 7,
         "steps": 11,
@@ -206,6 +208,7 @@ WHERE = {
     sections.Student: "student",
     sections.Reader: "student__tokenizer",
     sections.Store: "store",
+    sections.Robustness: "robustness",
 }
 
 

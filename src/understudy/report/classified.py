@@ -154,8 +154,8 @@ class Classified(Measured):
             found.append(f"{len(facts.labels_test) - len(self.rows) - beside} test rows have no label and are left out.")
         if beside:
             found.append(outside.note(beside, len(self.rows), len(facts.labels_val)))
-        for one in (self.shifted, self.gaps):
-            found += one.sentences() if one is not None else []
+        found += [*self.shifted.sentences(), *self.shifted.unasked()] if self.shifted else []
+        found += [*self.gaps.sentences(), *self.gaps.left_out()] if self.gaps else []
         return found
 
     def sections(self) -> dict[str, Any]:

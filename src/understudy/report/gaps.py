@@ -10,6 +10,7 @@ import numpy as np
 
 from understudy.evaluation import compare, gaps, slices
 from understudy.report import numbers
+from understudy.report.words import printable
 
 if TYPE_CHECKING:
     from understudy.report.classified import Classified
@@ -91,7 +92,7 @@ class Gaps:
         """The page's `gaps`."""
         positive = None if self.positive is None else self.measured.facts.classes[self.positive]
         return {"positive": positive, "least": gaps.LEAST, "measures": [self._row(one) for one in self.measures],
-                "sentences": self.sentences()}
+                "sentences": self.sentences(), "left_out": self.left_out()}
 
     def _row(self, one: Measure) -> dict[str, Any]:
         table = slices.table(one.values, one.groups)
@@ -105,18 +106,27 @@ class Gaps:
                              for found, other, more, p in self.increases if found is one}}
 
     def sentences(self) -> list[str]:
-        """Where bias is amplified; and who was not compared."""
+        """Where bias is amplified."""
         found = []
         for one, other, more, p_holm in self.increases:
             if more.amplified:
                 whose = "its teacher's" if other == "teacher" else "the control's"
                 found.append(
-                    f"Bias amplified: between groups of {one.column} the student's gap in {LABELS[one.name]} is "
+                    f"Bias amplified: between groups of {printable(one.column)} the student's gap in {LABELS[one.name]} is "
                     f"{numbers.value(more.value, interval=more.ci95, difference=True, signed=False)} "
                     f"{numbers.bracket(more.ci95, difference=True)} wider than {whose} ({numbers.p_value(p_holm)} after Holm).")
-        for one in self.measures:
-            if one.small:
-                rows = "rows" if one.name != "true_positive_rate" else "positive rows"
-                said = ", ".join(f"{name} ({count})" for name, count in one.small.items())
-                found.append(f"Not compared by {one.column} in {LABELS[one.name]}, fewer than {gaps.LEAST} test {rows}: {said}.")
+        return found
+
+    def left_out(self) -> list[str]:
+        """Which rows were not compared, a sentence a column."""
+        found = []
+        for column, names in self.measured.facts.sensitive.items():
+            rows, positives = ({one.name: one.small for one in self.measures if one.column == column}.get(name, {})
+                               for name in ("accuracy", "true_positive_rate"))
+            parts = [f"{name} ({count} test rows)" for name, count in rows.items()]
+            parts += [f"{name} in positives found ({count} positive rows)" for name, count in positives.items() if name not in rows]
+            if unknown := int((names[self.measured.rows] == "").sum()):
+                parts.append(f"{unknown} rows of which it is not known")
+            if parts:
+                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows or none that can be placed: {printable(', '.join(parts))}.")
         return found

@@ -156,7 +156,7 @@ class Shifted:
                 "ece": calibration.ece(said, self.labels), "ece_scaled": None if cooled is None else calibration.ece(cooled, self.labels)}
 
     def sentences(self) -> list[str]:
-        """Where the students lose more than their teacher, beyond the error of the difference; and whom nobody could ask."""
+        """Where the students lose more than their teacher, beyond the error of the difference."""
         unit, found = metrics.unit(self.measured.facts.metric), []
         for shift in self.shifts:
             more = self.beyond(shift)
@@ -164,6 +164,8 @@ class Shifted:
                 found.append(
                     f"Under {shift} the student loses {numbers.value(more.value, unit, more.ci95, difference=True, signed=False)} "
                     f"{numbers.bracket(more.ci95, unit, difference=True)} more than its teacher does.")
-        if self.asked.teacher is None:
-            found.append(f"The teacher was not asked about shifted rows: {self.asked.why_not}.")
         return found
+
+    def unasked(self) -> list[str]:
+        """Why the teacher has no figures here, where it has none."""
+        return [] if self.asked.teacher is not None else [f"The teacher was not asked about shifted rows: {self.asked.why_not}."]
