@@ -208,7 +208,6 @@ WHERE = {
     sections.Student: "student",
     sections.Reader: "student__tokenizer",
     sections.Store: "store",
-    sections.Robustness: "robustness",
 }
 
 

@@ -19,7 +19,8 @@ NUMERICS = "precision: float32, memory_format: contiguous, compile: false"
 DIGITS = (
     "data={kind: builtin, name: digits, split: {validation: 0.2, test: 0.4}}",
     f"teacher={{kind: local, model: {{arch: mlp, hidden: [64]}}, train: {{epochs: 6, lr: 1e-2, {NUMERICS}}}, rights: {{terms: own}}}}",
-    "student={model: {arch: mlp, hidden: [16]}}", f"training={{epochs: 15, lr: 2e-2, batch_size: 64, seeds: 2, threads: 1, {NUMERICS}}}")  # fmt: skip
+    "student={model: {arch: mlp, hidden: [16]}}",
+    f"training={{epochs: 15, lr: 2e-2, batch_size: 64, seeds: 2, threads: 1, {NUMERICS}}}")  # fmt: skip
 
 
 def written(run: pipeline.Run) -> bytes:
@@ -98,7 +99,8 @@ def test_a_table_with_groups_and_shifts(toy, tmp_path):
     data = f"{{kind: table, path: {table(tmp_path)}, label: answer, sensitive: [sex], types: {{sex: drop}}, split: {{test: 0.4}}}}"
     run = toy.run(f"data={data}", *PEOPLE, "robustness={rows: 200, severities: [5]}", "gates={max_group_gap_increase: 1.0}")
     assert [row["measure"] for row in run.summary["gaps"]] == ["accuracy", "positive_rate", "true_positive_rate"]
-    assert [row["column"] for row in run.summary["gaps"]] == ["sex"] * 3 and list(run.summary["robustness"]["shifts"]) == ["missing", "noise"]
+    assert [row["column"] for row in run.summary["gaps"]] == ["sex"] * 3
+    assert list(run.summary["robustness"]["shifts"]) == ["missing", "noise"]
     sizes = {group["name"]: group["examples"] for group in run.details["gaps"]["measures"][0]["groups"]}
     assert set(sizes) == {"f", "m"} and sum(sizes.values()) == run.summary["examples"]
     assert run.summary["gates"] == [{"name": "max_group_gap_increase", "want": 1.0, "got": run.summary["gates"][0]["got"], "passed": True}]
@@ -127,7 +129,8 @@ def test_texts_with_a_teacher_of_other_tokens(toy, folders, tmp_path):
     given = Given(examples=from_arrays([f"{dice.choice(said[kind])} {at}" for at, kind in enumerate(kinds)], kinds))
     bert = folders.encoder(tmp_path / "bert")
     run = toy.run(
-        "data={kind: given, split: {validation: 0.1, test: 0.3}}", "student={model: {arch: bag, width: 8}, tokenizer: {kind: words, size: 300}}",
+        "data={kind: given, split: {validation: 0.1, test: 0.3}}",
+        "student={model: {arch: bag, width: 8}, tokenizer: {kind: words, size: 300}}",
         f"teacher={{kind: local, model: {{arch: pretrained, path: {bert}}}, train: {{epochs: 8, lr: 3e-3, batch_size: 16, {NUMERICS}}}, "
         "rights: {terms: own}}", f"training={{steps: 20, batch_size: 16, lr: 1e-2, seeds: 2, threads: 1, {NUMERICS}}}",
         "robustness={severities: [5]}", given=given)  # fmt: skip

@@ -69,7 +69,8 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
 
 def _unmeasured(gates: Mapping[str, Any], recipe: Recipe, where: Where) -> None:
     """RecipeError for a gate on what the recipe does not ask to be measured."""
-    asked = {"robustness": recipe.robustness is not None, "data.sensitive": recipe.data.kind == GIVEN or recipe.data.options.get("sensitive")}
+    grouped = recipe.data.kind == GIVEN or recipe.data.options.get("sensitive")
+    asked = {"robustness": recipe.robustness is not None, "data.sensitive": grouped}
     for name in gates:
         section = claims.NEEDS.get(name.partition("_")[2])
         if section is not None and not asked[section]:

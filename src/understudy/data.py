@@ -65,8 +65,8 @@ class Examples:
         others is measured; None: no such rows.
     mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
     pairs: of sentences, which of them were compared; no training sees them.
-    sensitive: column -> (N,) str, groups of rows that should be treated alike, "" where it is not known which; beside the inputs, and no part
-        of the fingerprint: no model is asked about them.
+    sensitive: column -> (N,) str, groups of rows that should be treated alike, "" where it is not known which; beside the inputs, and no
+        part of the fingerprint: no model is asked about them.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.

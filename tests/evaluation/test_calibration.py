@@ -81,7 +81,8 @@ def test_no_other_temperature_has_a_smaller_nll() -> None:
     log_probs[np.arange(0, 300, 2), labels[::2]] += 2
     log_probs = log_softmax(log_probs)
     best = calibration.temperature(log_probs, labels)
-    others = [calibration.nll(calibration.scaled(log_probs, t), labels) for t in (0.3, 0.8 * best, 0.99 * best, 1.01 * best, 1.2 * best, 5.0)]
+    tried = (0.3, 0.8 * best, 0.99 * best, 1.01 * best, 1.2 * best, 5.0)
+    others = [calibration.nll(calibration.scaled(log_probs, t), labels) for t in tried]
     assert calibration.nll(calibration.scaled(log_probs, best), labels) <= min(others)
 
 

@@ -38,11 +38,16 @@ def facts(teacher: dict[str, float], student: dict[str, float], alone: dict[str,
     said = answers(rng, fill, groups, labels)
     log_probs = said - np.log(np.exp(said).sum(-1, keepdims=True))
     made: dict[str, Any] = {
-        "name": "made", "metric": "accuracy", "classes": classes, "class_counts": np.array([60, 40]), "ids_test": np.arange(ROWS).astype(str),
+        "name": "made", "metric": "accuracy", "classes": classes, "class_counts": np.array([60, 40]),
+        "ids_test": np.arange(ROWS).astype(str),
         "labels_test": labels, "labels_val": labels[:20], "teacher_log_probs_test": log_probs, "teacher_log_probs_val": log_probs[:20],
         "arms": {"distilled": arm(student), "control": arm(alone or teacher)}, "shipped": 2 % seeds,
         "teacher": Size(90, 360), "student": Size(9, 36), "sensitive": {"sex": groups}}
     return Classification(**(made | given))
+
+
+def inside(group: dict[str, Any]) -> np.ndarray:
+    return np.equal(SEX, group["name"])
 
 
 EVEN, UNEVEN = {"f": 0.85, "m": 0.85}, {"f": 0.65, "m": 0.95}
@@ -56,10 +61,10 @@ def test_every_share_by_hand() -> None:
     said = found.arms["distilled"].logits_test.argmax(-1)
     for name, value in (("accuracy", said == LABELS), ("positive_rate", said == 1)):
         for group in rows[name]["groups"]:
-            assert group["distilled"]["value"] == pytest.approx(value[:, SEX == group["name"]].mean())
+            assert group["distilled"]["value"] == pytest.approx(value[:, inside(group)].mean())
     for group in rows["true_positive_rate"]["groups"]:
-        inside = (SEX == group["name"]) & (LABELS == 1)
-        assert group["examples"] == inside.sum() and group["distilled"]["value"] == pytest.approx((said[:, inside] == 1).mean())
+        found_of = inside(group) & (LABELS == 1)
+        assert group["examples"] == found_of.sum() and group["distilled"]["value"] == pytest.approx((said[:, found_of] == 1).mean())
     shares = [group["distilled"]["value"] for group in rows["accuracy"]["groups"]]
     assert rows["accuracy"]["gaps"]["distilled"]["value"] == pytest.approx(max(shares) - min(shares))
     assert (rows["accuracy"]["gaps"]["distilled"]["largest"], rows["accuracy"]["gaps"]["distilled"]["smallest"]) == ("m", "f")
@@ -113,8 +118,8 @@ def test_three_classes_have_no_positive() -> None:
     labels = RNG.integers(0, 3, ROWS)
     three = np.eye(3)[labels].astype(np.float32)
     arms = {"distilled": Arm(np.stack([three] * 2), np.stack([three[:9]] * 2), (0, 1))}
-    found = facts(EVEN, EVEN, classes=("a", "b", "c"), class_counts=np.array([1, 1, 1]), labels_test=labels, labels_val=labels[:9], arms=arms,
-                  teacher_log_probs_test=three, teacher_log_probs_val=three[:9], control="none", control_reason="none", shipped=0)
+    found = facts(EVEN, EVEN, classes=("a", "b", "c"), class_counts=np.array([1, 1, 1]), labels_test=labels, labels_val=labels[:9],
+                  arms=arms, teacher_log_probs_test=three, teacher_log_probs_val=three[:9], control="none", control_reason="why", shipped=0)
     summary, details = summarise(found)
     assert [row["measure"] for row in summary["gaps"]] == ["accuracy"] and details["gaps"]["positive"] is None
     assert set(summary["gaps"][0]["increase"]) == {"teacher"}
@@ -129,7 +134,8 @@ def test_the_gate_is_the_shipped_student_s_widest_increase() -> None:
         return abs(float(values[rows & (SEX == "f")].mean() - values[rows & (SEX == "m")].mean()))
 
     everything, positive = np.ones(ROWS, bool), LABELS == 1
-    wider = [gap(said == LABELS, everything) - gap(taught == LABELS, everything), gap(said == 1, everything) - gap(taught == 1, everything),
+    wider = [gap(said == LABELS, everything) - gap(taught == LABELS, everything),
+             gap(said == 1, everything) - gap(taught == 1, everything),
              gap(said == 1, positive) - gap(taught == 1, positive)]
     assert summary["gates"][0]["got"] == pytest.approx(max(wider)) and not summary["gates"][0]["passed"]
 

@@ -18,7 +18,8 @@ LEFT = {"teacher": (4.0, 3.0, 4.0), "control": (2.5, 0.5, 2.0), "distilled": (2.
 """How much of the truth each model sees under each condition; on the plain rows 4 and 3."""
 
 
-def facts(left: dict[str, tuple[float, ...]] = LEFT, rows: int = 300, seeds: int = SEEDS, validation: int = 200, **given: Any) -> Classification:
+def facts(left: dict[str, tuple[float, ...]] = LEFT, rows: int = 300, seeds: int = SEEDS, validation: int = 200,
+          **given: Any) -> Classification:
     """A run that never happened; the rows that were spoilt are every second one."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, rows + validation)
@@ -81,7 +82,8 @@ def test_a_shift_is_judged_by_the_mean_of_its_severities_with_holm_over_shifts(m
 def test_what_is_lost_beyond_the_teacher_is_a_difference_of_differences(made: Any) -> None:
     found, _, details = made
     labels = found.labels_test[::2]
-    lost = {"distilled": accuracy(found.arms["distilled"].logits_test[:, ::2], labels) - accuracy(found.shifted.arms["distilled"][2], labels),
+    plain = accuracy(found.arms["distilled"].logits_test[:, ::2], labels)
+    lost = {"distilled": plain - accuracy(found.shifted.arms["distilled"][2], labels),
             "teacher": accuracy(found.teacher_log_probs_test[::2], labels) - accuracy(found.shifted.teacher[2], labels)}
     spread = compare.spread([lost["distilled"]], fixed=-lost["teacher"])
     beyond = details["robustness"]["shifts"][1]["lost_beyond_teacher"]

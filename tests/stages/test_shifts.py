@@ -139,7 +139,8 @@ def test_severities_outside_one_to_five_are_refused(toy, value):
 
 
 @pytest.mark.parametrize("gate, message", [
-    ("min_shifted_kept", "no robustness"), ("max_shifted_ece", "no robustness"), ("max_group_gap_increase", r"no data\.sensitive")])  # fmt: skip
+    ("min_shifted_kept", "no robustness"), ("max_shifted_ece", "no robustness"),
+    ("max_group_gap_increase", r"no data\.sensitive")])  # fmt: skip
 def test_gates_on_what_is_not_measured_are_refused(toy, gate, message):
     """Prevents: hours of training whose gate can't be met."""
     with pytest.raises(RecipeError, match=message):

@@ -15,7 +15,6 @@ from understudy import arrays, columns, readers
 from understudy.data import SPLITS, Examples
 from understudy.errors import DataError, RecipeError, four_parts
 
-
 MOST_GROUPS = 20
 """Different values of a column that is to be compared by groups."""
 

@@ -52,10 +52,10 @@ def ece(log_probs: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
 
 
 def temperature(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature at which (n, C) answers have the smallest NLL on these rows, from 1/HOTTEST to HOTTEST (Guo et al. 2017, section 4.2).
+    """The temperature at which (n, C) answers have the smallest NLL on these rows, from 1/HOTTEST to HOTTEST (Guo et al. 2017, sec. 4.2).
 
-    Above 1 the model was too sure. Which answer is first does not change. NLL is convex in 1/T: its slope, the mean log-probability of
-    the model's own draws less that of the labels, is halved in on. Fit it on rows that are not those it is judged on.
+    Above 1 the model was too sure. Which answer is first does not change. NLL is convex in 1/T: where its slope (the mean log-probability
+    of the model's own draws less that of the labels) is zero is found by halving. Fit it on other rows than those it is judged on.
     """
     kept = np.maximum(np.asarray(log_probs, dtype=np.float64), metrics.LOWEST)
     right = np.take_along_axis(kept, labels[:, None], axis=-1).mean()
@@ -69,8 +69,8 @@ def temperature(log_probs: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def scaled(log_probs: np.ndarray, at: float) -> np.ndarray:
-    """(..., C) log-probabilities at this temperature."""
+def scaled(log_probs: np.ndarray, at: float | np.ndarray) -> np.ndarray:
+    """(..., C) log-probabilities at this temperature, or at several that broadcast."""
     return metrics.log_softmax(np.maximum(np.asarray(log_probs, dtype=np.float64), metrics.LOWEST) / at)
 
 

@@ -49,7 +49,7 @@ class Increase:
         return self.ci95 is not None and self.ci95[0] > 0
 
 
-def members(names: Sequence[str]) -> dict[str, np.ndarray]:
+def members(names: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
     """Group -> positions of its rows, by name; rows without a name are of no group."""
     cells = np.array([str(name) for name in names], dtype=object)
     return {name: np.flatnonzero(cells == name) for name in sorted(set(cells.tolist()) - {""})}
@@ -87,8 +87,8 @@ def _ends(values: np.ndarray, groups: Groups) -> tuple[str, str]:
 
 
 def _scores(values: np.ndarray, largest: np.ndarray, smallest: np.ndarray) -> np.ndarray:
-    """Pseudo-values (n,) or (S, n) of mean(largest) - mean(smallest), whose mean is that difference: leaving a row of a group of m out moves
-    the group's mean by (mean - value) / (m - 1), and leaving out another row moves nothing."""
+    """Pseudo-values (n,) or (S, n) of mean(largest) - mean(smallest), whose mean is that difference: leaving a row of a group of m out
+    moves the group's mean by (mean - value) / (m - 1), and leaving out another row moves nothing."""
     count = values.shape[-1]
     found = np.zeros(values.shape)
     for rows, sign in ((largest, 1.0), (smallest, -1.0)):

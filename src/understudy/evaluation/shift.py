@@ -90,7 +90,7 @@ def blurred(images: np.ndarray, deviation: float, low: float, high: float) -> np
 
 
 def occluded(images: np.ndarray, share: float, ids: Sequence[str], low: float, high: float) -> np.ndarray:
-    """A grey square, half-way from low to high, over this share of the picture (as far as its shorter side allows), wherever it is drawn."""
+    """A grey square, half-way from low to high, over this share of the picture (as far as its shorter side allows), where it is drawn."""
     height, width = images.shape[1:3]
     side = min(round((share * height * width) ** 0.5), height, width)
     found = images.copy()
@@ -122,9 +122,8 @@ def _range(images: np.ndarray, preprocess: Image) -> tuple[float, float]:
 def misspelt(texts: Sequence[str], share: float, ids: Sequence[str]) -> np.ndarray:
     """(N,) texts in which each letter is mistyped with this probability: swapped with the next, dropped, doubled, or its neighbour hit.
 
-    The four are equally likely, as in Belinkov and Bisk 2018 (arXiv 1711.02173, section 4.2: swaps and keyboard typos), whose others are
-    scrambled words. At a word's end a swap doubles. Letters that stand on no key here are doubled for their neighbour. A text keeps at least
-    one letter.
+    The four are equally likely; swaps and keyboard typos are two of those of Belinkov and Bisk 2018 (arXiv 1711.02173). At a word's end a
+    swap doubles, and so does a letter that stands on no key here in place of its neighbour. A text of which nothing would be left stays.
     """
     found = np.empty(len(texts), dtype=object)
     found[:] = [_mistyped(text, share, drawn("typos", one)) for text, one in zip(texts, ids, strict=True)]

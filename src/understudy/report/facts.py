@@ -168,9 +168,9 @@ class Condition:
 class Shifted:
     """What the models said of the same test rows under K conditions.
 
-    rows: (r,) positions among the test rows, all labelled. teacher: (K, r, C) log-probabilities; None, and `why_not` says why, where it could
-    not be asked again. arms: arm -> (K, S, r, C) logits. artefacts: format -> (1 + K, r, C) logits of an artefact that is not the student to
-    the last bit but one, on the plain rows first.
+    rows: (r,) positions among the test rows, all labelled. teacher: (K, r, C) log-probabilities; None, and `why_not` says why, where it
+    could not be asked again. arms: arm -> (K, S, r, C) logits. artefacts: format -> (1 + K, r, C) logits of a quantised artefact, on the
+    plain rows first.
     """
 
     rows: np.ndarray

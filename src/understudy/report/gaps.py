@@ -1,4 +1,4 @@
-"""How models treat groups of rows that should be treated alike (`data.sensitive`): each group's figures, gaps, and whether distilling widened them."""
+"""How models treat groups of rows that should be treated alike (`data.sensitive`): each group's figures, and whether gaps grew."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Gaps:
     @cached_property
     def increases(self) -> list[tuple[Measure, str, gaps.Increase, float | None]]:
         """(share, the model it is compared with, how much wider the students' gap is, p-value after Holm over the shares)."""
-        found = []
+        found: list[tuple[Measure, str, gaps.Increase, float | None]] = []
         for other in ("teacher", "control"):
             if other not in self.measured.said or (other == "teacher" and self.measured.facts.self_taught):
                 continue
@@ -76,8 +76,8 @@ class Gaps:
         return found
 
     def of_shipped(self) -> dict[str, float | None]:
-        """What gates may bound: by how much the shipped student's gap is wider than the teacher's (where the student is its own teacher: than
-        the control's), the largest over all columns and shares."""
+        """What gates may bound: by how much the shipped student's gap is wider than the teacher's (where the student is its own teacher:
+        than the control's), the largest over all columns and shares."""
         other = "control" if self.measured.facts.self_taught else "teacher"
         at = self.measured.facts.shipped
         found = [gaps.increase(one.values["distilled"][at][None], one.values[other], one.groups).value
@@ -128,5 +128,6 @@ class Gaps:
             if unknown := int((names[self.measured.rows] == "").sum()):
                 parts.append(f"{unknown} rows of which it is not known")
             if parts:
-                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows or none that can be placed: {printable(', '.join(parts))}.")
+                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows or none that can be placed: "
+                             f"{printable(', '.join(parts))}.")
         return found

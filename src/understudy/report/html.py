@@ -71,8 +71,8 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
     page = environment.get_template("page.html").render(
         s=summary, d=details, css=css, unit=details["metric"]["unit"], verdict=headline(details), strip=strip_rows(summary, details),
-        table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details), shifts=shift_panels(details),
-        ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
+        table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
+        shifts=shift_panels(details), ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
     page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
     return page if page.endswith("\n") else page + "\n"
 

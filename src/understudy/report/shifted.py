@@ -112,8 +112,8 @@ class Shifted:
         return float(self.measured.score(guess, self.labels).mean())
 
     def of_shipped(self) -> dict[str, float | None]:
-        """What gates may bound of the shipped student: the least that it keeps of its own plain figure above the trivial one, over all shifts
-        and severities, and its largest calibration error there."""
+        """What gates may bound of the shipped student: the least that it keeps of its own plain figure above the trivial one, over all
+        shifts and severities, and its largest calibration error there."""
         at = self.measured.facts.shipped
         plain, *spoilt = (float(one[at].mean()) for one in self.scores["distilled"])
         lead = plain - self.trivial

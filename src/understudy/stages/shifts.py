@@ -83,7 +83,8 @@ def ask(
     rows = chosen(data, wanted["rows"])
     known = shift.known(data.preprocess)
     names = list(known) if wanted["shifts"] == "auto" else list(dict.fromkeys(wanted["shifts"]))
-    conditions = tuple(Condition(name, severity, known[name].words(severity)) for name in names for severity in sorted(set(wanted["severities"])))
+    severities = sorted(set(wanted["severities"]))
+    conditions = tuple(Condition(name, severity, known[name].words(severity)) for name in names for severity in severities)
     teacher, why_not = asked_of(tree, lessons)
     numerics = Numerics(tree["training"]["precision"], tree["training"]["memory_format"])
     files = {str(row["format"]): (folder / row["path"]).read_bytes() for row in exports if quantised(row)}
