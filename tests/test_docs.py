@@ -315,7 +315,7 @@ def test_the_table_of_shifts_is_that_of_the_code():
     rows = [[row[0].strip("`"), row[1].strip("`"), [float(level) for level in row[2].split(", ")]]
             for row in table(DOCS / "robustness.md", "shifts")]
     assert rows == [[kind, name, list(one.levels)] for kind, named in shift.SHIFTS.items() for name, one in named.items()]
-    listed = next(row[2] for row in table(DOCS / "recipe.md", "fields: Robustness") if row[0] == "`shifts`")
+    listed = next(row[3] for row in table(DOCS / "recipe.md", "fields: Robustness") if row[0] == "`shifts`")
     assert set(SPAN.findall(listed)) == {name for named in shift.SHIFTS.values() for name in named}
 
 

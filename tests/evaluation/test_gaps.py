@@ -98,12 +98,13 @@ def test_a_gap_of_everything_has_an_interval_that_is_not_a_point() -> None:
     assert low < 0.95 and high == 1
 
 
-@pytest.mark.parametrize("sizes", [(300, 300), (60, 500)])
-def test_amplified_is_rarely_said_of_a_student_like_its_teacher(sizes: tuple[int, int]) -> None:
-    """Both have the same shares in every group, and differ by chance of rows and seeds."""
+@pytest.mark.parametrize("sizes", [(300, 300), (60, 500), (50, 50, 50, 50, 50)])
+def test_amplified_is_rarely_said_of_a_student_like_its_teacher(sizes: tuple[int, ...]) -> None:
+    """Both have the same shares in every group, and differ by chance of rows and seeds; of many groups the two ends are chosen by chance."""
     rng = np.random.default_rng(4)
-    groups = {"a": np.arange(sizes[0]), "b": np.arange(sizes[0], sum(sizes))}
-    shares = {"a": 0.9, "b": 0.8}
+    ends = np.cumsum(sizes)
+    groups = {str(at): np.arange(end - size, end) for at, (size, end) in enumerate(zip(sizes, ends, strict=True))}
+    shares = {name: 0.9 if name == "0" else 0.8 for name in groups}
     found = [gaps.increase(drawn(rng, 3, shares, groups, sum(sizes)), drawn(rng, 1, shares, groups, sum(sizes))[0], groups).amplified
              for _ in range(400)]
     assert np.mean(found) < 0.05
