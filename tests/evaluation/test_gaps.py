@@ -100,7 +100,7 @@ def test_a_gap_of_everything_has_an_interval_that_is_not_a_point() -> None:
 
 @pytest.mark.parametrize("sizes", [(300, 300), (60, 500), (50, 50, 50, 50, 50)])
 def test_amplified_is_rarely_said_of_a_student_like_its_teacher(sizes: tuple[int, ...]) -> None:
-    """Both have the same shares in every group, and differ by chance of rows and seeds; of many groups the two ends are chosen by chance."""
+    """Both have the same shares in every group, and differ by chance of rows and seeds; of many groups chance chooses the two ends."""
     rng = np.random.default_rng(4)
     ends = np.cumsum(sizes)
     groups = {str(at): np.arange(end - size, end) for at, (size, end) in enumerate(zip(sizes, ends, strict=True))}

@@ -65,15 +65,16 @@ def gap(values: np.ndarray, groups: Groups) -> Gap:
     """The gap of one model between two groups or more."""
     largest, smallest = _ends(values, groups)
     scores = _scores(values, groups[largest], groups[smallest])
-    found = _spread(scores, None, groups)
+    found = _spread([scores], min(len(groups[largest]), len(groups[smallest])))
     value = float(scores.mean())
     return Gap(value, None if found is None else found.interval(value, 0.0, 1.0), largest, smallest)
 
 
 def increase(student: np.ndarray, other: np.ndarray, groups: Groups) -> Increase:
     """The student's gap (S, n) less the other model's: (n,) the teacher's, or (S, n) the control's."""
-    mine, theirs = (_scores(one, *(groups[end] for end in _ends(one, groups))) for one in (student, other))
-    found = _spread(mine, theirs, groups)
+    ends = [[groups[name] for name in _ends(one, groups)] for one in (student, other)]
+    mine, theirs = (_scores(one, *rows) for one, rows in zip((student, other), ends, strict=True))
+    found = _spread([mine, -theirs], min(len(rows) for both in ends for rows in both))
     value = float(mine.mean() - theirs.mean())
     if found is None:
         return Increase(value, None, None)
@@ -99,10 +100,10 @@ def _scores(values: np.ndarray, largest: np.ndarray, smallest: np.ndarray) -> np
     return found
 
 
-def _spread(mine: np.ndarray, theirs: np.ndarray | None, groups: Groups) -> Spread | None:
-    """Of mine - theirs over items and seeds. The pseudo-items of `compare.spread` are as far off as a row of the smallest group may be."""
-    guard = mine.shape[-1] / min(len(rows) for rows in groups.values())
-    parts = [part for part in (mine, None if theirs is None else -theirs) if part is not None and part.ndim == 2]
-    fixed = sum((part for part in (mine, None if theirs is None else -theirs) if part is not None and part.ndim == 1),
-                np.zeros(mine.shape[-1]))
-    return spread(parts or [np.zeros((2, mine.shape[-1]))], fixed, guard)
+def _spread(parts: Sequence[np.ndarray], smallest: int) -> Spread | None:
+    """Of the sum of the parts over items and seeds, those (n,) being fixed. The pseudo-items of `compare.spread` are as far off as a row of
+    the smallest end group may be."""
+    rows = parts[0].shape[-1]
+    seeded = [part for part in parts if part.ndim == 2]
+    fixed = sum((part for part in parts if part.ndim == 1), np.zeros(rows))
+    return spread(seeded or [np.zeros((2, rows))], fixed, guard=rows / smallest)
