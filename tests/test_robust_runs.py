@@ -39,6 +39,14 @@ def test_pictures_under_every_shift(toy):
     assert run.summary["gates"][0]["name"] == "min_shifted_kept" and 'id="robustness"' in (run.path / "report.html").read_text()
 
 
+def test_a_shift_that_changes_nothing_says_so(toy):
+    """A blur of a sixth of a pixel rounds to nothing: its curve is flat, and that is no strength of the models."""
+    run = toy.run(*DIGITS, "robustness={shifts: [blur], severities: [1, 5], rows: 100}", "training.seeds=1")
+    plain, idle, blurred = run.details["robustness"]["conditions"]
+    assert idle["words"].endswith("too little to change any of these rows") and idle["distilled"]["value"] == plain["distilled"]["value"]
+    assert "too little" not in blurred["words"]
+
+
 def test_the_same_run_again_gives_the_same_bytes_and_trains_nothing(toy):
     first = toy.run("robustness={}")
     bytes_ = written(first)

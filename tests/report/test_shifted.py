@@ -98,7 +98,19 @@ def test_the_sentence_is_said_where_the_student_loses_more_and_nowhere_else(made
     assert summarise(same)[1]["robustness"]["sentences"] == []
     worse = facts({**LEFT, "teacher": (4.0, 4.0, 4.0), "distilled": (0.0, 0.0, 0.0)}, metric="log_loss")
     said = summarise(worse)[1]
-    assert len(said["robustness"]["sentences"]) == 2 and set(said["robustness"]["sentences"]) <= set(said["notes"])
+    more = [one for one in said["robustness"]["sentences"] if "more than its teacher" in one]
+    assert len(more) == 2 and set(more) <= set(said["notes"])
+
+
+def test_a_shift_under_which_distilling_hurts_is_said_with_the_interval_of_the_loss() -> None:
+    """Prevents: a student that inherits its teacher's weakness, and a report that only praises its plain rows."""
+    for metric, unit in (("accuracy", "points"), ("log_loss", "nats")):
+        found = facts({**LEFT, "control": (2.5, 2.0, 2.0), "distilled": (2.5, 2.0, 0.0)}, metric=metric)
+        details = summarise(found)[1]["robustness"]
+        blur = details["shifts"][1]
+        said = [one for one in details["sentences"] if "worse than the control" in one]
+        assert blur["verdict"] == "hurts" and len(said) == 1 and said[0].startswith("Under blur the student is worse than the control by ")
+        assert unit in said[0] and "[+" in said[0] and "\N{NO-BREAK SPACE}" not in said[0]
 
 
 def test_temperatures_come_from_validation_rows_and_change_no_answer(made: Any) -> None:

@@ -200,7 +200,7 @@ SHIFTS: dict[str, dict[str, Shift]] = {
     "image": {
         "noise": Shift((0.08, 0.12, 0.18, 0.26, 0.38), "normal noise, deviation {} of white",
                        lambda raw, level, ids, read: noisy(raw, level, ids, *_range(raw, read))),
-        "blur": Shift((0.02, 0.03, 0.04, 0.06, 0.08), "Gaussian blur, deviation {} of the shorter side",
+        "blur": Shift((0.02, 0.04, 0.06, 0.08, 0.1), "Gaussian blur, deviation {} of the shorter side",
                       lambda raw, level, ids, read: blurred(raw, level, *_range(raw, read))),
         "occlusion": Shift((0.05, 0.1, 0.2, 0.3, 0.4), "a grey square over {} of the picture",
                            lambda raw, level, ids, read: occluded(raw, level, ids, *_range(raw, read))),

@@ -113,8 +113,7 @@ class Gaps:
                 whose = "its teacher's" if other == "teacher" else "the control's"
                 found.append(
                     f"Bias amplified: between groups of {printable(one.column)} the student's gap in {LABELS[one.name]} is "
-                    f"{numbers.value(more.value, interval=more.ci95, difference=True, signed=False)} "
-                    f"{numbers.bracket(more.ci95, difference=True)} wider than {whose} ({numbers.p_value(p_holm)} after Holm).")
+                    f"{numbers.told(more.value, 'fraction', more.ci95)} wider than {whose} ({numbers.p_value(p_holm)} after Holm).")
         return found
 
     def left_out(self) -> list[str]:

@@ -156,14 +156,16 @@ class Shifted:
                 "ece": calibration.ece(said, self.labels), "ece_scaled": None if cooled is None else calibration.ece(cooled, self.labels)}
 
     def sentences(self) -> list[str]:
-        """Where the students lose more than their teacher, beyond the error of the difference."""
+        """Where the students are worse than the control, or lose more than their teacher, beyond the error of the difference."""
         unit, found = metrics.unit(self.measured.facts.metric), []
+        for shift, one in self.verdicts.items():
+            if one.word == "hurts":
+                ends = None if one.ci95 is None else sorted((-one.ci95[0], -one.ci95[1])) if self.measured.higher else one.ci95
+                found.append(f"Under {shift} the student is worse than the control by {numbers.told(abs(one.difference), unit, ends)}.")
         for shift in self.shifts:
             more = self.beyond(shift)
             if more.ci95 is not None and more.ci95[0] > 0:
-                found.append(
-                    f"Under {shift} the student loses {numbers.value(more.value, unit, more.ci95, difference=True, signed=False)} "
-                    f"{numbers.bracket(more.ci95, unit, difference=True)} more than its teacher does.")
+                found.append(f"Under {shift} the student loses {numbers.told(more.value, unit, more.ci95)} more than its teacher does.")
         return found
 
     def unasked(self) -> list[str]:

@@ -90,6 +90,7 @@ def ask(
     files = {str(row["format"]): (folder / row["path"]).read_bytes() for row in exports if quantised(row)}
     plain = data.examples.subset(rows.numpy())
     ids, every = [str(name) for name in plain.ids], torch.arange(len(rows))
+    asked: list[Condition] = []
     heard: list[np.ndarray] = []
     said: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     ran = {name: [onnx.run(file, data.rows.stored[rows].numpy())] for name, file in files.items()}
@@ -103,6 +104,8 @@ def ask(
             return encoded(spoilt, by.preprocess, data.rows.labels[rows], data.rows.keys[rows], 0)
 
         given = read(data)
+        idle = torch.equal(given.stored, data.rows.stored[rows])
+        asked.append(replace(one, words=f"{one.words}: too little to change any of these rows") if idle else one)
         for name, arm in arms.items():
             answers = [answered(trained(name, seed), inputs_of(given, every, numerics), numerics) for seed in arm.seeds]
             said[name].append(torch.stack(answers).numpy())
@@ -112,7 +115,7 @@ def ask(
             ran[name].append(onnx.run(file, given.stored.numpy()))
     return Shifted(
         np.searchsorted(data.test.numpy(), rows.numpy()),
-        conditions,
+        tuple(asked),
         np.stack(heard) if heard else None,
         {name: np.stack(found) for name, found in said.items()},
         {name: np.stack(found) for name, found in ran.items()},
