@@ -145,6 +145,7 @@ OTHER = {
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
         "profiles": {"phone": {"memory_mb": 9}},
+        "robustness": {"rows": 9},
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
@@ -161,6 +162,7 @@ OTHER = {
     sections.Quantize: {"epochs": 1, "lr": 0.5, "calibration": 99},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     sections.Profile: {"memory_mb": 9.0, "cores": 2, "budget_ms": 3.0, "wire_bytes": 70.0, "model_mb": 0.5, "artefact": "student"},
+    sections.Robustness: {"shifts": ["noise"], "severities": [2], "rows": 9},
     sections.StudentTraining: {
         "epochs": 7,
         "steps": 11,

@@ -67,6 +67,8 @@ class Examples:
     mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
     pairs: of sentences, which of them were compared; no training sees them.
     notes: sentences about how it was read, for the report. log_mel: of audio, how its features are made.
+    sensitive: column -> (N,) str, groups of rows that should be treated alike, "" where it is not known which; beside the inputs, and no
+        part of the fingerprint: no model is asked about them.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -87,6 +89,7 @@ class Examples:
     pairs: Pairs | None = None
     notes: tuple[str, ...] = ()
     log_mel: LogMel | None = None
+    sensitive: Mapping[str, np.ndarray] = field(default_factory=dict)
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -137,7 +140,8 @@ class Examples:
                        split=None if self.split is None else self.split[rows],
                        clusters=None if self.clusters is None else self.clusters[rows],
                        items=tuple(self.items[row] for row in rows) if self.items else (),
-                       outside=None if self.outside is None else self.outside[rows])
+                       outside=None if self.outside is None else self.outside[rows],
+                       sensitive={name: groups[rows] for name, groups in self.sensitive.items()})
 
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
@@ -299,7 +303,8 @@ def without_copies(examples: Examples, split: Split) -> tuple[Split, int]:
 
 def _check(examples: Examples) -> None:
     count = len(examples.labels)
-    lengths = {"ids": len(examples.ids), "inputs": arrays.count(examples.raw)}
+    lengths = {"ids": len(examples.ids), "inputs": arrays.count(examples.raw),
+               **{f"groups by {name}": len(groups) for name, groups in examples.sensitive.items()}}
     if examples.split is not None:
         lengths["split"] = len(examples.split)
     for name, length in lengths.items():

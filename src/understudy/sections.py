@@ -339,6 +339,18 @@ class Profile(Part):
     artefact: str | None = None
 
 
+class Robustness(Part):
+    """The models asked again on test rows that are spoilt as inputs may be where the student is used.
+
+    shifts: which corruptions; auto is all that suit the kind of input. severities: of each, from 1 to 5. rows: how many test rows, at most
+    those there are, stratified by class.
+    """
+
+    shifts: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
+    severities: tuple[Annotated[int, Field(ge=1, le=5, strict=True)], ...] = Field(default=(1, 3, 5), min_length=1)
+    rows: int = Field(default=1000, ge=2)
+
+
 class Series(Part):
     """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values.
 
@@ -384,5 +396,6 @@ class Recipe(Part):
     gates: dict[str, Any] = {}
     draft: Draft | None = None
     profiles: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], Profile] = {}
+    robustness: Robustness | None = None
     series: Series | None = None
     sweep: Sweep | None = None

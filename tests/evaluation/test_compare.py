@@ -163,6 +163,15 @@ def test_holm() -> None:
     assert compare.holm([]) == []
 
 
+def test_verdicts_of_several_comparisons_pay_for_looking_often() -> None:
+    control, distilled = simulated(np.random.default_rng(13), 3, 200, 0.06, seed_sd=0.01)
+    alone, one_seed = compare.verdict(control, distilled), compare.verdict(control[:1], distilled[:1])
+    many = compare.corrected({**{str(at): alone for at in range(40)}, "one seed": one_seed})
+    assert alone.word == "helps" and alone.p_value is not None and alone.p_value > 0.05 / 40
+    assert {many[str(at)].word for at in range(40)} == {"no evidence"} and many["0"].ci95 == alone.ci95
+    assert many["0"].p_value == pytest.approx(40 * alone.p_value) and many["one seed"] == one_seed
+
+
 def test_many_arms_pool_their_seeds_and_pay_for_looking_often() -> None:
     rng = np.random.default_rng(12)
     false = 0

@@ -153,10 +153,15 @@ def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_bett
             doubt = math.fsum(v**2 / df for v, df in parts) + own.v_item**2 / (items - 1)
             own = Spread(variance, max(seeds - 1, variance**2 / doubt), v_seed, own.v_item, own.v_res)
         found[name] = _judge(float(arm.mean() - control.mean()), own, seeds, items, higher_is_better)
-    if seeds == 1:
-        return found
-    corrected = holm([one.p_value for one in found.values() if one.p_value is not None])
-    return {name: _with_p(one, p) for (name, one), p in zip(found.items(), corrected, strict=True)}
+    return corrected(found)
+
+
+def corrected(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Several verdicts with p-values after Holm: a word other than "no evidence" needs the corrected p < 0.05. Those without a p-value stay
+    as they are."""
+    tested = {name: one.p_value for name, one in found.items() if one.p_value is not None}
+    p_values = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {name: _with_p(one, p_values[name]) if name in p_values else one for name, one in found.items()}
 
 
 def alike(variances: Sequence[float], seeds: int, level: float = 0.01) -> list[bool]:
@@ -186,6 +191,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def p_value(value: float, found: Spread) -> float:
+    """Two-sided: how often a t distribution is as far from zero as this value."""
+    return 2 * float(stdtr(found.df, -abs(value) / found.standard_error))
+
+
 def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:
     """95 % interval of one model's mean, cut at the metric's bounds: (S, n) over seeds and items; (n,) is a fixed model, over items only.
 
@@ -201,11 +211,10 @@ def _judge(difference: float, found: Spread | None, seeds: int, items: int, high
     if found is None:
         return Verdict("no evidence", difference, None, None, None, None, seeds, items, ONE_SEED)
     low, high = found.interval(difference)
-    p_value = 2 * float(stdtr(found.df, -abs(difference) / found.standard_error))
     visible = (_quantile(found.df, 0.975) + _quantile(found.df, 0.80)) * found.standard_error
     better, worse = (low > 0, high < 0) if higher_is_better else (high < 0, low > 0)
     word: Word = "helps" if better else "hurts" if worse else "no evidence"
-    return Verdict(word, difference, (low, high), p_value, visible, found, seeds, items)
+    return Verdict(word, difference, (low, high), p_value(difference, found), visible, found, seeds, items)
 
 
 def _with_p(one: Verdict, p_value: float) -> Verdict:

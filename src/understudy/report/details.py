@@ -41,7 +41,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
         "noun": NOUNS[facts.task], "measures": [], "classes": [], "groups": [], "worst_slice": None, "calibration": {}, "inherited": None,
         "severity": None, "fidelity": {}, "dark_knowledge": None, "ranked": None, "temperature": [], "temperature_note": "",
         "duplicates": None,
-        "documents": None, "pairs": None, "draft": None, "own_text": {},
+        "documents": None, "pairs": None, "draft": None, "own_text": {}, "robustness": None, "gaps": None,
         "pruned": {**summary["pruned"], "sentence": unrecovered(summary)} if "pruned" in summary else None,
         **measured.sections(),
     }

@@ -78,7 +78,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details),
         strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
-        ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
+        shifts=shift_panels(details), ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
     page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
     return page if page.endswith("\n") else page + "\n"
 
@@ -151,6 +151,27 @@ def dark_knowledge(details: Mapping[str, Any]) -> dict[str, Any] | None:
             "temperature": facts["temperature"],
             "pairs": [{"true": facts["classes"][i], "like": facts["classes"][j], **{m: facts[m][i][j] for m in models}}
                       for _, i, j in pairs[:LOOKALIKES]]}
+
+
+def shift_panels(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A panel a shift, with a curve over severities of each model that was asked again; artefacts in the colour of no arm."""
+    facts = details.get("robustness")
+    if not facts:
+        return None
+    conditions, others = facts["conditions"], facts["artefacts"]
+    models = [m for m in (*MODELS, *others) if m in conditions[0]]
+    panels = []
+    for shift in facts["shifts"]:
+        places = [0, *shift["places"]]
+        curves: dict[str, list[Any]] = {}
+        for m in models:
+            if all(m in conditions[at] for at in places):
+                curve = figures.thin([conditions[at]["severity"] for at in places], [conditions[at][m]["value"] for at in places])
+                curves.setdefault(LETTER.get(m, "x"), []).append(curve)
+        panels.append({"name": shift["name"], "groups": curves, "others": others})
+    words = [f"{shift['name']}: {conditions[shift['places'][-1]]['words']} at severity {conditions[shift['places'][-1]]['severity']}"
+             for shift in facts["shifts"]]
+    return {"panels": panels, "models": models, "words": words}
 
 
 def ranked(details: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Hidden, Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
+from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Shifted, Size
 from understudy.run_folder import RunFolder
 from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
@@ -68,10 +68,12 @@ def facts_of(
     drafts: Drafts | None = None,
     unrecovered: Tensor | None = None,
     quantised: Mapping[str, Any] | None = None,
+    shifted: Shifted | None = None,
 ) -> Facts:
     """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
 
     unrecovered: (n, C) what a pruned student said of the test rows before its first step. quantised: what training with quantisation gave.
+    shifted: what the models said of spoilt rows.
     """
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
@@ -97,7 +99,7 @@ def facts_of(
         return _told(tree, lessons, arms, common, trained, drafts)
     if lessons.data.task == "embedding":
         return _similar(lessons, arms, shipped, common)
-    return _classified(tree, lessons, arms, shipped, common, unrecovered)
+    return _classified(tree, lessons, arms, shipped, common, unrecovered, shifted)
 
 
 def _classified(
@@ -107,6 +109,7 @@ def _classified(
     shipped: int,
     common: Mapping[str, Any],
     unrecovered: Tensor | None,
+    shifted: Shifted | None,
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
@@ -131,6 +134,8 @@ def _classified(
         unrecovered_test=None if unrecovered is None else unrecovered.numpy(),
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
         clusters=np.zeros(0, dtype=np.int64) if prepared.examples.clusters is None else prepared.examples.clusters[test],
+        sensitive={name: groups[test] for name, groups in prepared.examples.sensitive.items()},
+        shifted=shifted,
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
 
