@@ -27,7 +27,7 @@ check: $(VENV)/.dev lint
 	$(RUN) pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: $(VENV)/.dev
-	$(RUN) ruff check src tests benchmarks docs
+	$(RUN) ruff check src tests benchmarks docs runtime
 	$(RUN) mypy
 
 clean:

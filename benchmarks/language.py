@@ -21,7 +21,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "language.md"
 TABLES = {
-    "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more"],
+    "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more",
+                "intent_bpe_more"],
     "masked": ["distil_bert"],
     "sentences": ["static_embedding", "sentence_embedding"],
     "next_word": ["next_word"],
@@ -32,7 +33,8 @@ TABLES = {
 """Mark in the page -> the runs of its table."""
 NAMES = {
     "intent_textcnn": "`textcnn`, the recipe's", "intent_bag": "`bag` of width 48", "intent_wide": "`textcnn` of width 128, 256 filters",
-    "intent_wide_more": "the wider one, with unlabelled texts", "intent_layer": "2 layers of the teacher, width 192",
+    "intent_wide_more": "the wider one, with unlabelled texts", "intent_bpe_more": "the same, with 8,000 byte pairs",
+    "intent_layer": "2 layers of the teacher, width 192",
     "intent_textcnn_more": "`textcnn`, with unlabelled texts", "distil_bert": "3 of 6 layers", "static_embedding": "a table, 256 numbers",
     "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
     "off_policy": "the same loss on the rows alone", "draft_model": "`draft_model`"}
@@ -144,9 +146,33 @@ def block(runs: Mapping[str, Any], names: Sequence[str]) -> str:
     return table(runs, names) + ("\n" + lines if lines else "")
 
 
+def static() -> str:
+    """Static tables beside Model2Vec's, as `static_embedding.py` measured them in one run."""
+    found = newest("static_embedding")
+    lines = ["| table | numbers a token | Spearman | over Model2Vec, as it comes | over it, pooling as ours | CPU seconds |",
+             "|---|---|---|---|---|---|"]
+    for name, arm in found["arms"].items():
+        if " 256" not in name and " 64" not in name or "int8" in name or "float16" in name:
+            continue
+        what, _, width = name.rpartition(" ")
+        over = [f"{one['difference']:+.3f} [{one['ci95'][0]:+.3f}, {one['ci95'][1]:+.3f}]" if one else "–"
+                for one in (arm.get("minus Model2Vec"), arm.get("minus Model2Vec, pooling first"))]
+        made = f"{arm['cpu_seconds']:.0f}" if "cpu_seconds" in arm else "–"
+        lines.append(f"| {what} | {width} | {figure(arm['spearman'], 'spearman', arm['ci95'])} | {' | '.join(over)} | {made} |")
+    rates = found["texts_a_cpu_second"]
+    said = "Texts a CPU second, median of interleaved rounds: " + (
+        f"ours {rates['ours, freshly loaded']['median']:,}, Model2Vec {rates['Model2Vec']['median']:,}.")
+    return "\n".join(lines) + f"\n\n{said} model2vec {found['model2vec']}.\n"
+
+
+def newest(name: str) -> Any:
+    """The newest results of a benchmark."""
+    return json.loads(max((ROOT / "benchmarks" / "results").glob(f"*-{name}.json")).read_text(encoding="utf-8"))
+
+
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
-    return {mark: block(runs, names) for mark, names in TABLES.items()}
+    return {"model2vec": static(), **{mark: block(runs, names) for mark, names in TABLES.items()}}
 
 
 def put(text: str, found: Mapping[str, str]) -> str:

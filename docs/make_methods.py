@@ -102,6 +102,13 @@ MODES = {
         ("assistants",),
         layered,
     ),
+    "pruning": Mode(
+        "Pruning: a student cut out of its teacher",
+        "a trained model that is too large, and data to learn again on",
+        ("sections.Prune",),
+        ("pruned_digits",),
+        layered,
+    ),
     "data_free": Mode(
         "Data-free: the model without its data",
         "a model, and neither its data nor any like them",

@@ -202,6 +202,18 @@ def test_a_column_that_is_not_there(refused, tmp_path):
     assert "Did you mean 'y'" in refused((TABLE % "a.csv").replace("label: y", "label: yy"))
 
 
+@pytest.mark.parametrize(("overrides", "code", "word"), [
+    (("robustness={shifts: [typos]}",), 2, "unknown shift of inputs of kind table"),
+    (("robustness={severities: [6]}",), 2, "robustness.severities"),
+    (("robustness={rows: 1}",), 2, "robustness.rows"),
+    (("robustness={shifst: auto}",), 2, 'Did you mean "shifts"'),
+    (("data.sensitive=[town]",), 3, "has no column 'town'"),
+    (("data.sensitive=[z]",), 3, "'z' makes no groups"),
+    (("gates={max_group_gap_increase: 0.1}",), 2, "no data.sensitive")])  # fmt: skip
+def test_robustness_that_can_not_be_measured(refused, tmp_path, overrides, code, word):
+    assert word in refused(TABLE % csv(tmp_path), *overrides, code=code)
+
+
 def test_a_measured_value_is_no_class(refused, tmp_path):
     csv(tmp_path, line=lambda i: f"{i},{i * 0.1},{i * 0.731}")
     assert "egression" in refused(TABLE % "a.csv")

@@ -20,7 +20,7 @@ import typer
 import understudy
 from understudy import cli, errors, kinds, recipe, sections
 from understudy.errors import RecipeError
-from understudy.evaluation import claims, metrics
+from understudy.evaluation import claims, metrics, shift
 from understudy.selftest.examine import CHECKS, NO_ANSWER
 from understudy.store.schema import Header
 from understudy.store.writer import POINTS
@@ -310,6 +310,15 @@ def test_words_of_the_recipe():
         assert f"`{word}`" in text, word
 
 
+def test_the_table_of_shifts_is_that_of_the_code():
+    """Prevents: a severity changes, and the page goes on naming the old one."""
+    rows = [[row[0].strip("`"), row[1].strip("`"), [float(level) for level in row[2].split(", ")]]
+            for row in table(DOCS / "robustness.md", "shifts")]
+    assert rows == [[kind, name, list(one.levels)] for kind, named in shift.SHIFTS.items() for name, one in named.items()]
+    listed = next(row[3] for row in table(DOCS / "recipe.md", "fields: Robustness") if row[0] == "`shifts`")
+    assert set(SPAN.findall(listed)) == {name for named in shift.SHIFTS.values() for name in named}
+
+
 # --- the other pages
 
 
@@ -346,7 +355,10 @@ def test_json_and_python_are_whole(page):
             assert doctest.DocTestRunner().run(test).failed == 0
             continue
         for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("understudy"):
+            if isinstance(node, ast.ImportFrom) and node.module == "understudy_runtime":  # of the other distribution, and not installed
+                offered = (ROOT / "runtime" / "src" / "understudy_runtime" / "__init__.py").read_text(encoding="utf-8")
+                assert all(f'"{alias.name}"' in offered for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("understudy"):
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), alias.name

@@ -9,7 +9,7 @@ import understudy
 
 LEVELS = [
     {"errors", "atomic", "randomness", "events"},
-    {"divergence", "records", "columns", "disk", "readers", "threads", "tokens", "model_folder"},
+    {"divergence", "records", "columns", "disk", "readers", "sound", "threads", "tokens", "model_folder"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
     {"alignment", "_fused_job"},
     {"architecture", "objective", "data", "answer", "fused"},
@@ -18,7 +18,8 @@ LEVELS = [
     {"teachers"},
     {"evaluation", "runtimes"},
     {"training"},
-    {"selftest", "compress", "export", "rights"},
+    {"compress"},  # below export, whose int8 format it makes
+    {"selftest", "export", "rights"},
     {"report"},
     {"sections"}, {"completion"}, {"recipe"},
     {"run_folder"},

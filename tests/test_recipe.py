@@ -140,10 +140,12 @@ OTHER = {
         "metric": "macro_f1",
         "metric_weights": {"3": 2.0},
         "store": {"keep": "topk"},
+        "compress": {"quantize": {"epochs": 1}},
         "export": ["onnx"],
         "gates": {"min_kept": 0.5},
         "draft": {"prompts": 9},
         "profiles": {"phone": {"memory_mb": 9}},
+        "robustness": {"rows": 9},
         "series": {"key": "training.epochs", "values": [1, 2]},
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
@@ -156,8 +158,11 @@ OTHER = {
     sections.Generator: {
         "latent": 5, "width": 7, "lr": 0.5, "one_hot": 0.5, "activation": 0.5, "information": 0.5, "statistics": 0.5, "adversarial": 0.5},
     sections.Rollouts: {"share": 0.25, "after": 0.5, "prompt": 5, "tokens": 7, "temperature": 0.5, "reuse": 3},
+    sections.Compress: {"quantize": {"epochs": 1}},
+    sections.Quantize: {"epochs": 1, "lr": 0.5, "calibration": 99},
     sections.Draft: {"prompts": 9, "prompt": 5, "tokens": 7, "ahead": 2},
     sections.Profile: {"memory_mb": 9.0, "cores": 2, "budget_ms": 3.0, "wire_bytes": 70.0, "model_mb": 0.5, "artefact": "student"},
+    sections.Robustness: {"shifts": ["noise"], "severities": [2], "rows": 9},
     sections.StudentTraining: {
         "epochs": 7,
         "steps": 11,
@@ -193,11 +198,12 @@ OTHER = {
     sections.FromTeacher: {"layers": [0, 2], "width": 8, "heads": 2, "inner": 4, "static": 4, "prune": {"share": 0.5}},
     sections.Prune: {"share": 0.5, "parameters": 0.5, "macs": 0.5, "importance": "taylor", "iterations": 2, "keep": ["conv1"], "depth": 8},
     sections.Store: {"keep": "topk", "token_bytes": 99, "dtype": "float16", "k": 3, "features": "int8", "limit_gb": 0.5},
-    sections.Series: {"key": "training.lr", "values": [0.1, 0.2]},
+    sections.Series: {"key": "training.lr", "values": [0.1, 0.2], "folds": True},
     sections.Sweep: {"method": "random", "over": {"training.lr": [0.1, 0.2]}, "trials": 3, "eta": 2, "seeds": 5},
 }
 WHERE = {
     sections.Data: "data",
+    sections.Compress: "compress",
     sections.Split: "data__split",
     sections.Augment: "data__augment",
     sections.Transfer: "data__transfer",

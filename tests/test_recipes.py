@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from understudy import comparison, pipeline, recipe
@@ -61,6 +63,8 @@ TOY = {
                     "teacher.train.lr=1e-2", "teacher.train.batch_size=8", "teacher.train.precision=float32", "training.batch_size=8",
                     "student.from_teacher.layers=1"],
     "pruned_digits": [*QUICK, "teacher.train.epochs=3", "teacher.model.width=8"],
+    "spoken_digits": ["teacher.train.epochs=12", "teacher.train.batch_size=16", "training.epochs=1", "training.seeds=2",
+                      "data.augment.views=1", "export=[safetensors]", "series.values=[[ann], [bob]]"],
     "class_subsets": [*QUICK, *(f"teacher.{member}.{setting}" for member in (0, 1) for setting in ("train.epochs=12", "model.width=8"))],
 }
 PLACES = {"hinton": "mnist", "adult": "adult/adult.csv.gz", "cifar10": "cifar10"}
@@ -78,6 +82,18 @@ def intents(folder: Path) -> Path:
     path = folder / "data_full.json.gz"
     path.write_bytes(gzip.compress(json.dumps(parts).encode()))
     return path
+
+
+def recordings(folder: Path) -> Path:
+    """Tones of four pitches, each from three "speakers" ten times."""
+    folder.mkdir()
+    for pitch in range(4):
+        for at in range(30):
+            tone = np.sin(np.arange(2400) * (0.1 + 0.4 * pitch) + at) + np.random.default_rng(at).normal(0, 0.1, 2400)
+            with wave.open(str(folder / f"{pitch}_{('ann', 'bob', 'cid')[at % 3]}_{at}.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes((tone * 8000).astype("<i2").tobytes())
+    return folder
 
 
 def test_no_recipe_is_left_out():
@@ -99,6 +115,8 @@ def test_runs_to_its_report(name, tmp_path, request):
         overrides.append(f"data.path={folder / place}")
         if name == "cifar10_resnet":
             overrides.append(f"teacher.weights={folder / 'cifar10_resnets' / 'resnet56-cifar10.safetensors'}")
+    if name == "spoken_digits":
+        overrides.append(f"data.path={recordings(tmp_path / 'recordings')}")
     if name == "intent_classifier":
         encoder = request.getfixturevalue("folders").encoder(tmp_path / "encoder")
         overrides += [f"data.path={intents(tmp_path)}", f"teacher.model.path={encoder}"]
@@ -117,7 +135,8 @@ def test_runs_to_its_report(name, tmp_path, request):
     options = pipeline.Options(runs=tmp_path)
     if wanted.series is not None:
         series = pipeline.run_series(wanted, options=options, given=Given())
-        assert [row["value"] for row in series.found["rows"]] == [0.1, 1.0]
+        assert [row["value"] for row in series.found["rows"]] == list(wanted.series.values)
+        assert ("folds" in series.found) == wanted.series.folds
         assert (series.path / "series.svg").read_text(encoding="utf-8").count("<svg") == 1
         return
     if wanted.sweep is not None:

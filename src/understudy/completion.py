@@ -49,6 +49,7 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
         raise RecipeError(kinds.unknown("metric", recipe.metric, ("auto", *metrics.NAMES), where(("metric",))))
     gates = {name: want for name, want in recipe.gates.items() if want is not None}
     claims.check_gates(gates, f"{where(('gates',))}: gates")
+    _unmeasured(gates, recipe, where)
     if isinstance(recipe.teacher_weights, tuple):
         from understudy.teachers.ensemble import check_weights  # imports torch
 
@@ -68,6 +69,24 @@ def complete(recipe: Recipe, where: Where) -> Recipe:
             "export": exports,
         }
     )
+
+
+def _unmeasured(gates: Mapping[str, Any], recipe: Recipe, where: Where) -> None:
+    """RecipeError for a gate on what the recipe does not ask to be measured."""
+    grouped = recipe.data.kind == GIVEN or recipe.data.options.get("sensitive")
+    asked = {"robustness": recipe.robustness is not None, "data.sensitive": grouped}
+    for name in gates:
+        section = claims.NEEDS.get(name.partition("_")[2])
+        if section is not None and not asked[section]:
+            raise RecipeError(
+                four_parts(
+                    f"{where(('gates', name))}: {name} is not measured by this recipe",
+                    got=f"no {section}",
+                    expected=section,
+                    otherwise="The gate would fail at the end of every run",
+                    do=f"Add {section}, or remove the gate",
+                )
+            )
 
 
 def _teacher(teacher: Teacher, path: tuple[Any, ...], seed: int, where: Where) -> Teacher:

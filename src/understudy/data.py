@@ -21,6 +21,7 @@ from understudy.columns import Column
 from understudy.disk import Texts
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import KINDS, Preprocess
+from understudy.preprocess.audio import LogMel
 from understudy.randomness import key
 
 SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -55,7 +56,7 @@ class Examples:
 
     ids: (N,) str, unique, the same on every load: the key under which a store keeps what the teacher said of a row.
     raw: images (N, H, W) or (N, H, W, C) uint8 (or float32); vectors (N, D) float; texts (N,) object of str, or on disk (`disk.Texts`);
-        table: column -> (N,) float64 (NaN missing) or object of str ("" missing).
+        table: column -> (N,) float64 (NaN missing) or object of str ("" missing); audio: waveforms (N, T) float32 in -1..1.
     labels: (N,) int64, -1 is unlabelled. classes: names in label order, as they were written.
     split: (N,) "train", "validation", "test" or "" (not said); None where the source says nothing.
     groups: class -> group of classes, may be empty. columns: how a table's columns were understood, also those that are not used.
@@ -65,6 +66,9 @@ class Examples:
         others is measured; None: no such rows.
     mask: of passages, the share of tokens that are hidden, for a model to say which they were; None: it says what comes next.
     pairs: of sentences, which of them were compared; no training sees them.
+    notes: sentences about how it was read, for the report. log_mel: of audio, how its features are made.
+    sensitive: column -> (N,) str, groups of rows that should be treated alike, "" where it is not known which; beside the inputs, and no
+        part of the fingerprint: no model is asked about them.
     maximum: of images, the value of white. mean, std: of images, what to standardise by where white is 1; None: the training rows' own.
 
     Raises DataError where these do not fit together.
@@ -83,6 +87,9 @@ class Examples:
     outside: np.ndarray | None = None
     mask: float | None = None
     pairs: Pairs | None = None
+    notes: tuple[str, ...] = ()
+    log_mel: LogMel | None = None
+    sensitive: Mapping[str, np.ndarray] = field(default_factory=dict)
     maximum: float = 255.0
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -133,11 +140,13 @@ class Examples:
                        split=None if self.split is None else self.split[rows],
                        clusters=None if self.clusters is None else self.clusters[rows],
                        items=tuple(self.items[row] for row in rows) if self.items else (),
-                       outside=None if self.outside is None else self.outside[rows])
+                       outside=None if self.outside is None else self.outside[rows],
+                       sensitive={name: groups[rows] for name, groups in self.sensitive.items()})
 
     def fit_preprocess(self, rows: np.ndarray, **options: Any) -> Preprocess:
         """The preprocess of this data, its statistics from `rows` (the training rows) alone. options: tokenizer and length of texts."""
-        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std, "mask": self.mask}
+        own = {"maximum": self.maximum if self.kind == "image" else None, "mean": self.mean, "std": self.std, "mask": self.mask,
+               "log_mel": self.log_mel}
         kind = "text" if self.kind == "sentences" else self.kind
         return Preprocess.fit(kind, _rows(self.raw, rows), **own, **options)
 
@@ -258,9 +267,15 @@ def split(examples: Examples, validation: float, test: float | None, seed: int) 
         if len(parts[name]):
             made.append(f"{name} as the data gives it")
         elif share:
-            together = "whole documents" if examples.kind == "passages" else "with all that pairs connect"
+            together = {"passages": "whole documents", "sentences": "with all that pairs connect"}.get(examples.kind, "whole groups")
             draw, how = (_stratified, "stratified by label") if examples.clusters is None else (_clustered, together)
             parts[name] = draw(pool, examples, int(total * share + 0.5), key(seed, "split", name))
+            if not len(parts[name]) and examples.clusters is not None and examples.kind not in UNCLASSED:
+                smallest = int(np.unique(examples.clusters[pool], return_counts=True)[1].min())
+                raise RecipeError(four_parts(
+                    f"no whole group is as small as split.{name}", got=f"{share:g} of {total} rows",
+                    expected=f"a share that a group comes near, about {smallest / total:.2f}; or 0 for validation",
+                    otherwise=f"There would be no {name} rows, and nobody would be told", do=f"Raise split.{name}, or leave it out"))
             pool = np.setdiff1d(pool, parts[name], assume_unique=True)
             made.append(f"{name} {share:g} of {total} labelled rows, {how}, seed {seed}")
         else:
@@ -288,7 +303,8 @@ def without_copies(examples: Examples, split: Split) -> tuple[Split, int]:
 
 def _check(examples: Examples) -> None:
     count = len(examples.labels)
-    lengths = {"ids": len(examples.ids), "inputs": arrays.count(examples.raw)}
+    lengths = {"ids": len(examples.ids), "inputs": arrays.count(examples.raw),
+               **{f"groups by {name}": len(groups) for name, groups in examples.sensitive.items()}}
     if examples.split is not None:
         lengths["split"] = len(examples.split)
     for name, length in lengths.items():

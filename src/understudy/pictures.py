@@ -19,6 +19,9 @@ def thumbnails(examples: Examples, rows: np.ndarray) -> Callable[[int], bytes | 
     """A function from a position in `rows` to PNG bytes, or to text."""
     if examples.kind == "image":
         return lambda position: picture(np.asarray(examples.raw)[rows[position]], examples.maximum)
+    features = examples.log_mel
+    if features is not None:
+        return lambda position: spectrogram(features.of(np.asarray(examples.raw)[rows[position]]))
     return lambda position: line(examples.raw, int(rows[position]))
 
 
@@ -36,6 +39,12 @@ def picture(raw: np.ndarray, maximum: float = 255.0) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def spectrogram(found: np.ndarray) -> bytes:
+    """PNG of (bands, frames): high pitch on top, loud is white."""
+    low, high = found.min(), found.max()
+    return picture((found[::-1] - low) * (255.0 / max(high - low, 1e-12)))
 
 
 def line(raw: Raw, row: int) -> str:

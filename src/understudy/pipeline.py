@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from understudy.run_folder import RunFolder
 from understudy.selftest.subject import Check
 from understudy.stages import (
     arms,
+    aware,
     check,
     derive,
     draft,
@@ -39,6 +41,7 @@ from understudy.stages import (
     record,
     series,
     settle,
+    shifts,
     speed,
     teach,
 )
@@ -74,8 +77,9 @@ class Run:
     @property
     def remarks(self) -> list[str]:
         """What else a person should read at once, a sentence each."""
+        told = (self.details[name] for name in ("draft", "robustness", "gaps"))
         pruned = self.details["pruned"]
-        return [*(self.details["draft"] or {}).get("sentences", []), *([pruned["sentence"]] if pruned else [])]
+        return [*(sentence for one in told if one for sentence in one["sentences"]), *([pruned["sentence"]] if pruned else [])]
 
     @property
     def student(self) -> Any:
@@ -156,16 +160,24 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         wanted = arms.arms_of(job, found.objectives, found.teacher, found.identity)
         try:
             students = stage("train", lambda: arms.train_arms(job, wanted, cache, folder, on_event, cancel, options.checkpoint_seconds))
+            shipped = finish.shipped_seed(tree, students["distilled"])
+            module = finish.shipped_module(tree, found.data, given, folder, shipped)
+            begin = aware.Start(job, wanted, module, shipped, cache, options.checkpoint_seconds) if tree["compress"]["quantize"] else None
+            rounding = stage("quantise", lambda: aware.train(begin, on_event, cancel)) if begin else None
         finally:
             found.release()
         folder.write_metrics([*teacher.rows, *(row for arm in students.values() for row in arm.rows)])
 
         data = found.data
-        shipped = finish.shipped_seed(tree, students["distilled"])
-        module = finish.shipped_module(tree, data, given, folder, shipped)
         student = finish.ship(tree, data, module, folder, shipped, "")
-        exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event))
+        if rounding:
+            finish.ship(tree, data, rounding.module, folder, shipped, "", "aware", rounding.extra)
+        exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event, rounding.module if rounding else None))
         latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
+        trained = partial(finish.trained_module, tree, data, given, folder)
+        shifted = None
+        if tree["robustness"]:
+            shifted = stage("shift", lambda: shifts.ask(tree, found, students, trained, exports, folder.path, on_event, cancel))
         drafts = stage("draft", lambda: _drafts(begun, found, students, on_event, cancel)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
         facts = finish.facts_of(
@@ -176,9 +188,11 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             about,
             exports,
             latency,
-            lambda arm, seed: finish.trained_module(tree, data, given, folder, arm, seed),
+            trained,
             drafts,
             prune.unrecovered(tree, data, given),
+            rounding.table if rounding else None,
+            shifted,
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
@@ -253,7 +267,7 @@ def run_series(
     for member in recipes.members(recipe):
         on_event(Event("series", "note", member.name))
         found.append(_run(member, on_event, cancel, given, inner))
-    rows = series.table(recipe.series.key, recipe.series.values, [one.summary for one in found])
+    rows = series.table(recipe.series.key, recipe.series.values, [one.summary for one in found], recipe.series.folds)
     plot = series.write(folder, rows)
     missed = [f"{one.path.name}: {text}" for one in found if (text := _missed(one))]
     if missed:

@@ -1,6 +1,6 @@
 """Files as they come from outside -> numpy arrays or columns of text: gz or not, images, delimited text, Parquet, .npy.
 
-Needs numpy and pillow only (Parquet needs pyarrow, imported where it is used). Nothing that is read is executed or unpickled.
+Needs numpy only; images need pillow and Parquet needs pyarrow, imported where they are used. Nothing that is read is executed or unpickled.
 Every reader raises DataError naming the file, and the line or byte where that is known.
 """
 
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
@@ -63,6 +62,7 @@ def refuse_twice(files: Mapping[str, str | os.PathLike[str] | None]) -> None:
 
 def image(path: str | os.PathLike[str]) -> np.ndarray:
     """(H, W) uint8 of a greyscale image, (H, W, 3) uint8 of any other; turned as its EXIF orientation says, alpha dropped."""
+    Image, ImageOps = _pillow()
     try:
         with Image.open(path) as opened:
             turned = ImageOps.exif_transpose(opened)
@@ -87,6 +87,7 @@ def resized(pixels: np.ndarray, size: tuple[int, int], channels: int) -> np.ndar
     """(H, W) or (H, W, 3) uint8 at `size` = (H, W): colours first, then bilinear with anti-aliasing, so that every caller agrees."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
+    Image, _ = _pillow()
     wanted = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     if wanted.size != (size[1], size[0]):
         wanted = wanted.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -150,9 +151,11 @@ def delimited(path: str | os.PathLike[str], *, delimiter: str | None = None, hea
 
 def parquet(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Columns of a Parquet file: numbers as float64 with NaN for nulls, anything else as lists of str with "" for nulls."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise lacking("pyarrow", "Parquet files") from None
     try:
         table = pq.read_table(io.BytesIO(contents(path)))
     except (pa.ArrowException, OSError) as error:
@@ -239,6 +242,21 @@ def not_utf8(path: str | os.PathLike[str], line: int, error: UnicodeDecodeError)
     return DataError(four_parts(
         f'"{path}", line {line}: not UTF-8 text', got=f"byte 0x{error.object[error.start]:02x} at {error.start}", expected="UTF-8",
         otherwise="Names and categories would be garbled", do="Convert it: iconv -f latin1 -t utf-8"))
+
+
+def lacking(package: str, what: str) -> RecipeError:
+    """The error for what can't be read without a package that is not installed."""
+    return RecipeError(four_parts(f"{what} need {package}", got="it is not installed", expected=f"pip install {package}",
+                                  otherwise="They could not be read", do="Install it"))
+
+
+def _pillow() -> tuple[Any, Any]:
+    """Its modules Image and ImageOps."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise lacking("pillow", "image files, and images of another size,") from None
+    return Image, ImageOps
 
 
 def _rows(path: str | os.PathLike[str], text: str, delimiter: str, quotes: bool) -> tuple[list[list[str]], list[int]]:

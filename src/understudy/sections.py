@@ -291,6 +291,25 @@ class Store(Part):
     limit_gb: float = Field(default=8.0, gt=0)
 
 
+class Quantize(Part):
+    """Training on, after the arms, with the rounding of the int8 file that `export: onnx_int8` makes: the shipped student, with its teacher
+    and objectives, and a twin on the labels alone.
+
+    epochs, lr: of this training, with AdamW and a cosine; the rest is as in `training`, in float32. calibration: training rows, at most,
+    that the ranges of activations begin with.
+    """
+
+    epochs: float = Field(default=3, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
+    calibration: int = Field(default=512, ge=64)
+
+
+class Compress(Part):
+    """What makes the shipped student smaller, after training. quantize: None is no training for int8."""
+
+    quantize: Quantize | None = None
+
+
 class Draft(Part):
     """The shipped student as a draft for its teacher: greedy speculative decoding of test texts, which must give the teacher's own words.
 
@@ -320,11 +339,27 @@ class Profile(Part):
     artefact: str | None = None
 
 
+class Robustness(Part):
+    """The models asked again on test rows that are spoilt as inputs may be where the student is used.
+
+    shifts: which corruptions; auto is all that suit the kind of input. severities: of each, from 1 to 5. rows: how many test rows, at most
+    those there are, stratified by class.
+    """
+
+    shifts: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
+    severities: tuple[Annotated[int, Field(ge=1, le=5, strict=True)], ...] = Field(default=(1, 3, 5), min_length=1)
+    rows: int = Field(default=1000, ge=2)
+
+
 class Series(Part):
-    """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values."""
+    """The same recipe at several values of one dotted key: a run each, and one plot of control and distilled over the values.
+
+    folds: each value holds other rows back for the test (a speaker, a year), so that there is a verdict over all, a fold being one item.
+    """
 
     key: str
     values: tuple[Any, ...] = Field(min_length=2)
+    folds: bool = False
 
 
 class Sweep(Part):
@@ -356,9 +391,11 @@ class Recipe(Part):
     metric: str = "auto"
     metric_weights: dict[str, float] = {}
     store: Store = Store()
+    compress: Compress = Compress()
     export: tuple[str | dict[str, Any], ...] = ("safetensors",)
     gates: dict[str, Any] = {}
     draft: Draft | None = None
     profiles: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], Profile] = {}
+    robustness: Robustness | None = None
     series: Series | None = None
     sweep: Sweep | None = None

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import struct
+import wave
 
 import numpy as np
 import pytest
@@ -57,8 +58,19 @@ def _pairs(folder):
     return {"path": str(folder / "a.csv"), "unlabelled_path": str(folder / "more.txt")}
 
 
-SAMPLES = {"builtin": lambda folder: {"name": "iris"}, "corpus": _corpus, "idx": _idx, "images": _images, "pairs": _pairs, "table": _table,
-           "text": _text}
+def _audio(folder):
+    for i, label in enumerate(LABELS):
+        said = np.random.default_rng(i).integers(-9000, 9000, 900 + 10 * i).astype("<i2")
+        with wave.open(str(folder / f"{label}_{'abc'[i // 20]}_{i}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(said.tobytes())
+    return {"path": str(folder), "files": "{label}_{group}_*.wav", "test_groups": ["b"], "seconds": 0.15, "bands": 10}
+
+
+SAMPLES = {"audio": _audio, "builtin": lambda folder: {"name": "iris"}, "corpus": _corpus, "idx": _idx, "images": _images,
+           "pairs": _pairs, "table": _table, "text": _text}
 """kind -> a function that makes a small data set of it and gives its options."""
 
 
@@ -108,7 +120,7 @@ def test_examples_are_whole(dataset):
     assert count and len(set(found.ids.tolist())) == count and found.ids.dtype.kind == "U" and "" not in found.ids
     assert found.labels.dtype == np.int64 and found.labels.min() >= -1 and found.labels.max() < len(found.classes)
     assert all(isinstance(name, str) for name in found.classes) and len(set(found.classes)) == len(found.classes)
-    assert found.kind in ("image", "vector", "table", "text", "passages", "sentences") and set(found.groups) <= set(found.classes)
+    assert found.kind in ("image", "vector", "table", "text", "passages", "sentences", "audio") and set(found.groups) <= set(found.classes)
     assert found.split is None or set(found.split) <= {"train", "validation", "test", ""}
     assert len(set(found.keys.tolist())) == count and found.keys.dtype == np.int64
     if found.kind == "table":
@@ -121,7 +133,8 @@ def test_examples_are_whole(dataset):
 
 def test_preprocess_is_fitted_on_training_rows_and_survives_json(dataset):
     found = dataset.load()
-    parts = data.split(found, 0.1, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
+    validation = 0.5 if found.kind == "audio" else 0.1  # one group of two
+    parts = data.split(found, validation, None if found.split is not None and (found.split == "test").any() else 0.3, 0)
     preprocess = found.fit_preprocess(parts.train, **reading(found))
     encoded = preprocess.encode(found.raw)
     expected = {"image": np.uint8, "text": np.int32, "passages": np.int32, "sentences": np.int32}.get(found.kind, np.float32)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     """(folder, module, probe): a small saved student, and rows whose labels are its own answers."""
-    raw = np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8)
+    raw = np.random.default_rng(0).integers(0, 256, (700, 8, 8), dtype=np.uint8)
     preprocess = Preprocess.fit("image", raw)
     torch.manual_seed(0)
     module = kinds.configure("models", "mlp", {"hidden": [16]}).build(preprocess.shape, 4).eval()
@@ -39,7 +39,8 @@ def classifier(tmp_path_factory):
     artefact.save(folder, module, model={"arch": "mlp", "hidden": [16]}, shape=preprocess.shape, classes=list("abcd"),
                   preprocess=preprocess.to_dict(), card="# card")
     encoded = preprocess.encode(raw)
-    return folder, module, Probe(encoded, artefact.module_logits(module, preprocess, encoded).argmax(-1), lambda: encoded[:64])
+    held_out = encoded[:600]
+    return folder, module, Probe(held_out, artefact.module_logits(module, preprocess, held_out).argmax(-1), lambda: encoded[600:])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_the_artefact_agrees_and_says_how_well(name, student, tmp_path):
     folder, module, probe = student
     before = contents(folder)
     found = kinds.configure("export", name, {}).export(folder, tmp_path / "out", probe, module)
-    assert set(found) == {"path", "bytes", "parity"} and set(found["parity"]) >= {"max_abs", "argmax_agreement", "rows"}
+    assert set(found) >= {"path", "bytes", "parity"} and set(found["parity"]) >= {"max_abs", "argmax_agreement", "rows"}
     assert found["parity"]["rows"] >= 256 and found["parity"]["argmax_agreement"] >= (0.99 if name in ROUNDED else 0.999)
     assert found["parity"]["max_abs"] <= 1e-4 or name in ROUNDED
     assert found["bytes"] > 0 and str(found["path"]).startswith(str(tmp_path / "out"))

@@ -100,6 +100,23 @@ def test_types_groups_classes_and_limit(csv):
     assert len(found) == 25 and list(found.raw) == ["age"] and found.labels[0] == 1
 
 
+def test_sensitive_columns_stand_beside_the_inputs(csv):
+    """Prevents: a column is compared by other rows' groups, or comparing it changes what models learn from."""
+    plain = Dataset(str(csv), "member").load()
+    found = Dataset(str(csv), "member", sensitive=("city", "age")).load()
+    assert found.sensitive["city"][:4].tolist() == ["Rome", "Oslo", "", "Rome"] and found.sensitive["age"][:2].tolist() == ["20", "21"]
+    assert list(found.raw) == list(plain.raw) and found.fingerprint == plain.fingerprint, "it stays an input, and nothing is asked anew"
+    dropped = Dataset(str(csv), "member", sensitive=("city",), types={"city": "drop"}).load()
+    assert list(dropped.raw) == ["age"] and dropped.sensitive["city"].tolist() == found.sensitive["city"].tolist()
+    assert found.subset(np.array([3, 1])).sensitive["city"].tolist() == ["Rome", "Oslo"]
+
+
+@pytest.mark.parametrize("column, message", [("town", "no column 'town'"), ("when", "makes no groups"), ("member", "no column 'member'")])
+def test_sensitive_columns_that_are_no_groups_are_refused(csv, column, message):
+    with pytest.raises(DataError, match=message):
+        Dataset(str(csv), "member", sensitive=(column,)).load()
+
+
 @pytest.mark.parametrize("text, options, message", [
     (CSV + "r40,1,Rome\n", {}, "line 42: ragged row: got 3 fields, expected 5"),
     (CSV, {"label": "membr"}, "no column 'membr'.*Did you mean 'member'"),

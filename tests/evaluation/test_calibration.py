@@ -59,3 +59,36 @@ def test_nll_and_brier_are_scikit_learns() -> None:
     two, answers = log_probs[:, :2] - np.logaddexp(log_probs[:, 0], log_probs[:, 1])[:, None], labels % 2
     assert calibration.brier(two, answers) == pytest.approx(2 * brier_score_loss(answers, np.exp(two[:, 1])))
     assert calibration.brier(np.stack([two, two]), answers) == pytest.approx(calibration.brier(two, answers))
+
+
+def test_the_temperature_of_answers_that_were_made_too_sure_is_found() -> None:
+    """Labels drawn from the model's own probabilities, its logits then multiplied by 3: dividing by 3 is right."""
+    rng = np.random.default_rng(1)
+    true = log_softmax(1.5 * rng.normal(size=(4000, 3)))
+    labels = (np.exp(true).cumsum(1) < rng.random((4000, 1))).sum(1)
+    assert calibration.temperature(true, labels) == pytest.approx(1.0, rel=0.06)
+    sure = log_softmax(3 * true)
+    found = calibration.temperature(sure, labels)
+    assert found == pytest.approx(3 * calibration.temperature(true, labels), rel=1e-6)
+    cooled = calibration.scaled(sure, found)
+    assert calibration.ece(cooled, labels) < 0.25 * calibration.ece(sure, labels)
+    assert np.array_equal(cooled.argmax(1), sure.argmax(1))
+
+
+def test_no_other_temperature_has_a_smaller_nll() -> None:
+    rng = np.random.default_rng(2)
+    log_probs, labels = log_softmax(rng.normal(size=(300, 5))), rng.integers(5, size=300)
+    log_probs[np.arange(0, 300, 2), labels[::2]] += 2
+    log_probs = log_softmax(log_probs)
+    best = calibration.temperature(log_probs, labels)
+    tried = (0.3, 0.8 * best, 0.99 * best, 1.01 * best, 1.2 * best, 5.0)
+    others = [calibration.nll(calibration.scaled(log_probs, t), labels) for t in tried]
+    assert calibration.nll(calibration.scaled(log_probs, best), labels) <= min(others)
+
+
+def test_temperatures_end_where_nothing_is_ever_wrong_or_the_answers_say_nothing() -> None:
+    labels = np.array([0, 1, 1])
+    assert calibration.temperature(log_softmax(np.eye(2)[labels]), labels) == pytest.approx(1 / calibration.HOTTEST, rel=1e-6)
+    assert calibration.temperature(log_softmax(np.eye(2)[1 - labels]), labels) == pytest.approx(calibration.HOTTEST, rel=1e-6)
+    certain = np.array([[0.0, -np.inf], [-np.inf, 0.0], [-np.inf, 0.0]])
+    assert np.isfinite(calibration.temperature(certain, labels)) and np.isfinite(calibration.scaled(certain, 3.0)).all()

@@ -69,7 +69,7 @@ def test_no_format_of_a_writer_holds_its_teacher(toy, tmp_path):
     run = toy.run(
         f"data={{kind: corpus, path: '{tmp_path / 'texts'}', passage: 160, split: {{validation: 0.1, test: 0.3}}}}",
         "teacher={kind: local, model: {arch: decoder, width: 16, layers: 2, heads: 2}, rights: {terms: own}}",
-        "teacher.train={epochs: 12, batch_size: 8, lr: 1e-2}",
+        "teacher.train={epochs: 60, batch_size: 8, lr: 5e-3}",
         "student={model: {arch: decoder, width: 8, layers: 1, heads: 2}, tokenizer: {kind: bpe, size: 300}}",
         "objective=[{kind: sequence.ForwardKL}]", "training={steps: 4, batch_size: 4, seeds: 1}", "store={keep: live}",
         "metric=bits_per_byte", f"export=[{', '.join(wanted)}]")

@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latency": {"latency": Latency([4.0, 4.2, 4.1], [1.0, 1.0, 1.1], "batch 1, one thread")},
     "a class without test rows": {"classes": ("a", "b", "c"), "shares": (0.5, 0.5, 0.0), "n": 30, "m": 20},
     "tiny": {"n": 4, "m": 4},
+    "speakers": {"clusters": np.arange(240) % 5},
+    "one speaker": {"clusters": np.zeros(240, dtype=np.int64)},
 }
 
 
@@ -308,3 +310,14 @@ def test_the_verdict_line_reads_well() -> None:
         "keeps 98.1 % of the teacher with 3.3 % of its parameters; worst class=8?[31m?: 91.0 % (teacher 96.0 %)")
     summary["arms"]["distilled"]["verdict"] = "no evidence"  # type: ignore[index]
     assert "smallest visible effect 1.5 points" in verdict_line(summary)
+
+
+def test_recordings_of_one_speaker_count_as_one(plain: Classification) -> None:
+    """Prevents: five voices judged as if they were 240; the figures themselves stay, and one voice alone is said to be one."""
+    rows, (voices, details) = summarise(plain)[0], summarise(replace(plain, clusters=np.arange(240) % 5))
+    for arm in ("control", "distilled"):
+        assert voices["arms"][arm]["mean"] == pytest.approx(rows["arms"][arm]["mean"])
+    assert voices["examples"] == 240 and details["verdict"]["items"] == 5
+    assert any("240 test rows are of 5 groups" in note for note in details["notes"])
+    alone, said = summarise(replace(plain, clusters=np.zeros(240, dtype=np.int64)))
+    assert alone == rows and any("All test rows are of one group" in note for note in said["notes"])

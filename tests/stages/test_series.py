@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 
 from understudy.stages import series
@@ -49,3 +50,36 @@ def test_a_hostile_value_is_only_text(tmp_path):
     found = series.table("data.transfer.omit", [["<script>"], ["$x"]], [summary(0.5), summary(0.6)])
     tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(series.plot(found)).iter()}
     assert "script" not in tags
+
+
+def folded(seeds=3, folds=4, gain=0.05, apart=0.0):
+    """Summaries of folds: control around 0.7, distilled `gain` above it, and by another `apart` in each."""
+    rng = np.random.default_rng(0)
+    found = []
+    for fold in range(folds):
+        control = 0.7 + 0.02 * fold + rng.normal(0, 0.002, seeds)
+        arms = {"control": {"seeds": control.tolist()}, "distilled": {"seeds": (control + gain + apart * (fold - 1.5)).tolist()}}
+        found.append({"metric": "accuracy", "higher_is_better": True, "examples": 500, "teacher": {"value": 0.9}, "arms": arms})
+    return found
+
+
+def test_folds_are_the_items_of_the_verdict_over_all():
+    """The mean over folds, and an interval that knows how much folds differ."""
+    found = series.over_folds(folded())
+    assert found["verdict"] == "helps" and found["count"] == 4 and found["examples"] == 2000
+    assert found["difference"]["value"] == pytest.approx(0.05) and found["teacher"] == pytest.approx(0.9)
+    assert found["distilled"]["retention"]["value"] == pytest.approx(found["distilled"]["mean"] / 0.9)
+    wide = series.over_folds(folded(apart=0.08))
+    assert wide["difference"]["value"] == pytest.approx(0.05) and wide["verdict"] == "no evidence"
+    said = series.sentence({"metric": "accuracy", "folds": found})
+    assert said.startswith("helps over 4 folds: accuracy 0.7") and "95 % interval +0.0" in said
+
+
+def test_one_seed_has_no_interval_over_folds_and_no_control_no_verdict():
+    found = series.over_folds(folded(seeds=1))
+    assert found["difference"]["ci95"] is None and "95 %" not in series.sentence({"metric": "accuracy", "folds": found})
+    alone = folded()
+    for one in alone:
+        del one["arms"]["control"]
+    found = series.over_folds(alone)
+    assert "verdict" not in found and series.sentence({"metric": "accuracy", "folds": found}).startswith("over 4 folds")

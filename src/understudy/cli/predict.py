@@ -18,7 +18,7 @@ app = typer.Typer(rich_markup_mode=None)
 def predict(
     student: Path = typer.Argument(help="A student folder: `student/` of a run."),
     input: Path = typer.Argument(
-        help="An image, a CSV, TSV or Parquet table, a .npy array, or a file with a text a line; of the kind that the student knows."
+        help="An image, a CSV, TSV or Parquet table, a .npy array, a .wav file, or a file with a text a line; of the kind that it knows."
     ),
     top: int = typer.Option(3, "--top", help="How many classes to show for each row.", min=1),
     as_json: bool = AS_JSON,

@@ -30,6 +30,7 @@ def run(
     from understudy import pipeline
     from understudy.recipe import load
     from understudy.stages.prepare import Given
+    from understudy.stages.series import sentence
 
     wanted = load(recipe, overrides or [])
     options = pipeline.Options(
@@ -44,6 +45,8 @@ def run(
             table(
                 [wanted.series.key, "verdict"], [[value, one.verdict] for value, one in zip(wanted.series.values, many.runs, strict=True)]
             )
+            if wanted.series.folds:
+                say(sentence(many.found))
         done(many.path / "series.svg", f"understudy runs list --runs {many.path}")
         return
     with stoppable() as asked:

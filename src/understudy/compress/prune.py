@@ -1,6 +1,7 @@
 """Structured pruning: which channels of a module belong together, found by torch-pruning's dependency graph and proven one by one.
 
-Unstructured and 2:4 masks are not offered: no CPU runtime here gains from them, so that they would be zeros that are stored and multiplied.
+Unstructured and 2:4 masks are not offered: ONNX Runtime stores and multiplies their zeros, and OpenVINO's sparse weights decompression
+gains from them in 8-bit transformers on Xeons with AMX alone.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ from understudy import arrays, columns, readers
 from understudy.data import SPLITS, Examples
 from understudy.errors import DataError, RecipeError, four_parts
 
+MOST_GROUPS = 20
+"""Different values of a column that is to be compared by groups."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -25,6 +28,8 @@ class Dataset:
     be missing. header: whether the first line names the columns, else they are column_0, column_1, ... delimiter: else by suffix and
     first line. quotes: whether quotation marks group fields; else yes, but not in tab-separated text.
     id_column: ids, unique over all files; else part, row number and a hash of the row. split_column: "train", "validation", "test" a row.
+    sensitive: columns whose values are groups of rows that should be treated alike, such as sex: the report compares the models between
+        them. They stay inputs like other columns; `types: {sex: drop}` takes one away from the models, and it is compared all the same.
     types: overrules what is inferred: {"zip": "categorical", "age": "numeric", "name": "drop"}.
     classes: names in label order, else those that occur, sorted. limit: only the first so many rows of `path`.
 
@@ -44,6 +49,7 @@ class Dataset:
     quotes: bool | None = None
     id_column: str | None = None
     split_column: str | None = None
+    sensitive: tuple[str, ...] = ()
     types: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     limit: int | None = None
@@ -83,6 +89,7 @@ class Dataset:
         parts = [part for part, count in counts.items() for _ in range(count)]
         split = self._split(cells, parts)
         ids = columns.text(cells.pop(self.id_column)).tolist() if self.id_column else None
+        groups = {name: self._groups(name, cells) for name in self.sensitive}
         if only is not None:
             _require(only, list(cells), self.path)
             cells = {only: columns.text(cells[only])}
@@ -93,7 +100,7 @@ class Dataset:
             logging.getLogger(__name__).info("column %r: %s%s", column.name, column.type, f" ({column.note})" if column.note else "")
         if ids is None:
             ids = _row_ids(raw, counts)
-        return Examples(np.array(ids, dtype=str), raw, numbers, classes, "table", split, columns=understood)
+        return Examples(np.array(ids, dtype=str), raw, numbers, classes, "table", split, columns=understood, sensitive=groups)
 
     def _read(self, path: Path) -> dict[str, Any]:
         if readers.suffix(path) in readers.PARQUET_SUFFIXES:
@@ -118,6 +125,17 @@ class Dataset:
         elif "-1" not in self.classes:
             words = ["" if word == "-1" else word for word in words]
         return arrays.encode_labels([word or None for word in words], self.classes or columns.class_names(known))
+
+    def _groups(self, name: str, cells: Mapping[str, Any]) -> np.ndarray:
+        """(N,) a column as groups of rows."""
+        _require(name, list(cells), self.path)
+        found = columns.text(cells[name])
+        distinct = sorted(set(found.tolist()) - {""})
+        if not 2 <= len(distinct) <= MOST_GROUPS:
+            raise DataError(four_parts(
+                f"sensitive: column {name!r} makes no groups", got=f"{len(distinct)} different values", expected=f"2 to {MOST_GROUPS}",
+                otherwise="There would be nothing to compare, or hardly a row in each group", do="Write a column of groups into the table"))
+        return found
 
     def _split(self, cells: dict[str, Any], parts: list[str]) -> np.ndarray | None:
         if self.split_column is not None:

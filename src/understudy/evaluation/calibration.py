@@ -5,6 +5,7 @@ Arrays: log_probs (n, C) of one model or (S, n, C) of an arm's seeds (figures ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from understudy.evaluation import metrics
 
 BINS = 15
+HOTTEST, HALVINGS = 20.0, 40
+"""The largest temperature that is tried, and how often the range of its logarithm is halved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,29 @@ def ece(log_probs: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
         return float(np.mean([ece(one, labels, bins) for one in log_probs]))
     return float(sum(one.count * abs(one.accuracy - one.confidence) for one in reliability(log_probs, labels, bins)
                      if one.accuracy is not None and one.confidence is not None) / len(labels))
+
+
+def temperature(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which (n, C) answers have the smallest NLL on these rows, from 1/HOTTEST to HOTTEST (Guo et al. 2017, sec. 4.2).
+
+    Above 1 the model was too sure. Which answer is first does not change. NLL is convex in 1/T: where its slope (the mean log-probability
+    of the model's own draws less that of the labels) is zero is found by halving. Fit it on other rows than those it is judged on.
+    """
+    kept = np.maximum(np.asarray(log_probs, dtype=np.float64), metrics.LOWEST)
+    right = np.take_along_axis(kept, labels[:, None], axis=-1).mean()
+    low, high = -math.log(HOTTEST), math.log(HOTTEST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if float((np.exp(metrics.log_softmax(math.exp(middle) * kept)) * kept).sum(axis=-1).mean()) > right:
+            high = middle
+        else:
+            low = middle
+    return math.exp(-(low + high) / 2)
+
+
+def scaled(log_probs: np.ndarray, at: float | np.ndarray) -> np.ndarray:
+    """(..., C) log-probabilities at this temperature, or at several that broadcast."""
+    return metrics.log_softmax(np.maximum(np.asarray(log_probs, dtype=np.float64), metrics.LOWEST) / at)
 
 
 def nll(log_probs: np.ndarray, labels: np.ndarray) -> float:

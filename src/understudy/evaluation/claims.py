@@ -20,8 +20,11 @@ from understudy.evaluation.compare import WORDS, Interval
 from understudy.evaluation.retention import Estimate
 
 QUANTITIES = ("value", "kept", "retention", "gap_closed", "difference", "agreement", "kl_nats", "ece", "worst_slice",
+              "shifted_kept", "shifted_ece", "group_gap_increase",
               "parameters_ratio", "bytes_ratio", "macs_ratio", "parameters", "bytes", "macs")
 """What a gate may bound, as `min_<quantity>` or `max_<quantity>`; all of the shipped student, ratios against the whole teacher."""
+NEEDS = {"shifted_kept": "robustness", "shifted_ece": "robustness", "group_gap_increase": "data.sensitive"}
+"""Those that are only there where the recipe has this section or field."""
 
 
 @dataclass(frozen=True, slots=True)

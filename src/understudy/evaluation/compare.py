@@ -1,8 +1,8 @@
 """Does the teacher help? Intervals over items *and* seeds, and the verdict.
 
 Items are paired (every model answers the same test rows), seeds are not. Arrays are (S, n): S seeds, n per-item scores, which are a
-metric's per-item values or its jackknife pseudo-values (`metrics.scores`). Items that belong together (a document's sentences) have to
-be averaged into one column before.
+metric's per-item values or its jackknife pseudo-values (`metrics.scores`). Items that belong together (a document's sentences, a
+speaker's recordings) have to be averaged into one column before: `by_cluster`.
 
 Method: two-way random effects (seed + item + rest). The variance of a mean over S seeds and n items is v_seed + v_item - v_res, because the
 rest is in both; the degrees of freedom are Satterthwaite's (1946). Works best with 3 or more seeds; with one seed nothing is known about
@@ -73,6 +73,20 @@ class Verdict:
     reason: str = ""
 
 
+def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """(..., n) scores of rows -> (..., K) of the clusters that the n numbers name, with the same mean, for items that are drawn together.
+
+    A cluster's column is the mean over all rows, plus K/n times the sum of how far its rows are from it: the first-order scores of a mean
+    over clusters of different sizes (Cochran 1977, section 9A.2). Columns of two arms subtract like their rows. The guard that fits is
+    sqrt(K/n): how far a mean of n/K rows may well be off.
+    """
+    _, member = np.unique(clusters, return_inverse=True)
+    count = int(member.max()) + 1
+    mean = scores.mean(axis=-1, keepdims=True)
+    apart = (scores - mean) @ np.eye(count)[member]
+    return mean + apart * (count / scores.shape[-1])
+
+
 def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:
     """Variance of the sum of the parts' means (plus a fixed part's mean), where each part has seeds of its own and all share the items.
 
@@ -139,10 +153,15 @@ def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_bett
             doubt = math.fsum(v**2 / df for v, df in parts) + own.v_item**2 / (items - 1)
             own = Spread(variance, max(seeds - 1, variance**2 / doubt), v_seed, own.v_item, own.v_res)
         found[name] = _judge(float(arm.mean() - control.mean()), own, seeds, items, higher_is_better)
-    if seeds == 1:
-        return found
-    corrected = holm([one.p_value for one in found.values() if one.p_value is not None])
-    return {name: _with_p(one, p) for (name, one), p in zip(found.items(), corrected, strict=True)}
+    return corrected(found)
+
+
+def corrected(found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Several verdicts with p-values after Holm: a word other than "no evidence" needs the corrected p < 0.05. Those without a p-value stay
+    as they are."""
+    tested = {name: one.p_value for name, one in found.items() if one.p_value is not None}
+    p_values = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {name: _with_p(one, p_values[name]) if name in p_values else one for name, one in found.items()}
 
 
 def alike(variances: Sequence[float], seeds: int, level: float = 0.01) -> list[bool]:
@@ -172,6 +191,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def p_value(value: float, found: Spread) -> float:
+    """Two-sided: how often a t distribution is as far from zero as this value."""
+    return 2 * float(stdtr(found.df, -abs(value) / found.standard_error))
+
+
 def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:
     """95 % interval of one model's mean, cut at the metric's bounds: (S, n) over seeds and items; (n,) is a fixed model, over items only.
 
@@ -187,11 +211,10 @@ def _judge(difference: float, found: Spread | None, seeds: int, items: int, high
     if found is None:
         return Verdict("no evidence", difference, None, None, None, None, seeds, items, ONE_SEED)
     low, high = found.interval(difference)
-    p_value = 2 * float(stdtr(found.df, -abs(difference) / found.standard_error))
     visible = (_quantile(found.df, 0.975) + _quantile(found.df, 0.80)) * found.standard_error
     better, worse = (low > 0, high < 0) if higher_is_better else (high < 0, low > 0)
     word: Word = "helps" if better else "hurts" if worse else "no evidence"
-    return Verdict(word, difference, (low, high), p_value, visible, found, seeds, items)
+    return Verdict(word, difference, (low, high), p_value(difference, found), visible, found, seeds, items)
 
 
 def _with_p(one: Verdict, p_value: float) -> Verdict:

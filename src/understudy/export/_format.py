@@ -16,11 +16,15 @@ from understudy.preprocess import Preprocess
 
 
 class Format(ABC):
-    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds."""
+    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds.
+
+    rounds: it computes in fewer bits, so it is made of the student that was trained with quantisation, where a run has one.
+    """
 
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("classification", "embedding")
+    rounds: ClassVar[bool] = False
 
     @abstractmethod
     def export(

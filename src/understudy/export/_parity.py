@@ -34,12 +34,16 @@ DROP = 0.005
 
 
 class Mismatch(GateError):
-    """An artefact answers differently, or can't be made. parity: how, empty where there is none; folder: where it lies, if anywhere."""
+    """An artefact answers differently, or can't be made. parity: how, empty where there is none; folder: where it lies, if anywhere.
+
+    about: what else its format found, for the report.
+    """
 
     def __init__(self, message: str, parity: Parity) -> None:
         super().__init__(message)
         self.parity = parity
         self.folder: Path | None = None
+        self.about: dict[str, Any] = {}
 
 
 def answers(folder: Path, inputs: np.ndarray, module: nn.Module | None) -> tuple[artefact.Student, np.ndarray]:

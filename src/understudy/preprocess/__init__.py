@@ -1,4 +1,4 @@
-"""Raw input -> stored array -> model input, with numpy and pillow only, so that a runtime without torch can reuse it.
+"""Raw input -> stored array -> model input, with numpy (and pillow for image files) only, so that a runtime without torch can reuse it.
 
     encoded = preprocess.encode(raw)                       # host side: (N, C, H, W) uint8, (N, D) float32, or (N, L) int32 of tokens
     inputs = encoded.astype(float32) * scale + shift       # what the model takes; preprocess.normalise does it in numpy; tokens as they are
@@ -19,12 +19,12 @@ import numpy as np
 
 from understudy.errors import DataError, RecipeError, four_parts
 
-KINDS = ("image", "vector", "table", "text", "passages")
+KINDS = ("image", "vector", "table", "text", "passages", "audio")
 
 
 @dataclass(frozen=True)
 class Preprocess(ABC):
-    """Abstract; a kind is a file of this folder: `Image` in image.py, `Vector`, `Table`, `Text`, `Passages`."""
+    """Abstract; a kind is a file of this folder: `Image` in image.py, `Vector`, `Table`, `Text`, `Passages`, `Audio`."""
 
     kind: ClassVar[str]
 
@@ -69,9 +69,9 @@ class Preprocess(ABC):
         """Settle everything from *training* rows.
 
         Args:
-            kind: "image", "vector", "table", "text" or "passages".
+            kind: one of `KINDS`.
             raw: as in `data.Examples.raw`, training rows only.
-            options: what the kind's own `fit` takes: maximum, mean and std of images, the tokens of text.
+            options: what the kind's own `fit` takes: maximum, mean and std of images, the tokens of text, the features of sound.
 
         Raises:
             RecipeError: an option of another kind, or a value that is not usable. DataError: no rows, or no column to learn from.
@@ -111,4 +111,4 @@ class Preprocess(ABC):
 
 def _module(kind: str) -> Any:
     """The file of a kind; text needs libraries that the others don't."""
-    return importlib.import_module(f"understudy.preprocess.{kind}")
+    return importlib.import_module(f"{__name__}.{kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,11 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, fidelity, metrics, outside, slices
-from understudy.evaluation.compare import mean_interval, verdict
+from understudy.evaluation.compare import Interval, by_cluster, mean_interval, verdict
 from understudy.report.facts import Classification
+from understudy.report.gaps import Gaps
 from understudy.report.measured import Measured
+from understudy.report.shifted import Shifted
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 RANKED = 12
@@ -61,13 +64,48 @@ class Classified(Measured):
         """The class that ranking metrics judge where there are two."""
         return metrics.positive_class(self.facts.class_counts)
 
-    def score(self, log_probs: np.ndarray) -> np.ndarray:
-        """Per-item scores of the run's metric, (n,) or (S, n)."""
-        return metrics.scores(self.facts.metric, log_probs, self.labels, positive=self.positive, class_weights=self.facts.class_weights)
+    @cached_property
+    def clusters(self) -> np.ndarray | None:
+        """(n,) which rows count as one item; None where every row is its own, or all are of one cluster."""
+        found = self.facts.clusters[self.rows] if len(self.facts.clusters) else self.facts.clusters
+        return found if len(np.unique(found)) > 1 else None
+
+    @property
+    def items(self) -> int:
+        """n."""
+        return len(self.rows)
+
+    @property
+    def guard(self) -> float:
+        """1, or as far as the mean of a cluster may well be off."""
+        return 1.0 if self.clusters is None else math.sqrt(len(np.unique(self.clusters)) / len(self.clusters))
+
+    def interval(self, model: str) -> Interval | None:
+        """As of every task, with that guard."""
+        return mean_interval(self.scores[model], *metrics.bounds(self.facts.metric), guard=self.guard)
+
+    def score(self, log_probs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """Per-item scores of the run's metric, (n,) or (S, n); of K clusters of rows (K,) or (S, K).
+
+        labels: of rows other than all labelled test rows, each of which is an item then.
+        """
+        asked = self.labels if labels is None else labels
+        found = metrics.scores(self.facts.metric, log_probs, asked, positive=self.positive, class_weights=self.facts.class_weights)
+        return found if labels is not None or self.clusters is None else by_cluster(found, self.clusters)
+
+    @cached_property
+    def shifted(self) -> Shifted | None:
+        """The figures on spoilt rows."""
+        return Shifted(self) if self.facts.shifted is not None else None
+
+    @cached_property
+    def gaps(self) -> Gaps | None:
+        """The figures by group of rows."""
+        return Gaps(self) if self.facts.sensitive else None
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
-        """ "trivial", "teacher", and "pruned" where the student is -> (n,); arm -> (S, n)."""
+        """ "trivial", "teacher", and "pruned" where the student is -> (n,); arm -> (S, n); of K clusters (K,), (S, K)."""
         trivial, start = metrics.trivial_log_probs(self.facts.class_counts, len(self.rows)), self.facts.unrecovered_test
         pruned = {} if start is None else {"pruned": metrics.log_softmax(np.asarray(start, dtype=np.float64)[self.rows])}
         return {"trivial": self.score(trivial), **{name: self.score(one) for name, one in {**pruned, **self.said}.items()}}
@@ -123,11 +161,23 @@ class Classified(Measured):
             "kl_nats": float(fidelity.kl_nats(one, self.teacher).mean()),
             "ece": calibration.ece(one, self.labels),
             "worst_slice": float(self.right["distilled"][self.facts.shipped][self.worst_rows].mean()) if len(self.worst_rows) else None,
+            **(self.shifted.of_shipped() if self.shifted else {}), **(self.gaps.of_shipped() if self.gaps else {}),
         }
 
+    def counted(self) -> dict[str, Any]:
+        """Figures on spoilt rows and by group, where that was asked, and of the pruned start of the student, where it has one."""
+        pruned = {"pruned": {"value": self.value("pruned"), "ci95": self.interval("pruned")}} if "pruned" in self.scores else {}
+        return {**pruned, **({"robustness": self.shifted.summary()} if self.shifted else {}),
+                **({"gaps": self.gaps.summary()} if self.gaps else {})}
+
     def notes(self) -> list[str]:
-        """About the worst class, duplicates and unlabelled rows."""
+        """About clusters, the worst class, duplicates and unlabelled rows."""
         facts, found = self.facts, []
+        if self.clusters is not None:
+            found.append(f"The {len(self.rows)} test rows are of {len(np.unique(self.clusters))} groups, and verdict and intervals count a "
+                         "group as one item; those of single classes count rows.")
+        elif len(facts.clusters):
+            found.append("All test rows are of one group: the intervals are over its rows, and say nothing about another group.")
         if self.worst is not None and self.worst[1] == "test":
             found.append("No validation rows: the worst class was chosen on the test rows that it is reported on, which exaggerates it.")
         if len(facts.duplicates):
@@ -137,11 +187,9 @@ class Classified(Measured):
             found.append(f"{len(facts.labels_test) - len(self.rows) - beside} test rows have no label and are left out.")
         if beside:
             found.append(outside.note(beside, len(self.rows), len(facts.labels_val)))
+        found += [*self.shifted.sentences(), *self.shifted.unasked()] if self.shifted else []
+        found += [*self.gaps.sentences(), *self.gaps.left_out()] if self.gaps else []
         return found
-
-    def counted(self) -> dict[str, Any]:
-        """The pruned start of the student, where it has one."""
-        return {"pruned": {"value": self.value("pruned"), "ci95": self.interval("pruned")}} if "pruned" in self.scores else {}
 
     def sections(self) -> dict[str, Any]:
         """What only classifiers have."""
@@ -159,6 +207,7 @@ class Classified(Measured):
             "calibration": {model: _calibration(log_probs, self.labels) for model, log_probs in self.said.items()},
             "fidelity": {arm: _fidelity(self, arm) for arm in self.arms},
             "inherited": _inherited(self), "severity": _severity(self), "dark_knowledge": _dark_knowledge(self),
+            "robustness": self.shifted.details() if self.shifted else None, "gaps": self.gaps.details() if self.gaps else None,
             "ranked": _ranked(self), **_temperature(self), "duplicates": _duplicates(self),
         }
 

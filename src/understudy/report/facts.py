@@ -95,6 +95,7 @@ class Facts:
         gates: as in the recipe, e.g. {"min_kept": 0.95, "verdict": ["helps"]} (`evaluation.claims.check_gates`).
         provenance: passed on as it is (recipe, fingerprints, versions, hardware, rights, command to reproduce).
         exports: one row an artefact, passed on as it is. latency: None where nothing was timed.
+        quantised: what training with quantisation gave (`stages.aware.Trained.table`), None without one.
         self_taught: the teacher is the student's own past, average or deeper part: what is kept of it says nothing.
         notes: sentences that the report has to show (unlabelled rows used, a resume that was not bit-exact, ...).
 
@@ -116,6 +117,7 @@ class Facts:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     exports: Sequence[Mapping[str, Any]] = ()
     latency: Latency | None = None
+    quantised: Mapping[str, Any] | None = None
     self_taught: bool = False
     notes: Sequence[str] = ()
 
@@ -155,6 +157,32 @@ class Arm:
     seeds: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A corruption of inputs at a severity of 1 to 5, and in words what that is."""
+
+    shift: str
+    severity: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """What the models said of the same test rows under K conditions.
+
+    rows: (r,) positions among the test rows, all labelled. teacher: (K, r, C) log-probabilities; None, and `why_not` says why, where it
+    could not be asked again. arms: arm -> (K, S, r, C) logits. artefacts: format -> (1 + K, r, C) logits of a quantised artefact, on the
+    plain rows first.
+    """
+
+    rows: np.ndarray
+    conditions: tuple[Condition, ...]
+    teacher: np.ndarray | None
+    arms: Mapping[str, np.ndarray]
+    artefacts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    why_not: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classification(Facts):
     """What classifiers said.
@@ -171,6 +199,9 @@ class Classification(Facts):
         arms: "distilled", and "control" unless the recipe has none.
         unrecovered_test: (n, C) logits of a pruned student before its first step; None for a student that is not pruned.
         duplicates: positions of the test rows that are also in train.
+        clusters: (n,) int, rows of one number are of one speaker or device: they count as one item; empty: every row is its own.
+        sensitive: column -> (n,) str, the group of each test row, "" where it is not known; empty: nothing to compare by groups.
+        shifted: answers on spoilt rows; None where the recipe does not ask for them.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
 
     Raises DataError where shapes do not agree.
@@ -192,6 +223,9 @@ class Classification(Facts):
     temperature: float = 1.0
     unrecovered_test: np.ndarray | None = None
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sensitive: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shifted: Shifted | None = None
     thumbnail: Callable[[int], bytes | str] | None = None
 
     @property
@@ -210,6 +244,13 @@ class Classification(Facts):
         for name, arm in self.arms.items():
             shapes[f"arms.{name}.logits_test"] = (np.shape(arm.logits_test), (len(arm.seeds), n, c))
             shapes[f"arms.{name}.logits_val"] = (np.shape(arm.logits_val), (len(arm.seeds), m, c))
+        shapes |= {f"sensitive.{name}": (np.shape(groups), (n,)) for name, groups in self.sensitive.items()}
+        if self.shifted is not None:
+            asked, k = self.shifted, len(self.shifted.conditions)
+            shapes |= {f"shifted.arms.{name}": (np.shape(asked.arms[name]), (k, len(arm.seeds), len(asked.rows), c))
+                       for name, arm in self.arms.items()}
+            if asked.teacher is not None:
+                shapes["shifted.teacher"] = (np.shape(asked.teacher), (k, len(asked.rows), c))
         same_shapes(shapes)
 
 

@@ -31,6 +31,8 @@ PICTURE_BYTES = 400_000  # thumbnails of the whole page, base64
 TEXT = 160      # letters of an example's text
 NAME = 48       # letters of a name
 RECIPE = 180    # lines of the recipe
+LAYERS = 12     # rows of the table of layers that suffer from 8 bits
+TABLES = ("candidates", "sensitivity")  # of an artefact, shown as tables
 
 MODELS = ("teacher", "control", "distilled")
 RUNTIMES = {"torch_eager": "torch eager", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "static": "numpy", "estimator": "scikit-learn"}
@@ -69,14 +71,14 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
-    environment.globals.update(pareto=pareto, runtimes=RUNTIMES)
+    environment.globals.update(pareto=pareto, runtimes=RUNTIMES, layers=LAYERS)
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
     css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
     page = environment.get_template("page.html").render(
         s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details),
         strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
-        ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
+        shifts=shift_panels(details), ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
     page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
     return page if page.endswith("\n") else page + "\n"
 
@@ -151,6 +153,27 @@ def dark_knowledge(details: Mapping[str, Any]) -> dict[str, Any] | None:
                       for _, i, j in pairs[:LOOKALIKES]]}
 
 
+def shift_panels(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A panel a shift, with a curve over severities of each model that was asked again; artefacts in the colour of no arm."""
+    facts = details.get("robustness")
+    if not facts:
+        return None
+    conditions, others = facts["conditions"], facts["artefacts"]
+    models = [m for m in (*MODELS, *others) if m in conditions[0]]
+    panels = []
+    for shift in facts["shifts"]:
+        places = [0, *shift["places"]]
+        curves: dict[str, list[Any]] = {}
+        for m in models:
+            if all(m in conditions[at] for at in places):
+                curve = figures.thin([conditions[at]["severity"] for at in places], [conditions[at][m]["value"] for at in places])
+                curves.setdefault(LETTER.get(m, "x"), []).append(curve)
+        panels.append({"name": shift["name"], "groups": curves, "others": others})
+    words = [f"{shift['name']}: {conditions[shift['places'][-1]]['words']} at severity {conditions[shift['places'][-1]]['severity']}"
+             for shift in facts["shifts"]]
+    return {"panels": panels, "models": models, "words": words}
+
+
 def ranked(details: Mapping[str, Any]) -> dict[str, Any] | None:
     """At most EXAMPLES rows; a picture stays if it is a plain base64 PNG or JPEG within the budget, a text is cut at TEXT letters."""
     facts = details["ranked"]
@@ -190,7 +213,8 @@ def provenance(details: Mapping[str, Any]) -> dict[str, Any]:
     stated = facts.get("data", ())
     split = {k: v for k, v in details["split"].items() if k not in stated}
     groups = [("Run", loose), ("Split", rows(split))] + [(title(k), rows(v)) for k, v in facts.items() if isinstance(v, Mapping)]
-    groups += [(f"Artefact {export.get('format', '')}".rstrip(), rows(export)) for export in details["exports"]]
+    for export in details["exports"]:
+        groups.append((f"Artefact {export.get('format', '')}".rstrip(), rows({k: v for k, v in export.items() if k not in TABLES})))
     recipe = details["provenance"].get("recipe")
     if isinstance(recipe, Mapping):
         recipe = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100)

@@ -84,6 +84,12 @@ def estimate(figure: Mapping[str, object] | None, unit: str = "fraction", *, dif
     return f"{value(number, unit, interval, difference=difference)} {bracket(interval, unit, difference=difference)}".rstrip()
 
 
+def told(number: float | None, unit: str, interval: Sequence[float] | None) -> str:
+    """ "2.7 points [+1.5, +3.9]", a difference for a sentence that a terminal shows too: with plain spaces."""
+    said = f"{value(number, unit, interval, difference=True, signed=False)} {bracket(interval, unit, difference=True)}"
+    return said.replace(_SPACE, " ").rstrip()
+
+
 def count(number: float | None) -> str:
     """A count in full up to 99,999, then with three digits and k, M or G: "4,810", "1.21 M"."""
     if number is None:

@@ -4,8 +4,9 @@
 "chosen_on": "test" in `worst_slice` where there are no validation rows, "intervals_reason" where there is a single seed,
 "control" where it is the untrained start of the student ("init_only"), "self_taught" where the teacher is the student itself (nothing
 is claimed of it then), "own_text" where students were compared with
-their teacher on what they write themselves, "draft" where they ran ahead of it, and "pruned" ({"value", "ci95"}), what a pruned student
-scored before it learnt again.
+their teacher on what they write themselves, "draft" where they ran ahead of it, "pruned" ({"value", "ci95"}), what a pruned student
+scored before it learnt again, "robustness" where models were asked about spoilt rows (`report/shifted.py`) and "gaps" where groups of rows
+were compared (`report/gaps.py`).
 Without a control arm `arms` has no "control" and verdict, difference, p_value, smallest_visible and gap_closed are null.
 `difference` is distilled minus control in the metric's own unit (negative is good where lower is better).
 
@@ -56,6 +57,16 @@ are means over its seeds.
                           "passes_saved", "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "seconds_alone", "speedup",
                           "ci95"}, "sentences": [str]}; the summary's has neither times nor sentences
     pruned              null or {"value", "ci95", "sentence"}: the pruned student before it learnt again
+    robustness          null or {"rows", "trivial", "why_not" (of the teacher), "artefacts": [format], "temperatures": {model: number},
+                          "conditions": [{"shift", "severity", "words", model or format: {"value", "ci95", "ece", "ece_scaled"}}], the plain
+                          rows first, "shifts": [{"name", "places": of its severities in conditions, model: mean over severities, "verdict",
+                          "difference": {"value", "ci95", "p_holm"} or null, "lost_beyond_teacher": {"value", "ci95", "reason"}}],
+                          "sentences": [str]}
+    gaps                null or {"positive": class name or null, "least", "measures": [{"column", "measure", "label",
+                          "small": {group: rows}, "groups": [{"name", "examples", model: {"value", "ci95"}}],
+                          "gaps": {model: {"value", "ci95", "largest", "smallest"}},
+                          "increase": {"teacher"|"control": {"value", "ci95", "p_holm", "amplified"}}}], "sentences": [str],
+                          "left_out": [str]}
     selftest, provenance, exports, control, control_reason   as in Facts
 """
 

@@ -39,9 +39,9 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     worst = distilled["worst_slice"]
     if worst is not None:
         if worst.get("unit", "fraction") == "fraction":
-            parts.append(f"worst {_name(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
+            parts.append(f"worst {printable(worst['name'])}: {_percent(worst['distilled'])} (teacher {_percent(worst['teacher'])})")
         else:
-            parts.append(f"{_name(worst['name'])}: {_plain(worst['distilled'], worst['unit'])} (teacher {worst['teacher']:.3f})")
+            parts.append(f"{printable(worst['name'])}: {_plain(worst['distilled'], worst['unit'])} (teacher {worst['teacher']:.3f})")
     return "; ".join(parts)
 
 
@@ -82,7 +82,7 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
         behind = worst["teacher"] - worst["distilled"] if worst is not None and "unit" not in worst else 0.0
         watch = ""
         if behind >= CLEAR_LOSS:
-            watch = f", and look at {_name(worst['name'])} first: it is {100 * behind:.1f} points below the teacher there"
+            watch = f", and look at {printable(worst['name'])} first: it is {100 * behind:.1f} points below the teacher there"
         worth = "teaching itself is worth" if summary.get("self_taught") else "the teacher is worth"
         return (f"{worth.capitalize()} {gain}, but the shipped student misses {' and '.join(missed)}: train longer or use a larger student."
                 if missed else f"Ship the distilled student: {worth} {gain} on this split{watch}.")
@@ -119,7 +119,7 @@ def _change(distilled: Mapping[str, Any], metric: str) -> str:
     return f"{change}, 95 % interval {low} to {high}{unseen}"
 
 
-def _name(name: str) -> str:
+def printable(name: str) -> str:
     """A class name as one printable line: a newline or an escape sequence in it must not reach a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 

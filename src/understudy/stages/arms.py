@@ -181,7 +181,7 @@ def warm_up(job: Job, arm: Arm, seed: int) -> None:
         return
     student = fresh_student(job.tree, job.prepared, job.given, seed)
     plan = replace(plan_of(job.tree["training"], job.steps, seed, math.inf), steps=1)
-    company = _gathered(job, arm, seed, student, plan)
+    company = gathered(job, arm, seed, student, plan)
     fit(
         student,
         arm.objectives,
@@ -195,7 +195,7 @@ def warm_up(job: Job, arm: Arm, seed: int) -> None:
 
 def place_of(job: Job, arm: Arm, seed: int, cache: Cache) -> Path:
     """The folder in the cache of one student of an arm, there or not."""
-    return cache.place("arm", _inputs(job, arm, seed), VERSION)
+    return cache.place("arm", inputs_of(job, arm, seed), VERSION)
 
 
 def _coded(job: Job, seed: int) -> list[Any]:
@@ -207,7 +207,7 @@ def _coded(job: Job, seed: int) -> list[Any]:
     return [[repr(one), local.fingerprint(one, {})] for one in others(entry, job.tree, job.prepared, job.given, seed)]
 
 
-def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
+def inputs_of(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
     """All that one student's result depends on."""
     tree, prepared = job.tree, job.prepared
     without = ("seeds", "control", "control_reason", "threads", "epochs", "balance")  # what balance found is in the objectives' weights
@@ -237,7 +237,8 @@ def _inputs(job: Job, arm: Arm, seed: int) -> dict[str, Any]:
     }
 
 
-def _gathered(job: Job, arm: Arm, seed: int, student: nn.Module, plan: Plan) -> Company:
+def gathered(job: Job, arm: Arm, seed: int, student: nn.Module, plan: Plan) -> Company:
+    """The company of an arm's student."""
     return gather(job.tree, job.prepared, job.given, student, arm.teacher, arm.rows, seed, plan, arm.objectives, job.shapes, arm.learns)
 
 
@@ -261,7 +262,7 @@ def _train_one(
     if arm.learns == "nothing":
         fitted = Fitted(student.eval(), [], {"step": 0}, 0.0)
     else:
-        company = _gathered(job, arm, seed, student, plan)
+        company = gathered(job, arm, seed, student, plan)
         voice = company.voice
         validate = tasks.validator(tree, prepared, plan.numerics)
         begun = time.perf_counter()

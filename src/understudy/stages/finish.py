@@ -26,7 +26,7 @@ from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
 from understudy.records import Hidden, Knowledge
 from understudy.report import html
-from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Size
+from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Shifted, Size
 from understudy.run_folder import RunFolder
 from understudy.sections import GIVEN
 from understudy.selftest.subject import heard
@@ -67,10 +67,13 @@ def facts_of(
     trained: Callable[[str, int], nn.Module],
     drafts: Drafts | None = None,
     unrecovered: Tensor | None = None,
+    quantised: Mapping[str, Any] | None = None,
+    shifted: Shifted | None = None,
 ) -> Facts:
     """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
 
-    unrecovered: (n, C) what a pruned student said of the test rows before its first step.
+    unrecovered: (n, C) what a pruned student said of the test rows before its first step. quantised: what training with quantisation gave.
+    shifted: what the models said of spoilt rows.
     """
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
@@ -88,6 +91,7 @@ def facts_of(
         "provenance": provenance,
         "exports": list(exports),
         "latency": latency,
+        "quantised": quantised,
         "self_taught": lessons.scheduled == "self",
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
     }
@@ -95,7 +99,7 @@ def facts_of(
         return _told(tree, lessons, arms, common, trained, drafts)
     if lessons.data.task == "embedding":
         return _similar(lessons, arms, shipped, common)
-    return _classified(tree, lessons, arms, shipped, common, unrecovered)
+    return _classified(tree, lessons, arms, shipped, common, unrecovered, shifted)
 
 
 def _classified(
@@ -105,6 +109,7 @@ def _classified(
     shipped: int,
     common: Mapping[str, Any],
     unrecovered: Tensor | None,
+    shifted: Shifted | None,
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
@@ -128,6 +133,9 @@ def _classified(
         arms={name: Arm(arm.logits_test, arm.logits_validation, arm.seeds) for name, arm in arms.items()},
         unrecovered_test=None if unrecovered is None else unrecovered.numpy(),
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
+        clusters=np.zeros(0, dtype=np.int64) if prepared.examples.clusters is None else prepared.examples.clusters[test],
+        sensitive={name: groups[test] for name, groups in prepared.examples.sensitive.items()},
+        shifted=shifted,
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
 
@@ -224,8 +232,14 @@ def shipped_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, fo
     return trained_module(tree, prepared, given, folder, "distilled", seed)
 
 
-def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str) -> Path:
-    """Write `student/`: the shipped seed's weights, everything needed to use them, and its card."""
+def ship(
+    tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, seed: int, about: str, place: str = "student",
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `student/` (or another `place`): the shipped seed's weights, everything needed to use them, and its card.
+
+    extra: more of what config.json keeps under "extra".
+    """
     portable: Any = getattr(module, "portable", dict)
     model = complete(tree["student"]["model"], prepared) | portable()
     if model.get("arch") == GIVEN:
@@ -237,16 +251,16 @@ def ship(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder:
         files |= beside(read.length)
     exits = folder.arm("distilled", seed) / EXITS
     if exits.exists():
-        atomic.write_bytes(folder.path / "student" / EXITS, exits.read_bytes())
+        atomic.write_bytes(folder.path / place / EXITS, exits.read_bytes())
     return artefact.save(
-        folder.path / "student",
+        folder.path / place,
         module,
         model=model,
         shape=prepared.shape,
         classes=() if vectors is not None else prepared.classes,
         preprocess=prepared.preprocess.to_dict(),
         card=about,
-        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree)},
+        extra={"run": tree["name"], "seed": seed, "metric": tree["metric"], "recipe": digest(tree), **(extra or {})},
         files=files,
         vectors=vectors,
     )
@@ -272,26 +286,35 @@ def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
     return Probe(
         prepared.rows.stored[test].numpy(),
         prepared.rows.labels[test].numpy() if told else None,
-        lambda: prepared.rows.stored[_shuffled(prepared.distilled)[:CALIBRATED]].numpy(),
+        lambda: prepared.rows.stored[calibration_rows(prepared)].numpy(),
     )
+
+
+def calibration_rows(prepared: Prepared, most: int = CALIBRATED) -> Tensor:
+    """Training rows that a format may look at."""
+    return _shuffled(prepared.distilled)[:most]
 
 
 def _shuffled(rows: Tensor) -> Tensor:
     return rows[torch.randperm(len(rows), generator=randomness.generator("export", "probe"))]
 
 
-def export(tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent) -> list[dict[str, Any]]:
+def export(
+    tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent, aware: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
-    row says why, under "failed"."""
+    row says why, under "failed". aware: the student in `aware/`, which formats of fewer bits are made of."""
     rows = []
     probe, formats = probe_of(prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
+        place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
         try:
-            found = exporter.export(folder.path / "student", folder.path / "exports", probe, module)
+            found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
         except Mismatch as error:
-            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity}
-        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
+            found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
+        made_of = {"made_of": place} if source is aware else {}
+        rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 

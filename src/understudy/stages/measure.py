@@ -72,6 +72,9 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
-    module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
-    found = exporter.export(run / "student", run / "exports", probe_of(data), module)
+    folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
+    if exporter.rounds and (run / "aware").is_dir():
+        folder = run / "aware"
+        module = artefact.load(folder, module).module
+    found = exporter.export(folder, run / "exports", probe_of(data), module)
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}

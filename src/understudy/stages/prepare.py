@@ -72,7 +72,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         test=test[labels[test] >= 0],
         outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*reads(examples, preprocess, rows), *([COPIES.format(copies)] if copies else ()), *said,
+        notes=(*examples.notes, *reads(examples, preprocess, rows), *([COPIES.format(copies)] if copies else ()), *said,
                *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
         width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )

@@ -12,7 +12,7 @@ import torch
 from understudy.events import Event, OnEvent
 from understudy.records import Shapes
 from understudy.run_folder import RunFolder
-from understudy.stages import check, finish, layers, record, states, student, teach
+from understudy.stages import aware, check, finish, layers, record, shifts, states, student, teach
 from understudy.stages.prepare import Given, Prepared
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
     if not teach.living(tree, given):
         record.refuse_layers(tree, data, shapes.teacher)
     finish.refuse_exports(tree, data)
+    aware.refuse(tree, data, given)
+    shifts.refuse(tree, data)
     return shapes
 
 

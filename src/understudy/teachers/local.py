@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,12 @@ class Teacher:
             self._taps.remove()
         self._taps = Taps(self.module, taps, "the teacher") if taps else None
         self.provides = frozenset({"logits", "features"} if taps else {"logits"})
+
+    def reading(self, rows: Rows) -> Teacher:
+        """The same model on other examples, which it reads from these rows."""
+        made = copy.copy(self)
+        made.reads = rows
+        return made
 
     def teach(self, batch: Batch, outputs: StudentOutput | None = None) -> Knowledge:
         """(B, C) float32 logits for the batch, and the tapped layers' outputs."""

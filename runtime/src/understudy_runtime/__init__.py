@@ -1,0 +1,16 @@
+"""Asks a student that understudy distilled, without torch.
+
+    from understudy_runtime import load
+
+    student = load("student/")                   # or exports/onnx, a folder of a static embedding, one .onnx file
+    student.predict(raw)                         # (N, C) probabilities: pixels, columns of a table, texts, waveforms
+    student.answer(raw)                          # (N,) names of classes
+    student.encode(["a text"])                   # (N, D), of a student of sentence vectors
+
+numpy alone runs static embeddings; everything else needs ONNX Runtime (`pip install 'understudy-runtime[onnx]'`).
+"""
+
+from understudy_runtime.errors import DataError, RecipeError, UnderstudyError
+from understudy_runtime.student import Student, load
+
+__all__ = ["DataError", "RecipeError", "Student", "UnderstudyError", "load"]

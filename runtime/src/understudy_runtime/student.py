@@ -1,0 +1,224 @@
+"""A student without torch: found in a folder, checked, and asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy_runtime import session, static_embedding
+from understudy_runtime.errors import DataError, RecipeError, four_parts
+from understudy_runtime.preprocess import Preprocess
+from understudy_runtime.preprocess.text import Text, trimmed
+
+SCHEMA = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KINDS = ("image", "vector", "table", "text", "audio")
+EXPORT = "understudy export RUN"
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """classes: names in the order of the probabilities, none of a student of vectors. vectors: how many numbers the vector of a text has,
+    None of any other student. config: all that is written about it.
+
+    ask: raw inputs -> (N, C) logits or (N, D) vectors. read: a file -> raw inputs.
+    """
+
+    classes: tuple[str, ...]
+    vectors: int | None
+    config: Mapping[str, Any]
+    ask: Callable[[Any], np.ndarray]
+    read: Callable[[str | os.PathLike[str]], Any]
+
+    def predict(self, raw: Any) -> np.ndarray:
+        """(N, C) float32 probabilities of raw inputs as in training: pixels, numbers, columns of a table, texts, waveforms.
+
+        RecipeError for a student of vectors. DataError for input of another shape or kind.
+        """
+        if self.vectors is not None:
+            raise RecipeError(four_parts(
+                "this student knows no classes", got="a student of sentence vectors", expected="one that tells classes apart",
+                otherwise="Numbers of a vector would be taken for classes", do="Use encode"))
+        logits = self.ask(raw)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def answer(self, raw: Any) -> list[str]:
+        """(N,) the likeliest class of each input."""
+        return [self.classes[at] for at in self.predict(raw).argmax(axis=1)]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) float32 vectors of texts. RecipeError for a student that makes none, DataError for anything but a list of texts."""
+        if self.vectors is None:
+            raise RecipeError(four_parts(
+                "this student makes no vectors", got=f"a student of {len(self.classes)} classes", expected="one of sentence vectors",
+                otherwise="Answers would be taken for places in a space", do="Use predict"))
+        return self.ask(texts) if len(texts) else np.zeros((0, self.vectors), np.float32)
+
+    def predict_file(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """(N, C) float32 probabilities of what a file holds: an image, rows of a table, texts, an array, a recording."""
+        return self.predict(self.read(path))
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Student:
+    """The student of a folder, or of one .onnx file.
+
+    path: a folder with an ONNX file and its config.json (`exports/onnx` of a run), a student folder with such an export of it beside
+    (`student/` of a run), a static embedding, or an .onnx file that says itself what it reads. threads: of ONNX Runtime; None: its choice.
+
+    Raises DataError for a folder that understudy did not write, that another version wrote, or whose file is not the one that was checked;
+    RecipeError where a package is missing.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".onnx":
+        return _alone(path, threads)
+    if _is_static(path):
+        return _static(path)
+    config = _config(path)
+    exported = _section(config)
+    if exported is not None:
+        return _student(path / exported["file"], config, exported, threads)
+    return _beside(path, config, threads)
+
+
+def _alone(file: Path, threads: int | None) -> Student:
+    """One file: config.json beside it says what it reads, or it does so itself."""
+    if (file.parent / CONFIG).is_file():
+        config = _config(file.parent)
+        exported = _section(config)
+        if exported is not None and exported["file"] == file.name:
+            return _student(file, config, exported, threads)
+    said = session.metadata(file)
+    if said is None:
+        raise DataError(four_parts(
+            f'"{file}" does not say what it reads', got=f"an ONNX file without {CONFIG} beside it, or metadata of understudy in it",
+            expected="one that understudy exported", otherwise="Input would be scaled and labelled by guess",
+            do=f"Export it again: {EXPORT} --to onnx"))
+    _refuse_other_schema(file, said)
+    return _student(file, said, {}, threads)
+
+
+def _beside(folder: Path, config: Mapping[str, Any], threads: int | None) -> Student:
+    """The export, among a run's, of the student in this folder: that of the same weights, plain ONNX before others."""
+    stated = (config.get("weights") or {}).get("sha256")
+    found = sorted(folder.absolute().parent.glob(f"exports/*/{CONFIG}"), key=lambda file: (file.parent.name != "onnx", file))
+    for file in found:
+        if file.parent.suffix == ".failed":
+            continue
+        other = _config(file.parent)
+        exported = _section(other)
+        if exported is not None and stated is not None and (other.get("weights") or {}).get("sha256") == stated:
+            return _student(file.parent / exported["file"], other, exported, threads)
+    raise DataError(four_parts(
+        f'"{folder}" needs torch', got=f"{WEIGHTS} alone", expected="an ONNX file of it in exports/ beside the folder",
+        otherwise="There would be nothing to run it with", do=f"Run {EXPORT} --to onnx where understudy is installed, or load it there"))
+
+
+def _student(file: Path, config: Mapping[str, Any], exported: Mapping[str, Any], threads: int | None) -> Student:
+    try:
+        kind = config["preprocess"]["kind"]
+        if kind not in KINDS:
+            raise RecipeError(four_parts(
+                "this student is run by other programs", got=f"one for inputs of kind {kind}", expected=", ".join(KINDS),
+                otherwise="Tokens would be taken for classes", do="Load its folder with transformers, or with understudy"))
+        preprocess = Preprocess.from_dict(config["preprocess"])
+        classes = tuple(str(name) for name in config["classes"])
+        vectors = None if config.get("vectors") is None else int(config["vectors"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, (DataError, RecipeError)):
+            raise
+        raise _broken(file.parent, f"{type(error).__name__}: {error}") from None
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _broken(file.parent, f"no {file.name}: {error.strerror}") from None
+    _refuse_other_weights(file, data, exported.get("sha256"))
+    run = session.opened(data, file, threads)
+    return Student(classes, vectors, config, lambda raw: run(preprocess, raw), preprocess.read_input)
+
+
+def _static(folder: Path) -> Student:
+    """A table of vectors: numpy runs it."""
+    found = static_embedding.load(folder)
+    config = json.loads(file.read_text(encoding="utf-8")) if (file := folder / CONFIG).is_file() else {}
+    stated = (config.get("weights") or {}).get("sha256")
+    if stated is not None:
+        _refuse_other_schema(folder, config)
+        _refuse_other_weights(folder / WEIGHTS, (folder / WEIGHTS).read_bytes(), stated)
+    if "preprocess" not in config:
+        return Student((), found.dimensions, config, found.encode, _lines)
+    read = Preprocess.from_dict(config["preprocess"])
+    assert isinstance(read, Text)
+    return Student((), found.dimensions, config, lambda texts: _means(found, read, texts), read.read_input)
+
+
+def _means(found: static_embedding.StaticEmbedding, read: Text, texts: Sequence[str]) -> np.ndarray:
+    """(N, D) the vectors that the student of a run learnt to give: with its special tokens and its length."""
+    made = np.zeros((len(texts), found.dimensions), np.float32)
+    for start in range(0, len(texts), session.BATCH):
+        ids = trimmed(read.encode(texts[start:start + session.BATCH]), read.pad)
+        real = (ids != read.pad).astype(np.float32)
+        rows = np.einsum("nl,nld->nd", real, found.table[ids]) / np.maximum(real.sum(axis=1, keepdims=True), 1)
+        length = np.linalg.norm(rows, axis=1, keepdims=True) if found.normalise else 1.0
+        made[start:start + session.BATCH] = rows / np.maximum(length, 1e-12)
+    return made
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    """A text a line."""
+    from understudy_runtime import readers
+
+    return readers.text_lines(path)
+
+
+def _is_static(folder: Path) -> bool:
+    """Whether a folder says that it is in one of the two layouts of static embeddings."""
+    if not (folder / WEIGHTS).is_file():  # an export copies what its student says
+        return (folder / static_embedding.INSIDE).is_dir()
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type") == "model2vec"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(folder, f"{CONFIG}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict):
+        raise _broken(folder, f"{CONFIG} holds no object")
+    _refuse_other_schema(folder, found)
+    return found
+
+
+def _section(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a configuration says of the ONNX file beside it; None where there is none."""
+    return next((part for part in config.values() if isinstance(part, Mapping) and str(part.get("file", "")).endswith(".onnx")), None)
+
+
+def _refuse_other_schema(place: Path, config: Mapping[str, Any]) -> None:
+    if config.get("schema") != SCHEMA:
+        raise DataError(four_parts(
+            f'"{place}" was not written by this version of understudy', got=f"schema {config.get('schema')}", expected=f"schema {SCHEMA}",
+            otherwise="Its fields would be read with another meaning", do="Use the understudy-runtime of the version that wrote it"))
+
+
+def _refuse_other_weights(file: Path, data: bytes, stated: Any) -> None:
+    if stated is not None and (digest := hashlib.sha256(data).hexdigest()) != stated:
+        raise DataError(four_parts(
+            f'"{file}" is not the file that was checked', got=f"sha256 {digest[:12]}", expected=str(stated)[:12],
+            otherwise="Its answers would be another model's", do="Copy the folder again, or take it from the run"))
+
+
+def _broken(folder: Path, got: str) -> DataError:
+    return DataError(four_parts(
+        f'"{folder}" is no student', got=got, expected=f"{CONFIG} and an ONNX file, or a static embedding, as understudy wrote them",
+        otherwise="The model or its preprocessing would be guessed", do="Take student/ or exports/onnx of a run"))

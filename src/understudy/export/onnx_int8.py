@@ -1,0 +1,196 @@
+"""ONNX in 8 bits or fewer, of the student's float ONNX file: the way that is fastest here and keeps the student's answers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from understudy import atomic
+from understudy.compress import quantize
+from understudy.compress.race import race
+from understudy.compress.sensitivity import Limits, Mixed, mixed
+from understudy.errors import DataError, RecipeError, four_parts
+from understudy.export import _parity, onnx
+from understudy.export._format import Format
+from understudy.export._probe import Probe
+from understudy.students import artefact
+
+LEARNED = "learned_ranges"
+"""Where config.json's extra has {layer: [lowest, highest]} of what goes into the layers of a student that was trained with quantisation."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way: the file where it could be made, else why not; what it answers on the probe's rows, and what was found on the way."""
+
+    method: str
+    data: bytes | None
+    refused: str | None = None
+    parity: _parity.Parity | None = None
+    failed: _parity.Mismatch | None = None
+    found: Mixed | None = None
+
+
+@dataclass(frozen=True)
+class Exporter(Format):
+    """model.onnx with integer weights beside config.json, which says what goes in and comes out, and how it was made.
+
+    method: static: int8 weights and activations with ranges from calibration rows, for convolutions and wide layers; dynamic: int8
+        weights, activations scaled anew in each call, for matrix products only; weight_only: integers that become float before they are
+        used: smaller, not faster; auto: static and dynamic are made, called in turns, and the fastest that keeps the answers is kept.
+    calibration: rows of the training split, at most, 64 at least. ranges: how they give ranges (`compress.quantize.calibrated`).
+    keep_float: layers that stay as they are, by their names in the student (or of nodes in the file). Others join them by themselves,
+        the most harmful first, until the answers are the student's on the calibration rows.
+    bits: of weight_only, 8 or 4. block: inputs that share a scale there.
+    agreement: the least share of calibration rows with the student's class (vectors: the least cosine). drop: the most that the upper end
+        of the 95 % interval of lost accuracy may be on held-out rows. max_bytes: the largest file, None without a limit.
+    calls: of each file, to time it.
+
+    Static int8 is up to twice as fast as float for convolutions on x86 with VNNI, and slower than float for layers of a few dozen numbers,
+    which fit into the cache anyway. A student trained with quantisation brings its ranges: nothing is calibrated that it has learned.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
+    extra: ClassVar[str] = "export"
+    rounds: ClassVar[bool] = True
+    method: Literal["auto", "static", "dynamic", "weight_only"] = "auto"
+    calibration: int = 512
+    ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
+    keep_float: tuple[str, ...] = ()
+    bits: Literal[8, 4] = 8
+    block: int = 32
+    agreement: float = 0.99
+    drop: float = _parity.DROP
+    max_bytes: int | None = None
+    calls: int = 300
+
+    def __post_init__(self) -> None:
+        for name, good, wanted, otherwise, do in [
+            ("calibration", self.calibration >= quantize.LEAST, f"{quantize.LEAST} or more", "Ranges would be chance", "Use 512"),
+            ("agreement", 0 < self.agreement <= 1, "0 < agreement <= 1", "Every file would pass, or none", "Use 0.99"),
+            ("drop", 0 < self.drop < 1, "0 < drop < 1", "Every file would pass, or none", "Use 0.005"),
+            ("block", self.block >= 16 and self.block & (self.block - 1) == 0, "16, 32, 64, ...", "No kernel computes it", "Use 32"),
+            ("calls", self.calls >= 1, "1 or more", "There would be no time to compare", "Use 300"),
+            ("max_bytes", self.max_bytes is None or self.max_bytes > 0, "bytes, or nothing", "No file is that small", "Leave it out"),
+        ]:
+            if not good:
+                raise RecipeError(four_parts(
+                    f"onnx_int8: {name} is not usable", got=getattr(self, name), expected=wanted, otherwise=otherwise, do=do))
+
+    def export(
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """Write `out_folder`/onnx_int8; ONNX Runtime has to give the student's answers on the probe's rows but for rounding.
+
+        Beside path, bytes and parity: "method", the one kept; "candidates", a row a method and the float file, with bytes, milliseconds and
+        errors; "kept_float", layers in float; "sensitivity", a row a layer with what quantising it alone costs; and "reason".
+
+        Raises DataError where the calibration rows are fewer than 64, or are the probe's own.
+        """
+        self.installed()
+        out = Path(os.path.abspath(out_folder)) / self.kind
+        student, reference = _parity.answers(Path(student_folder), probe.inputs, module)
+        with _parity.kept(out, onnx.FILE, artefact.CONFIG) as folder:
+            whole = onnx.to_onnx(student, probe.some.inputs)
+            chosen, found = self._chosen(whole, student, reference, probe)
+            assert chosen.data is not None
+            for name, content in {onnx.FILE: chosen.data, **onnx.files(student)}.items():
+                atomic.write_bytes(folder / name, content)
+            described = {
+                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(),
+                "opset": quantize.opset(chosen.data), "parity": chosen.parity}
+            atomic.write_json(folder / artefact.CONFIG, {**student.config, "onnx": described, "quantised": found})
+            if chosen.failed is not None:
+                chosen.failed.about = found
+                raise chosen.failed
+        return {"path": str(out / onnx.FILE), "bytes": len(chosen.data), "parity": chosen.parity, **found}
+
+    def _chosen(
+        self, whole: bytes, student: artefact.Student, reference: np.ndarray, probe: Probe
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """The fastest candidate that passes, else the fastest; and what the report says of all."""
+        methods, vectors = ("static", "dynamic") if self.method == "auto" else (self.method,), student.vectors is not None
+        made = [self._proved(self._made(method, whole, student, probe), reference, probe, vectors) for method in methods]
+        usable = [one for one in made if one.data is not None]
+        if not usable:
+            raise RecipeError(four_parts(
+                "the student can't be quantised", got="; ".join(f"{one.method}: {one.refused}" for one in made),
+                expected="one way that works", otherwise="There would be no file", do="Export `onnx` instead"))
+        files = {"float": whole} | {one.method: one.data for one in usable if one.data is not None}
+        paces = race(files, probe.inputs[:1], self.calls, threads=torch.get_num_threads())
+        passed = [one for one in usable if one.failed is None]
+        chosen = min(passed or usable, key=lambda one: (paces[one.method].p50, one.method))
+        return chosen, {
+            "method": chosen.method,
+            "candidates": [{"method": name, "bytes": len(data), **asdict(paces[name])} | _told(name, made) for name, data in files.items()]
+            + [{"method": one.method, "refused": one.refused} for one in made if one.data is None],
+            "kept_float": list(chosen.found.kept) if chosen.found else list(self.keep_float),
+            "sensitivity": _table(chosen.found) if chosen.found else [],
+            "reason": _reason(chosen, {name: pace.p50 for name, pace in paces.items()})}
+
+    def _made(self, method: str, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
+        """One way's file, or why there is none."""
+        if method == "weight_only":
+            return Candidate(method, quantize.weight_only(whole, self.bits, self.block))
+        if method == "dynamic":
+            try:
+                return Candidate(method, quantize.dynamic(whole, keep_float=self.keep_float))
+            except RecipeError as error:
+                if self.method == method:
+                    raise
+                return Candidate(method, None, str(error))
+        rows = probe.calibration[: self.calibration]
+        refuse_held_out(rows, probe.inputs)
+        learned = {layer: (low, high) for layer, (low, high) in student.config.get("extra", {}).get(LEARNED, {}).items()}
+        ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned)
+        limits = Limits(self.agreement, self.drop, self.max_bytes)
+        found = mixed(ready, rows, onnx.run(whole, rows), limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
+        return Candidate(method, found.data, found=found)
+
+    def _proved(self, one: Candidate, reference: np.ndarray, probe: Probe, vectors: bool) -> Candidate:
+        """The candidate with its parity on the held-out rows, and the error where that is too little."""
+        if one.data is None:
+            return one
+        try:
+            return replace(one, parity=_parity.rounded(reference, onnx.run(one.data, probe.inputs), probe, self.drop, vectors))
+        except _parity.Mismatch as error:
+            return replace(one, parity=error.parity, failed=error)
+
+
+def refuse_held_out(rows: np.ndarray, held_out: np.ndarray) -> None:
+    """DataError for calibration rows that are the held-out rows: the file would have been fitted to what judges it."""
+    known = {row.tobytes() for row in held_out}
+    if len(rows) and all(row.tobytes() in known for row in rows):
+        raise DataError(four_parts(
+            "the calibration rows are those that the file is judged on", got=f"{len(rows)} rows, each also held out",
+            expected="rows of the training split", otherwise="The ranges would fit the test rows, and the proof prove nothing",
+            do="Calibrate on training rows"))
+
+
+def _told(name: str, made: list[Candidate]) -> dict[str, Any]:
+    """What a candidate's answers are like; nothing of the float file, which is what they are compared with."""
+    found = next((one for one in made if one.method == name), None)
+    return {} if found is None else {"parity": found.parity, "passed": found.failed is None}
+
+
+def _table(found: Mixed) -> list[dict[str, Any]]:
+    """Plain rows of the sensitivity table."""
+    return [{"layer": harm.node.layer, "op": harm.node.op, "weights": harm.node.weights, "kl_nats": harm.cost.kl_nats, "mse": harm.cost.mse,
+             "agreement": harm.cost.agreement, "float": harm.node.layer in found.kept} for harm in found.table]
+
+
+def _reason(chosen: Candidate, milliseconds: Mapping[str, float]) -> str:
+    """Why this file, in a sentence."""
+    words = "keeps the student's answers, and of those that do it is the fastest" if chosen.failed is None else "none keeps its answers"
+    said = [f"{chosen.method}: {words}"] + ([chosen.found.reason] if chosen.found else [])
+    if milliseconds[chosen.method] > milliseconds["float"]:
+        said.append("the float file is faster here, this one smaller")
+    return "; ".join(said)

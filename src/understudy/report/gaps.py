@@ -1,0 +1,132 @@
+"""How models treat groups of rows that should be treated alike (`data.sensitive`): each group's figures, and whether gaps grew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from understudy.evaluation import compare, gaps, slices
+from understudy.report import numbers
+from understudy.report.words import printable
+
+if TYPE_CHECKING:
+    from understudy.report.classified import Classified
+
+LABELS = {"accuracy": "answers right", "positive_rate": "called positive", "true_positive_rate": "positives found"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One share by group. values: model -> (m,) or (S, m) zeros and ones. groups: those with enough rows. small: rows of the others."""
+
+    column: str
+    name: str
+    values: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray]
+    small: dict[str, int]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether two groups are left."""
+        return len(self.groups) > 1
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Over the labelled test rows; positive answers and positives found are there where there are two classes."""
+
+    measured: Classified
+
+    @cached_property
+    def positive(self) -> int | None:
+        """The class that is called positive."""
+        return self.measured.positive
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """Every share by every column."""
+        found = []
+        for column, names in self.measured.facts.sensitive.items():
+            own = names[self.measured.rows]
+            found.append(self._measure(column, "accuracy", own, self.measured.right))
+            if self.positive is not None:
+                said = {model: (one.argmax(axis=-1) == self.positive).astype(np.float64) for model, one in self.measured.said.items()}
+                found.append(self._measure(column, "positive_rate", own, said))
+                at = np.flatnonzero(self.measured.labels == self.positive)
+                found.append(self._measure(column, "true_positive_rate", own[at], {name: one[..., at] for name, one in said.items()}))
+        return found
+
+    def _measure(self, column: str, name: str, groups: np.ndarray, values: dict[str, np.ndarray]) -> Measure:
+        return Measure(column, name, values, *gaps.large(gaps.members(groups)))
+
+    @cached_property
+    def increases(self) -> list[tuple[Measure, str, gaps.Increase, float | None]]:
+        """(share, the model it is compared with, how much wider the students' gap is, p-value after Holm over the shares)."""
+        found: list[tuple[Measure, str, gaps.Increase, float | None]] = []
+        for other in ("teacher", "control"):
+            if other not in self.measured.said or (other == "teacher" and self.measured.facts.self_taught):
+                continue
+            rows = [(one, gaps.increase(one.values["distilled"], one.values[other], one.groups)) for one in self.measures if one.comparable]
+            tested = [more.p_value for _, more in rows if more.p_value is not None]
+            p_holm: list[float | None] = [*compare.holm(tested)] if len(tested) == len(rows) else [None] * len(rows)
+            found += [(one, other, more, p) for (one, more), p in zip(rows, p_holm, strict=True)]
+        return found
+
+    def of_shipped(self) -> dict[str, float | None]:
+        """What gates may bound: by how much the shipped student's gap is wider than the teacher's (where the student is its own teacher:
+        than the control's), the largest over all columns and shares."""
+        other = "control" if self.measured.facts.self_taught else "teacher"
+        at = self.measured.facts.shipped
+        found = [gaps.increase(one.values["distilled"][at][None], one.values[other], one.groups).value
+                 for one in self.measures if one.comparable and other in one.values]
+        return {"group_gap_increase": max(found, default=None)}
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The summary's `gaps`: one row a column and share."""
+        return [{"column": one.column, "measure": one.name, **self._compared(one)} for one in self.measures if one.comparable]
+
+    def details(self) -> dict[str, Any]:
+        """The page's `gaps`."""
+        positive = None if self.positive is None else self.measured.facts.classes[self.positive]
+        return {"positive": positive, "least": gaps.LEAST, "measures": [self._row(one) for one in self.measures],
+                "sentences": self.sentences(), "left_out": self.left_out()}
+
+    def _row(self, one: Measure) -> dict[str, Any]:
+        table = slices.table(one.values, one.groups)
+        return {"column": one.column, "measure": one.name, "label": LABELS[one.name], "small": one.small,
+                "groups": [{"name": found.name, "examples": found.examples, **found.values} for found in table],
+                **(self._compared(one) if one.comparable else {"gaps": {}, "increase": {}})}
+
+    def _compared(self, one: Measure) -> dict[str, Any]:
+        return {"gaps": {name: gaps.gap(values, one.groups) for name, values in one.values.items()},
+                "increase": {other: {"value": more.value, "ci95": more.ci95, "p_holm": p, "amplified": more.amplified}
+                             for found, other, more, p in self.increases if found is one}}
+
+    def sentences(self) -> list[str]:
+        """Where bias is amplified."""
+        found = []
+        for one, other, more, p_holm in self.increases:
+            if more.amplified:
+                whose = "its teacher's" if other == "teacher" else "the control's"
+                found.append(
+                    f"Bias amplified: between groups of {printable(one.column)} the student's gap in {LABELS[one.name]} is "
+                    f"{numbers.told(more.value, 'fraction', more.ci95)} wider than {whose} ({numbers.p_value(p_holm)} after Holm).")
+        return found
+
+    def left_out(self) -> list[str]:
+        """Which rows were not compared, a sentence a column."""
+        found = []
+        for column, names in self.measured.facts.sensitive.items():
+            rows, positives = ({one.name: one.small for one in self.measures if one.column == column}.get(name, {})
+                               for name in ("accuracy", "true_positive_rate"))
+            parts = [f"{name} ({count} test rows)" for name, count in rows.items()]
+            parts += [f"{name} in positives found ({count} positive rows)" for name, count in positives.items() if name not in rows]
+            if unknown := int((names[self.measured.rows] == "").sum()):
+                parts.append(f"{unknown} rows of which it is not known")
+            if parts:
+                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows or none that can be placed: "
+                             f"{printable(', '.join(parts))}.")
+        return found

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from understudy.errors import DataError, RecipeError
+from understudy.export import onnx_int8
+from understudy.export._parity import Mismatch
+from understudy.export._probe import Probe
+from understudy.export.onnx import run
+from understudy.export.onnx_int8 import Exporter
+from understudy.students import artefact
+
+RANDOM = np.random.default_rng(5)
+LOOSE = 0.05
+"""Of untrained students, whose first two logits are often as close as a rounding."""
+
+
+@pytest.fixture
+def student(make_student):
+    """make(arch) -> (folder, probe): 600 held-out pictures whose labels are the student's own answers, and 96 others to calibrate on."""
+    def make(arch="mlp", **options):
+        folder, module, preprocess, _ = make_student(arch, **options)
+        pixels = RANDOM.integers(0, 256, (696, 3, 8, 8), dtype=np.uint8)
+        with torch.no_grad():
+            module.head.weight *= 20
+        artefact.save(folder, module, **{key: artefact.read_config(folder)[key] for key in ("model", "shape", "classes", "preprocess")},
+                      card="# card")
+        labels = artefact.module_logits(module, preprocess, pixels[:600]).argmax(-1)
+        return folder, Probe(pixels[:600], labels, lambda: pixels[600:])
+
+    return make
+
+
+@pytest.mark.slow
+def test_both_ways_are_made_and_timed_and_one_is_kept(student, tmp_path):
+    folder, probe = student("mlp", hidden=[64])
+    found = Exporter(calls=5, drop=LOOSE).export(folder, tmp_path, probe)
+    rows = {row["method"]: row for row in found["candidates"]}
+    assert set(rows) == {"float", "static", "dynamic"} and found["method"] in ("static", "dynamic")
+    assert all(row["p50"] > 0 and row["calls"] == 5 for row in rows.values())
+    assert rows[found["method"]]["bytes"] == found["bytes"] < 0.5 * rows["float"]["bytes"]
+    fastest = min((row["p50"], name) for name, row in rows.items() if row.get("passed"))
+    assert fastest[1] == found["method"] and found["parity"] == rows[found["method"]]["parity"]
+
+
+@pytest.mark.slow
+def test_a_network_of_convolutions_is_never_made_dynamic(student, tmp_path):
+    folder, probe = student("cnn", width=8)
+    found = Exporter(calls=2, drop=LOOSE).export(folder, tmp_path, probe)
+    refused = next(row for row in found["candidates"] if row["method"] == "dynamic")
+    assert found["method"] == "static" and "not for convolutions" in refused["refused"]
+    assert {row["layer"] for row in found["sensitivity"]} == {"convs.0", "convs.1", "convs.2", "head"}
+    with pytest.raises(RecipeError, match="not for convolutions"):
+        Exporter(method="dynamic").export(folder, tmp_path, probe)
+
+
+@pytest.mark.slow
+def test_the_folder_says_what_goes_in_and_how_it_was_made(student, tmp_path):
+    folder, probe = student("mlp", hidden=[64])
+    found = Exporter(method="static", keep_float=("head",), calls=2, drop=LOOSE).export(folder, tmp_path, probe)
+    config = json.loads((tmp_path / "onnx_int8" / "config.json").read_text())
+    assert config["classes"] == artefact.read_config(folder)["classes"] and config["onnx"]["input"]["dtype"] == "uint8"
+    assert config["quantised"] == {key: found[key] for key in ("method", "candidates", "kept_float", "sensitivity", "reason")}
+    assert found["kept_float"] == ["head"] and config["onnx"]["parity"] == found["parity"]
+    names = {one.name for one in onnx.load(tmp_path / "onnx_int8" / "model.onnx").graph.initializer}
+    assert "student.head.weight" in names and "student.layers.0.weight" not in names
+    data = (tmp_path / "onnx_int8" / "model.onnx").read_bytes()
+    assert (run(data, probe.inputs).argmax(-1) == probe.labels).mean() == 1 - found["parity"]["drop"]
+
+
+@pytest.mark.slow
+def test_weights_alone(student, tmp_path):
+    folder, probe = student("mlp", hidden=[64])
+    found = Exporter(method="weight_only", drop=LOOSE, calls=1).export(folder, tmp_path, probe)
+    assert (found["method"], found["sensitivity"]) == ("weight_only", [])
+    assert "MatMulNBits" in {node.op_type for node in onnx.load(tmp_path / "onnx_int8" / "model.onnx").graph.node}
+
+
+@pytest.mark.slow
+def test_an_artefact_that_fails_is_laid_aside_with_all_that_was_found(student, tmp_path):
+    """Labels that only the student's very answers keep: half a point is lost at the first answer that changes."""
+    folder, probe = student("mlp", hidden=[64])
+    with pytest.raises(Mismatch) as error:
+        Exporter(method="static", drop=1e-6, calls=1).export(folder, tmp_path, probe)
+    assert error.value.folder == tmp_path / "onnx_int8.failed" and error.value.about["method"] == "static"
+    assert not error.value.about["candidates"][1]["passed"] and "none keeps" in error.value.about["reason"]
+
+
+@pytest.mark.slow
+def test_held_out_rows_may_not_calibrate(student, tmp_path):
+    folder, probe = student("mlp")
+    with pytest.raises(DataError, match="judged on"):
+        Exporter(method="static").export(folder, tmp_path, Probe(probe.inputs, probe.labels, lambda: probe.inputs[100:200]))
+    with pytest.raises(DataError, match="0 rows, expected at least 64"):
+        Exporter(method="static").export(folder, tmp_path, Probe(probe.inputs, probe.labels))
+    assert not (tmp_path / "onnx_int8").exists()
+    onnx_int8.refuse_held_out(probe.inputs[:100], probe.inputs[1:])  # tables repeat rows: some in common are no proof
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"calibration": 63}, "64 or more"), ({"agreement": 0}, "0 < agreement"), ({"drop": 1}, "0 < drop"), ({"block": 48}, "16, 32"),
+    ({"calls": 0}, "1 or more"), ({"max_bytes": 0}, "max_bytes")])
+def test_options_that_can_t_work_are_refused(options, why):
+    with pytest.raises(RecipeError, match=why):
+        Exporter(**options)
