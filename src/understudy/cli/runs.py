@@ -99,9 +99,10 @@ def _show_search(folder: Path, found: Mapping[str, Any]) -> None:
     table(fitted.HEADERS, fitted.lines(found), right=(1, 2, 3, 4))
     say()
     say(safe(str(found["reason"])))
-    _say_files(folder, "fit.html", "pick.yaml", "recipe.yaml", "provenance.json", f"{found['name']}/report.html")
     whole = folder / str(found["name"])
-    done(None, f"understudy runs show {shlex.quote(str(whole))}" if (whole / "summary.json").is_file() else _searching(folder))
+    run = found["pick"] is not None and (whole / "summary.json").is_file()  # an earlier pick's run is not this search's
+    _say_files(folder, "fit.html", "pick.yaml", "recipe.yaml", "provenance.json", *([f"{found['name']}/report.html"] if run else []))
+    done(None, f"understudy runs show {shlex.quote(str(whole))}" if run else _searching(folder))
 
 
 def _searching(folder: Path) -> str:
