@@ -32,9 +32,11 @@ def render(found: Mapping[str, Any]) -> str:
 
 
 def plotted(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The points as `pareto.plot` takes them; the pick has the mark of a student."""
-    return [{"name": row["name"], "role": "student" if row["name"] == found["pick"] else "artefact", "bytes": row["bytes"],
-             "batches": {"1": {"p50": row["seconds"]}}, "quality": {"value": row["value"], "ci95": None}} for row in found["points"]]
+    """The points as `pareto.plot` takes them, named without their architecture; the pick has the mark of a student."""
+    return [{
+        "name": row["name"].partition(", ")[2] or row["name"], "role": "student" if row["name"] == found["pick"] else "artefact",
+        "bytes": row["bytes"], "batches": {"1": {"p50": row["seconds"]}}, "quality": {"value": row["value"], "ci95": None}}
+        for row in found["points"]]  # fmt: skip
 
 
 HEADERS = ("model", "bytes", "ms", "validation", "kept", "")
