@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,4 +75,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     exporter.refuse(data.task, config["model"], data.preprocess)
     module = shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
     found = exporter.export(run / "student", run / "exports", probe_of(data), module)
+    summary = run / "summary.json"
+    if summary.is_file():
+        exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
