@@ -36,24 +36,31 @@ function nearestEven(value) {
 }
 
 // A plane of bytes at another size: bilinear with anti-aliasing as Pillow computes it, in whole numbers with 22 bits behind the point,
-// first along rows, then along columns. A canvas resamples in ways that differ from browser to browser.
+// along rows, then along columns; the other way round where the height shrinks by more than twice as many lines as the width does, as
+// Pillow has done since 13. A canvas resamples in ways that differ from browser to browser.
 export function resized(plane, width, height, newWidth, newHeight) {
-  let found = plane;
-  if (newWidth !== width) {
-    found = along(found, height, newWidth, taps(width, newWidth), (line, at) => line * width + at, (line, at) => line * newWidth + at);
+  if (newHeight < height && height - newHeight > 2 * (width - newWidth)) {
+    return rows(columns(plane, width, height, newHeight), width, newHeight, newWidth);
   }
-  if (newHeight !== height) {
-    found = along(found, newWidth, newHeight, taps(height, newHeight), (line, at) => at * newWidth + line, (line, at) => at * newWidth + line);
-  }
-  return found;
+  return columns(rows(plane, width, height, newWidth), newWidth, height, newHeight);
+}
+
+function rows(plane, width, height, size) {
+  return along(plane, height, width, size, (line, at) => line * width + at, (line, at) => line * size + at);
+}
+
+function columns(plane, width, height, size) {
+  return along(plane, width, height, size, (line, at) => at * width + line, (line, at) => at * width + line);
 }
 
 const BITS = 22;
 
-function along(plane, lines, size, wanted, from, to) {
-  const found = new Uint8Array(lines * size);
+function along(plane, lines, size, newSize, from, to) {
+  if (newSize === size) return plane;
+  const wanted = taps(size, newSize);
+  const found = new Uint8Array(lines * newSize);
   for (let line = 0; line < lines; line++) {
-    for (let at = 0; at < size; at++) {
+    for (let at = 0; at < newSize; at++) {
       const { first, weights } = wanted[at];
       let sum = 1 << (BITS - 1);
       for (let tap = 0; tap < weights.length; tap++) sum += plane[from(line, first + tap)] * weights[tap];
