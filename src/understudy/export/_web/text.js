@@ -12,7 +12,7 @@ export function textEncoder(read, marks) {
   return (text) => {
     const inner = special(text).flatMap((part) => (typeof part === "number" ? part : cut(normal(part)).flatMap(spell)));
     const ids = [...marks.opening, ...inner, ...marks.closing];
-    if (ids.length <= read.length) return Int32Array.from(ids);
+    if (ids.length <= read.length) return Int32Array.from(ids.length ? ids : [read.pad]);
     const { closing } = marks;
     return Int32Array.from(read.length > closing.length ? [...ids.slice(0, read.length - closing.length), ...closing] : ids.slice(0, read.length));
   };
@@ -37,7 +37,7 @@ const CHINESE = [[0x4e00, 0x9fff], [0x3400, 0x4dbf], [0x20000, 0x2a6df], [0x2a70
 function bertNormal(text, options) {
   let letters = [...text];
   if (options.clean_text) {
-    letters = letters.filter((letter) => /[\t\n\r]/.test(letter) || !/[\0\ufffd\p{C}]/u.test(letter));
+    letters = letters.filter((letter) => /[\t\n\r]/.test(letter) || !/[\0\ufffd\p{Cc}\p{Cf}\p{Co}\p{Cs}]/u.test(letter));
     letters = letters.map((letter) => (/\p{White_Space}/u.test(letter) ? " " : letter));
   }
   if (options.handle_chinese_chars) {
