@@ -33,7 +33,7 @@ def program() -> str | None:
 
 
 class Page:
-    """One tab. asked: the addresses of all requests; said: messages and errors of its console; blocked: requests to elsewhere than `home`."""
+    """One tab. asked: the addresses of all requests; said: messages and errors of its console; blocked: requests elsewhere than `home`."""
 
     def __init__(self, read: int, write: int) -> None:
         self._read, self._write, self._rest, self._number, self._session = read, write, b"", 0, None
@@ -147,7 +147,7 @@ def browser(*flags: str) -> Iterator[Page]:
     assert found is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    high = [fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in (theirs_in, theirs_out)]  # 3 and 4, which it reads and writes, may be among ours
+    high = [fcntl.fcntl(one, fcntl.F_DUPFD, 100) for one in (theirs_in, theirs_out)]  # it reads 3 and writes 4, which may be ours
     nothing = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
     with tempfile.TemporaryDirectory(prefix="understudy-browser-", ignore_cleanup_errors=True) as folder:
         root = ("--no-sandbox",) if os.geteuid() == 0 else ()  # the sandbox refuses to run as root

@@ -44,8 +44,8 @@ class Exporter(Format):
         network; None: npm brings it, as it is configured there. tolerance: as of `onnx`.
 
     Any server of files will do: `python -m http.server` in the folder. The page asks no other address (its Content-Security-Policy forbids
-    it), and once loaded works with the network cut. It takes pictures (chosen, dropped, small grey ones drawn), texts, numbers, and rows of a
-    table by a form, and encodes them as Python does: pictures by Pillow's own arithmetic. One thread, which needs no special headers.
+    it), and once loaded works with the network cut. It takes pictures (chosen, dropped, small grey ones drawn), texts, numbers, and rows of
+    a table by a form, and encodes them as Python does: pictures by Pillow's own arithmetic. One thread, which needs no special headers.
 
     The proof is that of `onnx`: ONNX Runtime on this machine gives the student's answers with the file that the page loads.
     """
@@ -89,7 +89,8 @@ class Exporter(Format):
             parity = _parity.close(reference, onnx.run(data, rows), self.tolerance)
             described["onnx"]["parity"] = parity
             atomic.write_json(made / artefact.CONFIG, described)
-        return {"path": str(out / PAGE[0]), "bytes": sum((out / name).stat().st_size for name in (*content, artefact.CONFIG)), "parity": parity}
+        size = sum((out / name).stat().st_size for name in (*content, artefact.CONFIG))
+        return {"path": str(out / PAGE[0]), "bytes": size, "parity": parity}
 
     def told(self, out_folder: Path, summary: Mapping[str, Any]) -> None:
         """The student's quality, with its interval and where it is worst, beside the page, which shows it."""

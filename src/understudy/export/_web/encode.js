@@ -6,25 +6,26 @@
 export function encodeImage(picture, read) {
   const [height, width] = read.size;
   const factor = read.maximum / 255;
-  const scaled = Uint8Array.from(picture.data, (value) => (read.maximum === 255 ? value : nearestEven(value * factor)));
-  const planes = read.channels === 1 ? [grey(scaled)] : [0, 1, 2].map((channel) => every(scaled, channel));
+  const level = Uint8Array.from({ length: 256 }, (_, value) => (read.maximum === 255 ? value : nearestEven(value * factor)));
+  const planes = read.channels === 1 ? [grey(picture.data, level)] : [0, 1, 2].map((channel) => every(picture.data, channel, level));
   const encoded = new Uint8Array(read.channels * height * width);
   planes.forEach((plane, channel) => encoded.set(resized(plane, picture.width, picture.height, width, height), channel * height * width));
   return encoded;
 }
 
 // Pillow's luma: ITU-R 601-2 in 16 bits; equal red, green and blue stay as they are.
-function grey(data) {
+function grey(data, level) {
   const plane = new Uint8Array(data.length / 4);
   for (let at = 0; at < plane.length; at++) {
-    plane[at] = (data[4 * at] * 19595 + data[4 * at + 1] * 38470 + data[4 * at + 2] * 7471 + 0x8000) >> 16;
+    const [red, green, blue] = [level[data[4 * at]], level[data[4 * at + 1]], level[data[4 * at + 2]]];
+    plane[at] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
   }
   return plane;
 }
 
-function every(data, channel) {
+function every(data, channel, level) {
   const plane = new Uint8Array(data.length / 4);
-  for (let at = 0; at < plane.length; at++) plane[at] = data[4 * at + channel];
+  for (let at = 0; at < plane.length; at++) plane[at] = level[data[4 * at + channel]];
   return plane;
 }
 
@@ -46,15 +47,16 @@ export function resized(plane, width, height, newWidth, newHeight) {
 }
 
 function rows(plane, width, height, size) {
-  return along(plane, height, width, size, (line, at) => line * width + at, (line, at) => line * size + at);
+  return along(plane, height, width, size, [width, 1], [size, 1]);
 }
 
 function columns(plane, width, height, size) {
-  return along(plane, width, height, size, (line, at) => at * width + line, (line, at) => at * width + line);
+  return along(plane, width, height, size, [1, width], [1, width]);
 }
 
 const BITS = 22;
 
+// from, to: how far apart lines, and the places of a line, lie in the plane that is read, and in the new one.
 function along(plane, lines, size, newSize, from, to) {
   if (newSize === size) return plane;
   const wanted = taps(size, newSize);
@@ -62,9 +64,10 @@ function along(plane, lines, size, newSize, from, to) {
   for (let line = 0; line < lines; line++) {
     for (let at = 0; at < newSize; at++) {
       const { first, weights } = wanted[at];
+      const start = line * from[0] + first * from[1];
       let sum = 1 << (BITS - 1);
-      for (let tap = 0; tap < weights.length; tap++) sum += plane[from(line, first + tap)] * weights[tap];
-      found[to(line, at)] = Math.max(0, Math.min(255, sum >> BITS));
+      for (let tap = 0; tap < weights.length; tap++) sum += plane[start + tap * from[1]] * weights[tap];
+      found[line * to[0] + at * to[1]] = Math.max(0, Math.min(255, sum >> BITS));
     }
   }
   return found;

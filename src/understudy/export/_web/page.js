@@ -7,7 +7,7 @@ const LARGEST_DRAWN = 64; // pixels a side: what a person may draw
 
 const part = (id) => document.getElementById(id);
 const show = (id) => { part(id).hidden = false; };
-const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
 const count = (number) => number.toLocaleString("en");
 
 function trouble(words) {
@@ -111,7 +111,11 @@ async function picture(chosen) {
   [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const found = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  for (let at = 3; at < found.data.length; at += 4) {
+    if (found.data[at] < 255) throw new Error(`“${chosen.name}” has transparent parts, whose colours a browser rounds; save it without them`);
+  }
+  return found;
 }
 
 function seen(encoded, read) {
@@ -186,7 +190,8 @@ function drawing(read, ask) {
   const done = () => {
     const drawn = context.getImageData(0, 0, side, side);
     if (!part("centre").checked) return ask(drawn);
-    const plane = Uint8Array.from({ length: side * side }, (_, at) => Math.abs(drawn.data[4 * at] - ground));
+    const plane = new Uint8Array(side * side);
+    for (let at = 0; at < plane.length; at++) plane[at] = Math.abs(drawn.data[4 * at] - ground);
     const [size] = read.size;
     const small = centred(resized(plane, side, side, 4 * size, 4 * size), 4 * size);
     const given = new ImageData(4 * size, 4 * size);
@@ -284,8 +289,8 @@ function about(config, measured, bytes) {
   const rows = [["Size", `${(bytes / 1e6).toFixed(2)} MB, ${count(config.weights.parameters)} parameters`]];
   if (measured.metric) {
     const share = (value) => (measured.unit === "fraction" ? percent(value) : value.toFixed(3));
-    const around = measured.ci95 ? ` (mean of ${measured.seeds} ${measured.seeds === 1 ? "training" : "trainings"} ${share(measured.mean)}, 95 % interval ${share(measured.ci95[0])} to ${share(measured.ci95[1])})` : "";
-    rows.push([measured.metric, `${share(measured.value)}${around} on ${count(measured.examples)} rows that it never saw`]);
+    const around = measured.ci95 ? ` (mean of ${measured.seeds} ${measured.seeds === 1 ? "training" : "trainings"} ${share(measured.mean)}, 95\u00a0% interval ${share(measured.ci95[0])} to ${share(measured.ci95[1])})` : "";
+    rows.push([measured.metric[0].toUpperCase() + measured.metric.slice(1), `${share(measured.value)}${around} on ${count(measured.examples)} rows that it never saw`]);
   } else {
     rows.push(["Quality", "not measured yet"]);
   }
