@@ -347,7 +347,8 @@ def test_files_of_all_sorts_get_python_s_answers_or_a_word(digits, opened, tmp_p
     photo = Pillow.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((80, 60), Pillow.Resampling.BICUBIC)
     turned = Pillow.Exif()
     turned[0x112] = 6
-    files = {"a.jpg": photo, "b.gif": photo.quantize(32), "c.webp": photo, "d.png": photo.convert("1"), "e.bmp": photo, "f.png": photo.quantize(32)}
+    few = photo.quantize(32)
+    files = {"a.jpg": photo, "b.gif": few, "c.webp": photo, "d.png": photo.convert("1"), "e.bmp": photo, "f.png": few}
     for at, (name, one) in enumerate(files.items()):
         one.save(tmp_path / name, **({"exif": turned} if name.endswith("jpg") else {}))
         page.choose("#file", tmp_path / name)
@@ -356,7 +357,8 @@ def test_files_of_all_sorts_get_python_s_answers_or_a_word(digits, opened, tmp_p
     photo.save(tmp_path / "clear.png")
     Pillow.fromarray(random.integers(0, 65535, (9, 9)).astype(np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "no.png").write_bytes(b"no picture")
-    for name, said in (("clear.png", "has transparent parts"), ("deep.png", "has 16 bits a pixel"), ("no.png", "can't be read as an image")):
+    refused = {"clear.png": "has transparent parts", "deep.png": "has 16 bits a pixel", "no.png": "can't be read as an image"}
+    for name, said in refused.items():
         page.choose("#file", tmp_path / name)
         page.wait(f"{TROUBLE}.includes({json.dumps(f'“{name}” {said}')})")
     quiet(page)
@@ -441,6 +443,7 @@ def test_a_row_of_a_table_gets_python_s_answer(exporter, opened, tmp_path):
     put(page, "#field-0", "old")
     page.press("Enter", "\r", 13)
     assert "age: “old” is no number" in page.wait(TROUBLE)
+    assert page.ask(f"{SAID}.textContent") == "No answer." and page.ask(SHOWN) == [], "the last answer is not this input's"
     quiet(page)
 
 

@@ -10,8 +10,13 @@ const show = (id) => { part(id).hidden = false; };
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
 const count = (number) => number.toLocaleString("en");
 
+// What went wrong; an answer to an earlier input would stand beside it as if it were this one's.
 function trouble(words) {
   part("trouble").textContent = words;
+  if (words === "") return;
+  part("said").textContent = "No answer.";
+  part("classes").replaceChildren();
+  part("trouble").scrollIntoView({ block: "nearest" });
 }
 
 async function file(name) {
@@ -277,9 +282,9 @@ function table(config, asked) {
 
 function submitted(ask) {
   show("ask");
-  part("input").addEventListener("submit", (event) => {
+  part("input").addEventListener("submit", async (event) => {
     event.preventDefault();
-    ask();
+    if (await ask()) part("answer").scrollIntoView({ block: "nearest" });
   });
 }
 
