@@ -448,6 +448,17 @@ def test_a_row_of_a_table_gets_python_s_answer(exporter, opened, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_page_may_ask_nobody_else(digits, opened):
+    """Prevents: a policy that is written down and not in force. Without it the requests would be among those that are blocked here."""
+    page, _ = opened(digits[0])
+    page.ask("addEventListener('securitypolicyviolation', event => (window.refused ??= []).push(event.effectiveDirective))")
+    assert page.ask("fetch('http://example.org/').then(() => 'an answer', () => 'none')") == "none"
+    page.ask("Object.assign(new Image(), {src: 'http://example.org/x.png'}).decode().catch(() => 'none')")
+    assert page.wait("window.refused?.length === 2 && window.refused") == ["connect-src", "img-src"]
+    assert page.blocked == [], "they were refused before the browser asked"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone(digits, opened, dark):
     page, _ = opened(digits[0])
