@@ -13,14 +13,14 @@ PIP := $(RUN) pip --disable-pip-version-check -qq
 # where pip, as it is configured, would take another build. With a GPU: make demo TORCH_INDEX=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test check lint clean
+.PHONY: help demo test check lint chromium clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.core
 	$(VENV)/bin/understudy run digits
 
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev lint chromium
 	$(RUN) pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev lint
@@ -29,6 +29,12 @@ check: $(VENV)/.dev lint
 lint: $(VENV)/.dev
 	$(RUN) ruff check src tests benchmarks docs runtime
 	$(RUN) mypy
+
+# The tests of the page that `export: [web]` writes need a browser: Debian's, where one may install it. Without it they skip.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { echo "installing chromium for the tests of the web page (once)"; apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null; }; } || \
+	  echo "no chromium: the tests of the web page skip"
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -196,7 +196,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
-        finish.put_card(folder)
+        finish.tell_exports(tree, folder, summary)
         provenance.write(folder, about)
         page = stage("report", lambda: finish.write_report(folder, summary, details))
         if recipe.profiles:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
@@ -52,6 +53,9 @@ class Format(ABC):
                 f"the export {self.kind} can't hold such a student", got=f"one of the task {task}", expected=" or ".join(self.tasks),
                 otherwise="It would fail at the run's end, or hold a model of one length alone",
                 do="Use safetensors, which transformers reads" if task in ("language", "masked") else "Use another format"))
+
+    def told(self, out_folder: Path, summary: Mapping[str, Any]) -> None:  # noqa: B027  most formats have no place for it
+        """Say in the artefact of `out_folder` what was measured after it was made. summary: the run's, of schema 1."""
 
     def installed(self) -> None:
         """RecipeError with the command that helps, where a package is not there."""

@@ -138,10 +138,12 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
             yield made
         except Mismatch as error:
             written = [str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()]
-            for name in (*names, *written):
-                (out / name).unlink(missing_ok=True)
-            if out.is_dir() and not any(out.iterdir()):
-                out.rmdir()
+            older = [out / name for name in (*names, *written)]
+            for file in older:
+                file.unlink(missing_ok=True)
+            for folder in sorted({file.parent for file in older}, reverse=True):  # what lies within comes first
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
             shutil.rmtree(aside, ignore_errors=True)
             atomic.write_text(made / "reason.txt", f"{error}\n")
             os.rename(made, aside)

@@ -65,6 +65,16 @@ class Classified(Measured):
         return metrics.positive_class(self.facts.class_counts)
 
     @cached_property
+    def shifted(self) -> Shifted | None:
+        """The figures on spoilt rows."""
+        return Shifted(self) if self.facts.shifted is not None else None
+
+    @cached_property
+    def gaps(self) -> Gaps | None:
+        """The figures by group of rows."""
+        return Gaps(self) if self.facts.sensitive else None
+
+    @cached_property
     def clusters(self) -> np.ndarray | None:
         """(n,) which rows count as one item; None where every row is its own, or all are of one cluster."""
         found = self.facts.clusters[self.rows] if len(self.facts.clusters) else self.facts.clusters
@@ -84,24 +94,14 @@ class Classified(Measured):
         """As of every task, with that guard."""
         return mean_interval(self.scores[model], *metrics.bounds(self.facts.metric), guard=self.guard)
 
-    def score(self, log_probs: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Per-item scores of the run's metric, (n,) or (S, n); of K clusters of rows (K,) or (S, K).
+    def score(self, log_probs: np.ndarray) -> np.ndarray:
+        """Per-item scores of the run's metric, (n,) or (S, n); of K clusters of rows (K,) or (S, K)."""
+        return self.score_of(log_probs, self.labels, self.clusters)
 
-        labels: of rows other than all labelled test rows, each of which is an item then.
-        """
-        asked = self.labels if labels is None else labels
-        found = metrics.scores(self.facts.metric, log_probs, asked, positive=self.positive, class_weights=self.facts.class_weights)
-        return found if labels is not None or self.clusters is None else by_cluster(found, self.clusters)
-
-    @cached_property
-    def shifted(self) -> Shifted | None:
-        """The figures on spoilt rows."""
-        return Shifted(self) if self.facts.shifted is not None else None
-
-    @cached_property
-    def gaps(self) -> Gaps | None:
-        """The figures by group of rows."""
-        return Gaps(self) if self.facts.sensitive else None
+    def score_of(self, log_probs: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+        """The same of other rows, with their labels and clusters."""
+        found = metrics.scores(self.facts.metric, log_probs, labels, positive=self.positive, class_weights=self.facts.class_weights)
+        return found if clusters is None else by_cluster(found, clusters)
 
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
@@ -164,12 +164,6 @@ class Classified(Measured):
             **(self.shifted.of_shipped() if self.shifted else {}), **(self.gaps.of_shipped() if self.gaps else {}),
         }
 
-    def counted(self) -> dict[str, Any]:
-        """Figures on spoilt rows and by group, where that was asked, and of the pruned start of the student, where it has one."""
-        pruned = {"pruned": {"value": self.value("pruned"), "ci95": self.interval("pruned")}} if "pruned" in self.scores else {}
-        return {**pruned, **({"robustness": self.shifted.summary()} if self.shifted else {}),
-                **({"gaps": self.gaps.summary()} if self.gaps else {})}
-
     def notes(self) -> list[str]:
         """About clusters, the worst class, duplicates and unlabelled rows."""
         facts, found = self.facts, []
@@ -190,6 +184,12 @@ class Classified(Measured):
         found += [*self.shifted.sentences(), *self.shifted.unasked()] if self.shifted else []
         found += [*self.gaps.sentences(), *self.gaps.left_out()] if self.gaps else []
         return found
+
+    def counted(self) -> dict[str, Any]:
+        """The pruned start of the student, figures on spoilt rows and those by group, where there are any."""
+        pruned = {"value": self.value("pruned"), "ci95": self.interval("pruned")} if "pruned" in self.scores else None
+        found = {"pruned": pruned, "robustness": self.shifted and self.shifted.summary(), "gaps": self.gaps and self.gaps.summary()}
+        return {name: one for name, one in found.items() if one is not None}
 
     def sections(self) -> dict[str, Any]:
         """What only classifiers have."""

@@ -5,6 +5,7 @@ All figures are on the same test rows, the plain ones too. A shift is judged by 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,23 @@ class Shifted:
     @cached_property
     def scores(self) -> dict[str, list[np.ndarray]]:
         """Model -> 1 + K per-item scores of the run's metric."""
-        return {name: [self.measured.score(one, self.labels) for one in parts] for name, parts in self.said.items()}
+        return {name: [self._score(one) for one in parts] for name, parts in self.said.items()}
+
+    @cached_property
+    def clusters(self) -> np.ndarray | None:
+        """(r,) which of these rows count as one item; None where every row is its own."""
+        if self.measured.clusters is None:
+            return None
+        found = self.measured.facts.clusters[self.asked.rows]
+        return found if len(np.unique(found)) > 1 else None
+
+    @property
+    def guard(self) -> float:
+        """As that of the whole test, for these rows."""
+        return 1.0 if self.clusters is None else math.sqrt(len(np.unique(self.clusters)) / len(self.clusters))
+
+    def _score(self, log_probs: np.ndarray) -> np.ndarray:
+        return self.measured.score_of(log_probs, self.labels, self.clusters)
 
     @cached_property
     def shifts(self) -> dict[str, list[int]]:
@@ -92,7 +109,7 @@ class Shifted:
             return {}
         return compare.corrected({
             shift: compare.verdict(self.averaged("control", shift), self.averaged("distilled", shift), self.measured.higher,
-                                   self.measured.guard)
+                                   self.guard)
             for shift in self.shifts})
 
     def beyond(self, shift: str) -> Estimate:
@@ -101,7 +118,7 @@ class Shifted:
             return Estimate(None, None, self.asked.why_not)
         sign = 1.0 if self.measured.higher else -1.0
         mine, theirs = (sign * (self.scores[name][0] - self.averaged(name, shift)) for name in ("distilled", "teacher"))
-        found = spread([mine], fixed=-theirs, guard=self.measured.guard)
+        found = spread([mine], fixed=-theirs, guard=self.guard)
         value = float(mine.mean() - theirs.mean())
         return Estimate(value, None, compare.ONE_SEED) if found is None else Estimate(value, found.interval(value))
 
@@ -109,7 +126,7 @@ class Shifted:
     def trivial(self) -> float:
         """The metric of who knows nothing but the training labels, on these rows."""
         guess = metrics.trivial_log_probs(self.measured.facts.class_counts, len(self.labels))
-        return float(self.measured.score(guess, self.labels).mean())
+        return float(self._score(guess).mean())
 
     def of_shipped(self) -> dict[str, float | None]:
         """What gates may bound of the shipped student: the least that it keeps of its own plain figure above the trivial one, over all
@@ -152,7 +169,7 @@ class Shifted:
         scores, said = self.scores[model][at], self.said[model][at]
         hot = self.temperatures.get(model)
         cooled = None if hot is None else calibration.scaled(said, hot[0] if said.ndim == 2 else hot[:, None, None])
-        return {"value": scores.mean(), "ci95": mean_interval(scores, *metrics.bounds(self.measured.facts.metric)),
+        return {"value": scores.mean(), "ci95": mean_interval(scores, *metrics.bounds(self.measured.facts.metric), guard=self.guard),
                 "ece": calibration.ece(said, self.labels), "ece_scaled": None if cooled is None else calibration.ece(cooled, self.labels)}
 
     def sentences(self) -> list[str]:

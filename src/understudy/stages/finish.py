@@ -318,8 +318,10 @@ def export(
     return rows
 
 
-def put_card(folder: RunFolder) -> None:
-    """Give the artefacts that come with a card the finished one; they were checked before there was anything to say in it."""
+def tell_exports(tree: Mapping[str, Any], folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Give the artefacts that say how good they are the finished card and figures; they were checked before there were any."""
+    for exporter in exporters(tree):
+        exporter.told(folder.path / "exports", summary)
     card = (folder.path / "student" / artefact.CARD).read_bytes()
     for copy in (folder.path / "exports").glob(f"*/{artefact.CARD}"):
         atomic.write_bytes(copy, card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,4 +78,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
         folder = run / "aware"
         module = artefact.load(folder, module).module
     found = exporter.export(folder, run / "exports", probe_of(data), module)
+    summary = run / "summary.json"
+    if summary.is_file():
+        exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
