@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy import cache
-from understudy.cache import Cache, entries, entry, gc, key
+from understudy.cache import Cache, beside, entries, entry, gc, key
 from understudy.errors import DataError, RecipeError
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -199,3 +199,12 @@ def test_a_look_makes_nothing_and_names_the_same_folder(tmp_path):
     place = store.place("teach", {"seed": 1}, 1)
     assert not store.done(place) and not store.root.exists()
     assert place == store.folder("teach", {"seed": 1}, 1)
+
+
+def test_the_cache_of_a_run_in_a_series_is_the_series_own(tmp_path):
+    """Prevents: "the teacher is not in the cache any more" of every member of a series."""
+    (tmp_path / "runs" / "_cache").mkdir(parents=True)
+    assert beside(tmp_path / "runs" / "one") == tmp_path / "runs" / "_cache"
+    assert beside(tmp_path / "runs" / "folds" / "one") == tmp_path / "runs" / "_cache"
+    (tmp_path / "runs" / "folds" / "_cache").mkdir(parents=True)
+    assert beside(tmp_path / "runs" / "folds" / "one") == tmp_path / "runs" / "folds" / "_cache"

@@ -227,3 +227,9 @@ def _read_entry(folder: Path) -> dict[str, Any]:
         raise DataError(four_parts(f"{path} is not readable", got=str(error), expected="the JSON that a finished stage writes",
                                    otherwise="A broken result would be taken for a whole one", do=f"Remove the folder {folder}")) from None
     return record
+
+
+def beside(run: Path) -> Path:
+    """The cache of a finished run: beside it, or beside the series that it belongs to."""
+    own, series = run.parent / "_cache", run.parent.parent / "_cache"
+    return series if series.is_dir() and not own.is_dir() else own

@@ -126,6 +126,18 @@ def test_dynamic_is_not_for_convolutions(make_net):
         dynamic(make_net())
 
 
+def test_a_layer_that_is_kept_stays_as_it_is_in_dynamic_files_too(make_chain):
+    """Prevents: the quantiser renames a Gemm before it asks what to leave alone, and the report says that it is in float."""
+    random = np.random.default_rng(0)
+    data = make_chain(random.normal(size=(6, 4)), random.normal(size=(3, 6)))
+    for kept in (("layers.0",), ("gemm_0",)):
+        made = onnx.load_from_string(dynamic(data, keep_float=kept))
+        floats = {one.name for one in made.graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) == 2}
+        assert any("layers.0" in name for name in floats) and not any("layers.1" in name for name in floats)
+    with pytest.raises(RecipeError, match='"?third"?.*layers.0'):
+        dynamic(data, keep_float=("third",))
+
+
 def test_a_layer_that_is_kept_stays_as_it_is(make_net):
     """By the name of its layer or of its node."""
     data = make_net()

@@ -47,6 +47,15 @@ def test_a_block_takes_about_as_long_whatever_the_model(seconds, calls):
 
 
 @pytest.mark.slow
+def test_a_file_named_like_a_library_beside_the_model_is_not_run(doubling, tmp_path, monkeypatch):
+    """Prevents: measuring a downloaded folder from inside runs the numpy.py that somebody put there."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('run')\n")
+    monkeypatch.chdir(tmp_path)
+    with Worker(doubling, 1) as worker:
+        assert "onnxruntime" in worker.start()["modules"]
+
+
+@pytest.mark.slow
 def test_a_process_of_onnx_runtime_has_no_torch_and_says_where_its_time_went(doubling):
     """Prevents: the memory and the cold start of an artefact are those of the library that it was made with."""
     with Worker(doubling, 1) as worker:

@@ -99,7 +99,19 @@ def test_held_out_rows_may_not_calibrate(student, tmp_path):
     with pytest.raises(DataError, match="0 rows, expected at least 64"):
         Exporter(method="static").export(folder, tmp_path, Probe(probe.inputs, probe.labels))
     assert not (tmp_path / "onnx_int8").exists()
-    onnx_int8.refuse_held_out(probe.inputs[:100], probe.inputs[1:])  # tables repeat rows: some in common are no proof
+    with pytest.raises(DataError, match="60 of 100 rows are also held out"):
+        onnx_int8.refuse_held_out(probe.inputs[:100], probe.inputs[40:])
+    onnx_int8.refuse_held_out(probe.inputs[:100], probe.inputs[60:])  # tables repeat rows: some in common are no proof
+    found = Exporter(calls=1, drop=0.5).export(folder, tmp_path, Probe(probe.inputs, probe.labels))
+    assert found["method"] == "dynamic" and "64" in found["candidates"][-1]["refused"], "what needs no calibration is still made"
+
+
+@pytest.mark.slow
+def test_a_file_that_is_larger_than_allowed_fails(student, tmp_path):
+    """Prevents: a limit in the recipe that nothing enforces."""
+    folder, probe = student("mlp", hidden=[64])
+    with pytest.raises(Mismatch, match="larger than max_bytes: got .* bytes, expected at most 100"):
+        Exporter(method="dynamic", max_bytes=100, drop=0.5, calls=1).export(folder, tmp_path, probe)
 
 
 @pytest.mark.parametrize(("options", "why"), [

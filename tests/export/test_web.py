@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,7 +148,8 @@ def test_inputs_that_the_page_can_t_encode_are_refused_before_compute(folders):
     floats = Image((8, 8), 1, (0.0,), (1.0,), 1.0, "float32")
     given = Exporter(onnxruntime_web="/nowhere")
     for read, said in ((floats, "pictures of float32"), (Text(tokens.Tokenizer(odd.to_str(), 0), 8), "Unigram"),
-                       (Text(tokens.Tokenizer(spaced.to_str(), 0), 8), "Metaspace")):
+                       (Text(tokens.Tokenizer(spaced.to_str(), 0), 8), "Metaspace"),
+                       (SimpleNamespace(kind="audio"), "inputs of kind audio")):
         with pytest.raises(RecipeError, match=said):
             given.refuse("classification", {}, read)
     with pytest.raises(RecipeError, match="of the task language"):

@@ -176,6 +176,9 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
     assert "can't be run" in said(export)
     (export / "model.onnx").unlink()
     assert "no model.onnx" in said(export)
+    (export / "config.json").write_text(json.dumps({**config, "onnx": {"file": "../../model.onnx"}}))
+    assert "names a file elsewhere" in said(export)
+    assert "was laid aside" in said(export.rename(export.with_name("onnx.failed")))
 
 
 def test_the_command_prints_a_line_of_json_a_row(installed, make_run, pixels, tmp_path):

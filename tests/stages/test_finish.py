@@ -75,6 +75,13 @@ def test_an_exporter_that_does_not_agree_is_laid_aside_and_said(toy, monkeypatch
     assert "failed" not in good and "does not agree" in (folder / "report.html").read_text()
 
 
+def test_what_a_format_finds_out_at_the_end_does_not_cost_the_report(toy):
+    """Prevents: 9 rows too few for a calibration throw hours of training away."""
+    with pytest.raises(GateError, match="export onnx_int8.*expected at least 64"):
+        toy.run("training.seeds=1", "export=[{kind: onnx_int8, method: static, calls: 1}]", "data.transfer.examples=0.3")
+    assert (toy.runs / "toy" / "report.html").exists()
+
+
 def test_an_exporter_without_its_packages_is_refused_before(toy, monkeypatch):
     import importlib.util
 

@@ -77,6 +77,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Student
     RecipeError where a package is missing.
     """
     path = Path(path)
+    if any(part.suffix == ".failed" for part in (path, path.parent)):
+        raise DataError(four_parts(
+            f'"{path}" was laid aside', got="an artefact that does not agree with its student (reason.txt)", expected="one that was proved",
+            otherwise="Its answers would be taken for the student's", do="Export it again, or in another format"))
     if path.is_file() and path.suffix == ".onnx":
         return _alone(path, threads)
     if _is_static(path):
@@ -201,7 +205,12 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _section(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a configuration says of the ONNX file beside it; None where there is none."""
-    return next((part for part in config.values() if isinstance(part, Mapping) and str(part.get("file", "")).endswith(".onnx")), None)
+    found = next((part for part in config.values() if isinstance(part, Mapping) and str(part.get("file", "")).endswith(".onnx")), None)
+    if found is not None and Path(found["file"]).name != found["file"]:
+        raise DataError(four_parts(
+            f"{CONFIG} names a file elsewhere", got=found["file"], expected="a file beside it",
+            otherwise="A file that nobody chose would be read", do="Export the student again"))
+    return found
 
 
 def _refuse_other_schema(place: Path, config: Mapping[str, Any]) -> None:

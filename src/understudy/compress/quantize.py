@@ -156,7 +156,14 @@ def dynamic(model: bytes, *, keep_float: tuple[str, ...] = ()) -> bytes:
         raise RecipeError(four_parts(
             "dynamic int8 is not for convolutions", got=f"{convolutions} convolutions", expected="matrix products only",
             otherwise="ONNX Runtime computes them 2 to 3 times slower than in float", do="Use method: static"))
-    kept = {node.name for node in nodes(ready.SerializeToString()) if node.layer in keep_float or node.name in keep_float}
+    there = list(nodes(ready.SerializeToString()))
+    strange = [name for name in keep_float if all(name not in (node.layer, node.name) for node in there)]
+    if strange:
+        raise RecipeError(four_parts(
+            "keep_float names a layer that is not there", got=strange[0], expected=", ".join(node.layer for node in there[:12]),
+            otherwise="It would be quantised without a word", do="Name one of those"))
+    kept = {node.name for node in there if node.layer in keep_float or node.name in keep_float}
+    kept |= {f"{name}_MatMul" for name in kept}  # what the quantiser calls the product of a Gemm before it asks
     with tempfile.TemporaryDirectory() as folder:
         quantize_dynamic(
             ready, str(Path(folder) / "int8.onnx"), ["MatMul"], per_channel=True, reduce_range=not cpu()[1], weight_type=QuantType.QInt8,

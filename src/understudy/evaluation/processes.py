@@ -84,7 +84,8 @@ class Worker:
         self._errors = tempfile.TemporaryFile()
         self.spawned = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "understudy.runtimes.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            # -P: a file of the working folder named like a library, a downloaded model's numpy.py, is not imported.
+            [sys.executable, "-P", "-m", "understudy.runtimes.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=environment)
         return self
 

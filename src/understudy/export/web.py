@@ -32,6 +32,8 @@ RUNTIME = Package(
     {"dist/ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
      "dist/ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"})
 """The build for WebAssembly alone, whose glue is in its module: two files of the package's eighty."""
+SHOWN = ("image", "text", "vector", "table")
+"""Kinds of input that the page has a form for."""
 NORMALIZERS, CUTTERS, MODELS = (None, "BertNormalizer"), (None, "BertPreTokenizer", "ByteLevel"), ("WordPiece", "WordLevel", "BPE")
 """What text.js knows of tokenizers."""
 
@@ -130,6 +132,8 @@ def _refuse_inputs(read: Preprocess) -> None:
             "the page can't encode this student's inputs", got=got, expected=expected,
             otherwise="It would show other answers than the student's", do="Use onnx, and encode them where it runs"))
 
+    if read.kind not in SHOWN:
+        raise cannot(f"inputs of kind {read.kind}", ", ".join(SHOWN))
     if isinstance(read, Image) and read.dtype != "uint8":
         raise cannot(f"pictures of {read.dtype}", "pictures of uint8")
     if not isinstance(read, Text):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from understudy import kinds, model_folder, recipe, tokens
-from understudy.cache import Cache
+from understudy.cache import Cache, beside
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export._probe import Probe
 from understudy.preprocess import Preprocess
@@ -69,10 +69,10 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
     theirs = data.read_by_teacher(entry)
     exporter.refuse(data.task, entry["model"], theirs.preprocess)
     try:
-        taught = teach.obtain(tree, data, given, Cache(cache or run.parent / "_cache"), lambda event: None, lambda: False, may_train=False)
+        taught = teach.obtain(tree, data, given, Cache(cache or beside(run)), lambda event: None, lambda: False, may_train=False)
     except NotTrained:
         raise DataError(four_parts(
-            "the teacher is not in the cache", got=f"{cache or run.parent / '_cache'}", expected="the weights that the run left there",
+            "the teacher is not in the cache", got=f"{cache or beside(run)}", expected="the weights that the run left there",
             otherwise="Another teacher would have to be trained", do="Name the cache of the run with --cache")) from None
     [module] = taught.modules
     vectors = width_of(module, theirs.rows.inputs(theirs.test[:2])) if data.task == "embedding" else None

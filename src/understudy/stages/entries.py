@@ -19,13 +19,15 @@ from understudy.evaluation.processes import Entry
 from understudy.run_folder import RunFolder
 from understudy.stages import teach
 from understudy.stages.common import complete
-from understudy.stages.finish import trained_module
+from understudy.stages.finish import shuffled, trained_module
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import NotTrained, Taught
 from understudy.students import artefact
 from understudy.students.weights import FILE as WEIGHTS
 from understudy.teachers import predictor
 
+PAGE = "index.html"
+"""What an export for browsers has and no other."""
 PROBED, PROBED_TEXTS = 256, 8
 """Test rows that calls go through and answers are compared on: of running text few, as every token of a row has an answer."""
 
@@ -51,9 +53,8 @@ def models_of(
     tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, cache: Cache, made: Path
 ) -> list[Named]:
     """Everything that the run can show. made: an empty folder, where models that have none of their own are written."""
-    test = prepared.test
-    rows = _rows(prepared, test[:PROBED_TEXTS if prepared.generative else PROBED], made / "rows.npy")
-    every = _rows(prepared, test, made / "all.npy") if prepared.task == "classification" else None
+    rows = _rows(prepared, shuffled(prepared.test)[:PROBED_TEXTS if prepared.generative else PROBED], made / "rows.npy")
+    every = _rows(prepared, prepared.test, made / "all.npy") if prepared.task == "classification" else None
     beside: dict[str, Any] = {"rows": rows, "all": every, "pad": prepared.rows.pad}
     found = [_teacher(tree, prepared, given, cache, made)]
     if (folder.path / "arms" / "control").is_dir():
@@ -84,7 +85,10 @@ def _checked(folder: Path, named: Named) -> Named:
 def _artefact(path: Path, beside: Mapping[str, Any]) -> Named:
     """The line of a folder under `exports/`, by the files in it."""
     if path.name.endswith(".failed"):
-        return Named(path.name, "artefact", None, missing="it was kept aside, as it does not agree with the student")
+        kind = path.name.removesuffix(".failed")
+        return Named(kind, "artefact", None, missing="it was kept aside, as it does not agree with the student")
+    if (path / PAGE).is_file():
+        return Named(path.name, "artefact", None, tuple(file for file in path.rglob("*") if file.is_file()), "a browser runs it")
     return of_folder(path, path.name, "artefact", beside)
 
 
@@ -166,7 +170,7 @@ def _local(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, made: Pa
     if any(one.preprocess.to_dict() != own.preprocess.to_dict() for one in reads):
         return Named("teacher", "teacher", None, missing="its members read texts with different tokenizers")
     names = [f"member-{number}" for number in range(len(reads))]
-    rows = _rows(own, own.test[:PROBED_TEXTS if own.generative else PROBED], made / "teacher.npy")
+    rows = _rows(own, shuffled(own.test)[:PROBED_TEXTS if own.generative else PROBED], made / "teacher.npy")
     weights = tree["teacher_weights"]
     options = {"members": names, "weights": list(weights) if isinstance(weights, list | tuple) else None}
     entry = Entry("teacher", "torch_eager", str(made / "teacher"), rows, options, None, own.rows.pad)
@@ -179,7 +183,7 @@ def _predictor(tree: Mapping[str, Any], prepared: Prepared, made: Path) -> Named
         return Named("teacher", "teacher", None, missing="an ensemble of predictors is not written out by this version")
     entry = tree["teacher"][0]
     wanted = kinds.configure("teachers", "predictor", {key: entry[key] for key in kinds.fields("teachers", "predictor")})
-    inputs = prepared.rows.inputs(prepared.test[:PROBED]).numpy()
+    inputs = prepared.rows.inputs(shuffled(prepared.test)[:PROBED]).numpy()
     rows = made / "teacher.npy"
     if wanted.onnx is not None:
         given, output = predictor.given_to(wanted, inputs, prepared.preprocess)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from understudy import atomic, kinds, pictures, randomness
 from understudy.answer import answer
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, UnderstudyError, four_parts
 from understudy.evaluation import similarity
 from understudy.events import Event, OnEvent
 from understudy.export._format import Format
@@ -281,7 +281,7 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
 
 def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
     """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes."""
-    test = _shuffled(prepared.test if held_out is None else held_out)[: PROBED_TEXTS if prepared.generative else PROBED]
+    test = shuffled(prepared.test if held_out is None else held_out)[: PROBED_TEXTS if prepared.generative else PROBED]
     told = prepared.task == "classification"
     return Probe(
         prepared.rows.stored[test].numpy(),
@@ -292,10 +292,11 @@ def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
 
 def calibration_rows(prepared: Prepared, most: int = CALIBRATED) -> Tensor:
     """Training rows that a format may look at."""
-    return _shuffled(prepared.distilled)[:most]
+    return shuffled(prepared.distilled)[:most]
 
 
-def _shuffled(rows: Tensor) -> Tensor:
+def shuffled(rows: Tensor) -> Tensor:
+    """These rows in an order that is the same for every model: theirs may be that of their classes."""
     return rows[torch.randperm(len(rows), generator=randomness.generator("export", "probe"))]
 
 
@@ -313,6 +314,8 @@ def export(
             found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
         except Mismatch as error:
             found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
+        except UnderstudyError as error:  # what could only be known once the student was there is no reason to lose its report
+            found = {"path": folder.path, "failed": str(error), "parity": {}}
         made_of = {"made_of": place} if source is aware else {}
         rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from understudy import atomic, recipe
-from understudy.cache import Cache
+from understudy.cache import Cache, beside
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
 from understudy.evaluation.claims import Gate
@@ -67,7 +67,7 @@ def bench_run(run: Path, wanted: Wanted, given: Given | None = None, cache: Path
     given, loaded = given or Given(), recipe.load(tree)
     with computing_with(tree["training"]["threads"]):
         prepared = prepare(loaded, given)
-        return write(loaded.profiles, tree, prepared, given, folder, Cache(cache or run.parent / "_cache"), wanted, tell)
+        return write(loaded.profiles, tree, prepared, given, folder, Cache(cache or beside(run)), wanted, tell)
 
 
 def write(
