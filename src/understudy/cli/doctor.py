@@ -28,6 +28,8 @@ INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VN
 
 DEVELOPERS = "dev"
 """The extra with linters and test tools: nobody else misses them."""
+ALONE = "executorch"
+"""The extra that `all` leaves out, as it brings much else: only who asks for it by name gets it."""
 
 
 @app.command()
@@ -85,8 +87,8 @@ def requirements(required: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def fix(packages: Iterable[dict[str, Any]]) -> str:
-    """The one command that installs all that is missing; "" where nothing is."""
-    missing = [package for package in packages if package["missing"]]
+    """The one command that installs all that is missing of what belongs to everybody's installation; "" where nothing is."""
+    missing = [package for package in packages if package["missing"] and package.get("extra") != ALONE]
     if not missing:
         return ""
     for_cpu = sys.platform == "linux" and any(package["name"] == "torch" for package in missing)
