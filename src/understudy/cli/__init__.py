@@ -95,6 +95,7 @@ def options(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The program. Exit codes: docs/cli.md."""
+    alone = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=_global_first(arguments) or ["--help"], prog_name="understudy")
@@ -102,8 +103,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = stop.code
     except KeyboardInterrupt as error:
         code = explain(error, debug=False)
-    if code == INTERRUPTED:  # one more Ctrl-C while the interpreter ends would print a traceback, and has nothing left to stop
-        signal.signal(signal.SIGINT, lambda number, frame: None)
+    if alone:  # a Ctrl-C while the interpreter ends would print a traceback, or kill what is done, and has nothing left to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(_flushed(code if isinstance(code, int) else INTERNAL if code else 0))
 
 
