@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:  # a list of names, such as the command line's, need not wait for it
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Architecture(ABC):
@@ -37,3 +38,8 @@ class Architecture(ABC):
 
         Architectures that tell give (B, L, tokens), those of vectors (B, W). RecipeError for inputs that it can't read.
         """
+
+    @classmethod
+    def measured(cls, model: Mapping[str, Any], inputs: Callable[[], Tensor]) -> dict[str, Any]:
+        """What the training rows say of this mapping's fields; mostly nothing. inputs: gives (N, ...) float32, called only where needed."""
+        return {}

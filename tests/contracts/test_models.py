@@ -35,7 +35,7 @@ NEEDED = {"bag": WORDS, "textcnn": WORDS, "bilstm": WORDS, "pretrained": {"confi
 """What has no default that could be built."""
 SHAPES = [(1, 8, 8), (3, 9, 11), (4, 28, 28), (3, 32, 32)]
 OTHER = {
-    "mlp": {"hidden": (5, 4), "dropout": 0.5, "input_dropout": 0.5}, "linear": {},
+    "mlp": {"hidden": (5, 4), "dropout": 0.5, "input_dropout": 0.5, "edges": ((0.0, 1.0), ())}, "linear": {},
     "cnn": {"width": 5, "kernel": 5, "norm": "none", "dropout": 0.5}, "resnet": {"depth": 8, "width": 2},
     "wrn": {"depth": 10, "width": 1, "dropout": 0.5}, "vgg": {"depth": 11, "width": 4},
     "mobilenetv2": {"width": 0.25, "expansion": 2}, "shufflenetv2": {"width": 0.5},
@@ -172,8 +172,9 @@ def test_the_configuration_survives(arch):
     assert kinds.configure("models", arch, dataclasses.asdict(model)) == model
 
 
-APART = ("path", "lora", "lora_alpha")
-"""Adapters need a folder, and change no answer before they have learnt: tests/models/test_adapters.py."""
+APART = ("path", "lora", "lora_alpha", "bins", "edges")
+"""Adapters need a folder, and change no answer before they have learnt: tests/models/test_adapters.py. Bins need each other, and a table:
+tests/models/test_mlp.py."""
 FIELDS = [(arch, field) for arch in NAMES for field in kinds.fields("models", arch) if field not in APART]
 
 

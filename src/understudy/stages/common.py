@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import as_tensor, nn
 
 from understudy import kinds, randomness
 from understudy.collate import Masked, Windows
@@ -50,11 +50,13 @@ def make_model(spec: Mapping[str, Any], prepared: Prepared, given: Given, *seed:
 
 
 def complete(spec: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
-    """An architecture's mapping with what the data's tokenizer says of it."""
+    """An architecture's mapping with what the data says of it: its tokenizer, or its training rows."""
     read = prepared.preprocess
     if isinstance(read, Passages):
         return reading.filled(spec, read.vocabulary, read.pad, read.start)
-    return reading.filled(spec, read.vocabulary, read.pad) if isinstance(read, Text) else dict(spec)
+    if isinstance(read, Text):
+        return reading.filled(spec, read.vocabulary, read.pad)
+    return dict(spec) | kinds.architecture(spec).measured(spec, lambda: prepared.rows.inputs(as_tensor(prepared.split.train)))
 
 
 def fresh_student(tree: Mapping[str, Any], prepared: Prepared, given: Given, seed: int) -> nn.Module:
