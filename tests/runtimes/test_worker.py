@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from understudy.runtimes import worker
+from understudy.runtimes.estimator import held
 
 
 def served(*orders: dict) -> list[dict]:
@@ -102,3 +103,18 @@ def test_an_ensemble_of_folders_is_the_mean_of_its_members(tmp_path):
     options = {"members": ["member-0", "member-1"], "weights": [3.0, 1.0]}
     found = torch_eager.load(str(tmp_path), 1, options)(rows)
     assert found == pytest.approx(np.log(0.75 * said[0] + 0.25 * said[1]), abs=1e-5)
+
+
+def test_what_an_estimator_holds_is_counted_once_and_grows_with_its_trees():
+    ensemble, linear_model = pytest.importorskip("sklearn.ensemble"), pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(300, 6)), rng.integers(0, 3, 300)
+    line = linear_model.LogisticRegression().fit(rows, labels)
+    arrays = {"coef_", "intercept_", "classes_", "n_iter_"}
+    assert held(line) == sum(getattr(line, name).nbytes for name in arrays)
+    line.again = line.coef_
+    assert held(line) == sum(getattr(line, name).nbytes for name in arrays)
+    for kind in (ensemble.HistGradientBoostingClassifier, ensemble.RandomForestClassifier):
+        name = "max_iter" if kind is ensemble.HistGradientBoostingClassifier else "n_estimators"
+        one, four, seven = (held(kind(random_state=0, **{name: count}).fit(rows, labels)) for count in (10, 40, 70))
+        assert one > 5_000 and abs((seven - four) - (four - one)) < 0.1 * (four - one)

@@ -35,7 +35,7 @@ class Model:
 
         order: runtime, path, threads, options, rows (a .npy or .json file), pad (of tokens, what fills a text up, or null), spawned (the
         parent's `time.monotonic()`; the clock is the machine's). Seconds of each part; resident bytes (peak so far) before the libraries,
-        after them, and after the model was read.
+        after them, and after the model was read. held: bytes of a model that is no file, as its runtime counts them.
         """
         bare, marks = peak(), [BEGUN]
         runtime = importlib.import_module(f"understudy.runtimes.{order['runtime']}")
@@ -55,6 +55,7 @@ class Model:
             "seconds": {"start": marks[0] - order["spawned"], "import": marks[1] - marks[0], "load": marks[2] - marks[1],
                         "first_call": ended - begun},
             "rss": {"interpreter": bare, "libraries": imported, "loaded": loaded},
+            "held": getattr(self.call, "held", None),
             "modules": sorted({name.partition(".")[0] for name in sys.modules}),
         }
 

@@ -100,7 +100,8 @@ def measured(
     known = {row["model"]: row for row in details["table"]}
     for row in rows:
         of = known["teacher" if row["role"] == "teacher" else "distilled"]
-        row |= {"parameters": of["parameters"], "macs": of["macs"], "bytes": row["bytes"] or (of["bytes"] if row["files"] else None)}
+        row |= {"parameters": of["parameters"], "macs": of["macs"],
+                "bytes": row["bytes"] or (of["bytes"] if row["files"] else row["held"])}
         row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
@@ -160,8 +161,8 @@ def run_all(
     return rows, results
 
 
-NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "cold_start": None, "rss": None, "batches": {}, "answers": None, "wire": None,
-                           "energy": None, "cost": []}
+NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "held": None, "cold_start": None, "rss": None, "batches": {}, "answers": None,
+                           "wire": None, "energy": None, "cost": []}
 """The figures of a model that was not measured."""
 
 
@@ -169,7 +170,7 @@ def figures(found: Found, teacher: Found | None, student: Found | None) -> dict[
     """What the processes say of one model."""
     entry, last = found.entry, found.starts[-1]
     return {
-        "runtime": entry.runtime, "libraries": last["libraries"],
+        "runtime": entry.runtime, "libraries": last["libraries"], "held": last["held"],
         "cold_start": cold_start(found) if entry.loads else None,
         "rss": {**last["rss"], "peaks": {str(batch): peak for batch, peak in found.peaks.items()}},
         "batches": {str(batch): pace_of(batch, found, teacher) for batch in found.paces},
