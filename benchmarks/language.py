@@ -9,16 +9,14 @@ benchmarks/results/<date>-<machine>-language.json, and puts the tables between t
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pages import ROOT, keep, newest, placeless, put
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "language.md"
 TABLES = {
     "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more",
@@ -66,15 +64,6 @@ def collected(run: Path) -> dict[str, Any]:
         "recipe": placeless({key: value for key, value in tree.items() if key not in SKIPPED}),
     }
     return found
-
-
-def placeless(value: Any) -> Any:
-    """The same without the folders of this machine."""
-    if isinstance(value, Mapping):
-        return {key: placeless(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [placeless(one) for one in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def figure(value: float | None, metric: str, ci95: Sequence[float] | None = None) -> str:
@@ -165,29 +154,15 @@ def static() -> str:
     return "\n".join(lines) + f"\n\n{said} model2vec {found['model2vec']}.\n"
 
 
-def newest(name: str) -> Any:
-    """The newest results of a benchmark."""
-    return json.loads(max((ROOT / "benchmarks" / "results").glob(f"*-{name}.json")).read_text(encoding="utf-8"))
-
-
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
     return {"model2vec": static(), **{mark: block(runs, names) for mark, names in TABLES.items()}}
 
 
-def put(text: str, found: Mapping[str, str]) -> str:
-    """The page with these blocks between their marks."""
-    for mark, block in found.items():
-        pattern = re.compile(rf"(<!-- figures: {mark} -->\n).*?(<!-- end -->)", re.S)
-        assert pattern.search(text), mark
-        text = pattern.sub(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)
-    return text
-
-
 def results() -> dict[str, Any]:
     """The newest results."""
-    found = sorted((ROOT / "benchmarks" / "results").glob("*-language.json"))
-    return json.loads(found[-1].read_text(encoding="utf-8"))["runs"] if found else {}
+    found: dict[str, Any] = newest("language").get("runs", {})
+    return found
 
 
 def main() -> None:
@@ -198,11 +173,7 @@ def main() -> None:
     if options.runs is not None:
         names = [name for names in TABLES.values() for name in names]
         runs = {name: collected(options.runs / name) for name in names if (options.runs / name / "summary.json").is_file()}
-        words = re.sub(r"[^a-z0-9]+", "-", options.machine.lower()).strip("-")
-        day = datetime.date.today().isoformat()
-        target = ROOT / "benchmarks" / "results" / f"{day}-{words}-language.json"
-        target.write_text(json.dumps({"date": day, "machine": options.machine, "runs": runs}, indent=1) + "\n", encoding="utf-8")
-        print(target.relative_to(ROOT))
+        print(keep("language", options.machine, {"runs": runs}).relative_to(ROOT))
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(results())), encoding="utf-8")
     for mark, block in blocks(results()).items():
         print(f"\n{mark}\n{block}")

@@ -39,7 +39,9 @@ def module_at(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # as `python FILE` has it
+        spec.loader.exec_module(module)
     return module
 
 
@@ -97,6 +99,20 @@ def test_the_figures_on_the_page_of_language_are_those_of_their_runs():
     made = module_at(ROOT / "benchmarks" / "language.py")
     page = made.PAGE.read_text(encoding="utf-8")
     assert page == made.put(page, made.blocks(made.results())), "run: python benchmarks/language.py"
+
+
+def test_the_figures_on_the_page_of_shipping_are_those_of_their_runs():
+    made = module_at(ROOT / "benchmarks" / "ship.py")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert page == made.put(page, made.blocks(made.newest("ship"))), "run: python benchmarks/ship.py"
+
+
+def test_the_knee_of_a_curve_is_where_it_bends():
+    """By hand: 1, 10, 100, 1000 are evenly far apart by their logarithm, so a curve that rises to 10 and is flat then bends at 10."""
+    knee = module_at(ROOT / "benchmarks" / "ship_page.py").knee
+    assert knee([(1, 0.5), (10, 0.9), (100, 0.91), (1000, 0.92)]) == 1
+    assert knee([(1, 0.5), (10, 0.55), (100, 0.9), (1000, 0.92)]) == 2
+    assert knee([(1, 0.9), (10, 0.8), (100, 0.7)]) == 0 == knee([(1, 0.9), (10, 0.95)])
 
 
 def test_every_mode_has_its_recipe_and_every_teacher_its_page():

@@ -1,0 +1,198 @@
+"""The reference jobs of docs/ship.md: from a recipe to files that ship, with what each step saved.
+
+    python benchmarks/ship.py RUNS --run DATA ENCODER     run what is not there yet, one command after another (hours of one core)
+    python benchmarks/ship.py RUNS --machine "WORDS"      read the run folders, write the results down, and fill the page
+    python benchmarks/ship.py                             fill the page from the newest results
+
+DATA holds mnist/, cifar10/, cifar10_resnets/, adult/, fsdd4/, sms_spam/ and clinc150/, ENCODER is a folder in the Hugging Face layout.
+Every run is an ordinary `understudy run`, so an interrupted one goes on. Beside each job: the teacher alone in 8 bits (what quantising
+gives without a student), the teacher pruned (what pruning gives, before and after recovery), and students of other sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ship_page
+import yaml
+from pages import ROOT, keep, newest, placeless, put
+
+from understudy.errors import GateError, RecipeError
+from understudy.evaluation.product import savings
+from understudy.stages.elsewhere import export_teacher
+from understudy.stages.prepare import Given
+
+PAGE = ROOT / "docs" / "ship.md"
+BENCH = ("--watts", "12", "--grid", "380", "--prices", "example", "--batch", "32")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A packaged recipe. data, more: its overrides, with {data} and {encoder}. sizes: share of the teacher -> overrides of a student of
+    that size. pruned: overrides that prune the teacher to the student's size; quantised: whether the teacher alone can be put in 8 bits."""
+
+    title: str
+    data: tuple[str, ...]
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    pruned: str = ""
+    quantised: bool = True
+
+
+JOBS = {
+    "mnist": Job(
+        "handwritten digits: 2×1200 units → 256 and 128", ("data.path={data}/mnist",),
+        {"1/2": "student.model.hidden=[760, 760]", "1/4": "student.model.hidden=[470, 470]", "1/20": "student.model.hidden=[135, 100]",
+         "1/50": "student.model.hidden=[58, 40]"},
+        "student={from_teacher: {prune: 0.9}}"),
+    "cifar10_resnet": Job(
+        "pictures: ResNet-56 → ResNet-8",
+        ("data.path={data}/cifar10", "teacher.weights={data}/cifar10_resnets/resnet56-cifar10.safetensors",
+         "export=[safetensors, onnx, onnx_int8]")),
+    "adult_trees": Job(
+        "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",),
+        {"1/2": "student.model.hidden=[192]", "1/4": "student.model.hidden=[96]", "1/10": "student.model.hidden=[38]",
+         "1/20": "student.model.hidden=[19]", "1/50": "student.model.hidden=[7]"}, quantised=False),
+    "spam_filter": Job(
+        "spam: a 6-layer encoder → a convolutional net",
+        ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}")),
+    "intent_classifier": Job(
+        "150 intents: a 6-layer encoder → a convolutional net",
+        ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}")),
+}
+SERIES = "spoken_digits"
+ALONE = "teacher-int8.json"
+"""In a run's folder: the teacher alone in 8 bits."""
+
+
+def understudy(*words: str) -> int:
+    """The command line in a process of its own; its exit code, 4 where a proof or a gate failed."""
+    print("understudy", *words, flush=True)
+    code = subprocess.run([sys.executable, "-m", "understudy.cli", *words], check=False).returncode
+    if code not in (0, 4):
+        raise SystemExit(code)
+    return code
+
+
+def run_all(runs: Path, data: Path, encoder: Path, only: Sequence[str]) -> None:
+    """Everything that is not there yet."""
+    for name, job in JOBS.items():
+        if only and name not in only:
+            continue
+        given = [one.format(data=data, encoder=encoder) for one in job.data]
+        once(runs, name, name, *given)
+        if "measured" not in read(runs / name / "bench.json"):
+            understudy("bench", str(runs / name), *BENCH)
+        for share, change in job.sizes.items():
+            once(runs, f"{name}-{share.replace('/', '_')}", name, *given, change, "export=[safetensors]")
+        if job.pruned:
+            once(runs, f"{name}-pruned", name, *given, job.pruned, "export=[safetensors]")
+        if job.quantised and not (runs / name / ALONE).is_file():
+            (runs / name / ALONE).write_text(json.dumps(in_8_bits(runs / name)), encoding="utf-8")
+    if not only or SERIES in only:
+        once(runs, SERIES, SERIES, f"data.path={data}/fsdd4/recordings.tar.xz")
+
+
+def once(runs: Path, name: str, recipe: str, *overrides: str) -> None:
+    """A run, unless it is finished."""
+    if not (runs / name / "summary.json").is_file() and not (runs / name / "series.json").is_file():
+        understudy("run", recipe, f"name={name}", "--runs", str(runs), *overrides)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file, {} where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def collected(runs: Path, name: str, job: Job) -> dict[str, Any]:
+    """What the page says of a job, and the conditions that it was measured under."""
+    run = runs / name
+    summary, details, measured = read(run / "summary.json"), read(run / "details.json"), read(run / "bench.json").get("measured", {})
+    tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    rows = measured.get("models", [])
+    saved = savings(rows)
+    return {
+        "metric": summary["metric"], "examples": summary["examples"], "teacher": summary["teacher"]["value"],
+        "control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"]),
+        "seeds": len(summary["arms"]["distilled"]["seeds"]),
+        "models": [{key: row[key] for key in ("name", "role", "runtime", "bytes", "parameters", "macs", "quality", "failed")} | figures(row)
+                   for row in rows],
+        "savings": {one: {**vars(found), "words": found.words()} for one, found in saved.items()},
+        "conditions": {key: measured.get(key) for key in ("machine", "threads", "repeats", "load")},
+        "failed": [{"format": one["format"], "reason": one["failed"]} for one in details["exports"] if one.get("failed")],
+        "proofs": {one["format"]: one.get("parity") for one in details["exports"]},
+        "sizes": {share: point(runs / f"{name}-{share.replace('/', '_')}") for share in job.sizes
+                  if (runs / f"{name}-{share.replace('/', '_')}" / "summary.json").is_file()},
+        "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(run / ALONE) or None, "recipe": placeless(tree),
+    }
+
+
+def figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a measured model, at one row a call."""
+    if not row["batches"]:
+        return {"p50": None, "times_teacher": None, "peak": None, "cpu_seconds": None, "cost": []}
+    alone = row["batches"]["1"]
+    return {"p50": alone["p50"], "times_teacher": alone["times_teacher"], "peak": row["rss"]["peaks"]["1"],
+            "cpu_seconds": alone["cpu_seconds_per_row"], "cost": [{key: one[key] for key in ("machine", "currency", "assumption")}
+                                                                  | {"per_million": one["per_million"]["1"]} for one in row["cost"]]}
+
+
+def kept(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an arm of a summary."""
+    return {key: arm.get(key) for key in ("mean", "ci95", "retention", "verdict", "difference", "bytes", "parameters", "shipped")}
+
+
+def point(run: Path) -> dict[str, Any]:
+    """Size and quality of a student of another size."""
+    summary = read(run / "summary.json")
+    return {"control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"])}
+
+
+def pruned(run: Path) -> dict[str, Any] | None:
+    """The pruned teacher: before it has learnt again, and recovered with and without the unpruned one."""
+    return {"start": read(run / "details.json")["pruned"], **point(run)} if (run / "summary.json").is_file() else None
+
+
+def in_8_bits(run: Path) -> dict[str, Any]:
+    """The teacher itself in 8 bits, as `understudy export RUN onnx_int8 --of teacher` makes it, compared with itself in float."""
+    try:
+        found = export_teacher(run, "onnx_int8", {}, Given())
+        return {"bytes": found["bytes"], "parity": found["parity"], "method": found["method"], "reason": ""}
+    except (GateError, RecipeError) as error:
+        return {"bytes": None, "parity": getattr(error, "parity", None), "method": "", "reason": str(error)}
+
+
+def blocks(found: Mapping[str, Any]) -> dict[str, str]:
+    """Mark -> what stands there."""
+    jobs = found.get("jobs", {})
+    titles = {name: job.title for name, job in JOBS.items()}
+    return {"goals": ship_page.goals(jobs, titles), "parts": ship_page.parts(jobs), "sizes": ship_page.sizes(jobs),
+            "arms": ship_page.arms(jobs)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?")
+    parser.add_argument("--run", type=Path, nargs=2, metavar=("DATA", "ENCODER"))
+    parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--machine", default="a machine that nobody described")
+    options = parser.parse_args()
+    if options.run:
+        run_all(options.runs, *options.run, options.only)
+    elif options.runs:
+        jobs = {name: collected(options.runs, name, job) for name, job in JOBS.items() if (options.runs / name / "summary.json").is_file()}
+        series = read(options.runs / SERIES / "series.json")
+        print(keep("ship", options.machine, {"jobs": jobs, SERIES: placeless(series)}).relative_to(ROOT))
+    if not options.run:
+        PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(newest("ship"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

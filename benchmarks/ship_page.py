@@ -1,0 +1,173 @@
+"""The tables of docs/ship.md from the results of `ship.py`: no figure is made here but ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+GOALS = {"bytes": 10.0, "speed": 10.0, "retention": 0.97, "retention_low": 0.95, "saved": 0.90}
+"""The teacher's bytes and seconds over the artefact's; of the metric and its interval's lower end, and of the cost, a share."""
+MISSED = {"bytes": "size", "speed": "speed", "retention": "quality", "retention_low": "quality's lower end", "saved": "cost"}
+SHARES = ("1/2", "1/4", "1/10", "1/20", "1/50")
+NAMES = {"accuracy": "accuracy", "average_precision": "average precision"}
+
+
+def shipped(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The artefact of the headline: the smallest of those that were proven and measured."""
+    there = [one for one in found["models"] if one["role"] == "artefact" and one["p50"] and one["name"] != "safetensors"]
+    return min(there, key=lambda one: one["bytes"], default=None)
+
+
+def headline(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The figures of the goals, and which are missed; None where nothing was measured."""
+    model, teacher = shipped(found), next((one for one in found["models"] if one["role"] == "teacher"), None)
+    retention = found["distilled"]["retention"]
+    if model is None or teacher is None or not teacher["p50"] or retention is None:
+        return None
+    values = {"bytes": teacher["bytes"] / model["bytes"], "speed": model["times_teacher"]["value"], "retention": retention["value"],
+              "retention_low": retention["ci95"][0] if retention["ci95"] else math.nan,
+              "saved": 1 - math.prod(found["savings"][model["name"]][part] for part in ("compute", "runtime", "precision", "price"))}
+    return {**values, "model": model, "missed": [name for name, least in GOALS.items() if not values[name] >= least]}
+
+
+def knee(points: Sequence[tuple[float, float]]) -> int:
+    """Which of (size, quality), by size, lies farthest above the line from the first to the last, sizes by their logarithm
+    (Satopää et al. 2011, "Finding a kneedle in a haystack", both axes from 0 to 1); 0 where the largest is no better than the smallest."""
+    sizes, values = [math.log(size) for size, _ in points], [value for _, value in points]
+    if len(points) < 3 or values[-1] <= values[0]:
+        return 0
+    heights = [(value - values[0]) / (values[-1] - values[0]) - (size - sizes[0]) / (sizes[-1] - sizes[0])
+               for size, value in zip(sizes, values, strict=True)]
+    return heights.index(max(heights))
+
+
+def goals(jobs: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Each job's artefact against the goals."""
+    lines = ["| job | ships as | bytes, teacher ÷ artefact | times as fast, one row | of the teacher's metric | costs less by | missed |",
+             "|---|---|---|---|---|---|---|"]
+    for name, found in jobs.items():
+        one = headline(found)
+        if one is None:
+            continue
+        speed, kept = one["model"]["times_teacher"], found["distilled"]["retention"]
+        missed = ", ".join(MISSED[goal] for goal in one["missed"]) or "nothing"
+        recipe = f"[`{name}`](../src/understudy/recipes/{name}.yaml), {titles[name]}"
+        lines.append(f"| {recipe} | `{one['model']['name']}`, {size(one['model']['bytes'])} | "
+                     f"{one['bytes']:.3g} | {ratio(speed)} | {quality(kept)} | {100 * one['saved']:.1f} % | {missed} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
+
+
+def parts(jobs: Mapping[str, Any]) -> str:
+    """Every model of every job, each quantity by itself, and under it of what the saving consists and what distilling did."""
+    blocks = []
+    for name, found in jobs.items():
+        metric = NAMES[found["metric"]]
+        lines = [f"`{name}`, {found['examples']:,} test rows, {found['seeds']} seeds, {metric}. {verdict(found)}", "",
+                 "| model | runtime | quality | parameters | multiply-accumulates | bytes | peak memory | p50, one row | × teacher |",
+                 "|---|---|---|---|---|---|---|---|---|"]
+        for row in found["models"]:
+            if row["p50"] is None:
+                lines.append(f"| {row['name']} | not measured: {row['failed']} | | | | | | | |")
+                continue
+            lines.append(
+                f"| {row['name']} | {row['runtime'].replace('_', ' ')} | {quality(row['quality'])} | "
+                f"{count(row['parameters'])} | {count(row['macs'])} | "
+                f"{size(row['bytes'])} | {size(row['peak'])} | {seconds(row['p50'])} | {ratio(row['times_teacher'])} |")
+        model = shipped(found)
+        if model is not None:
+            lines += ["", f"`{model['name']}`: {found['savings'][model['name']]['words']}. {money(found, model)}"]
+        lines += [f"- {one['format']} is not shipped: {one['reason']}" for one in found["failed"]]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n" if blocks else "Not measured yet.\n"
+
+
+def sizes(jobs: Mapping[str, Any]) -> str:
+    """What students of other sizes keep, with the control in brackets, and where the knee is."""
+    lines = ["| job | size of the student |" + "".join(f" {one} |" for one in SHARES) + " knee |", "|---|---|" + "---|" * (len(SHARES) + 1)]
+    for name, found in jobs.items():
+        if not found["sizes"]:
+            continue
+        points = {one: found["sizes"].get(one, found if one == "1/10" else None) for one in SHARES}
+        there = {one: (point["distilled"]["bytes"], point["distilled"]["mean"], point["control"]["mean"])
+                 for one, point in points.items() if point is not None}
+        rising = sorted(there.items(), key=lambda item: item[1][0])
+        at = rising[knee([(made, mean) for _, (made, mean, _) in rising])][0]
+        cells = " | ".join("–" if one not in there else f"{100 * there[one][1]:.1f} ({100 * there[one][2]:.1f})" for one in SHARES)
+        lines.append(f"| `{name}` | {NAMES[found['metric']]}, % (control) | {cells} | {at} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
+
+
+def arms(jobs: Mapping[str, Any]) -> str:
+    """What the other two ways to a small file give by themselves."""
+    lines = ["| job | teacher in 8 bits alone | teacher pruned alone | pruned, then labels | pruned, then its teacher | distilled |",
+             "|---|---|---|---|---|---|"]
+    for name, found in jobs.items():
+        cut, whole = found["pruned"], found["quantised"]
+        if cut is None and whole is None:
+            continue
+        eight = "–"
+        if whole is not None:
+            said = whole["parity"]
+            alike = f"same answers {100 * said['argmax_agreement']:.2f} %, {-100 * said['drop']:+.2f} points" if said else whole["reason"]
+            eight = f"{size(whole['bytes'])}, {alike}" if whole["bytes"] else f"not proven: {alike}"
+        three = ["–"] * 3 if cut is None else [
+            quality(cut["start"]) + f", {size(cut['distilled']['bytes'])}", percent(cut["control"]), percent(cut["distilled"])]
+        lines.append(f"| `{name}` | {eight} | {' | '.join(three)} | {percent(found['distilled'])}, {size(found['distilled']['bytes'])} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """What the teacher added."""
+    one = found["distilled"]
+    low, high = one["difference"]["ci95"] or (math.nan, math.nan)
+    return (f"Against the same student without a teacher: **{one['verdict']}**, {100 * one['difference']['value']:+.2f} points "
+            f"[{100 * low:+.2f}, {100 * high:+.2f}].")
+
+
+def money(found: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """A million predictions on each machine of the price table, before and after."""
+    teacher = next(one for one in found["models"] if one["role"] == "teacher")
+    said = [f"{was['per_million']:.3g} → {now['per_million']:.3g} {now['currency']} on a {now['machine']} ({now['assumption']})"
+            for was, now in zip(teacher["cost"], model["cost"], strict=True)]
+    return "A million predictions, one row a call: " + "; ".join(said) + "." if said else ""
+
+
+def percent(arm: Mapping[str, Any]) -> str:
+    """An arm's mean with its interval."""
+    return quality({"value": arm["mean"], "ci95": arm["ci95"]})
+
+
+def quality(one: Mapping[str, Any] | None) -> str:
+    """A share with its interval."""
+    if one is None:
+        return "–"
+    around = f" [{100 * one['ci95'][0]:.1f}, {100 * one['ci95'][1]:.1f}]" if one["ci95"] else ""
+    return f"{100 * one['value']:.1f} %{around}"
+
+
+def ratio(one: Mapping[str, Any] | None) -> str:
+    """Times the teacher, with the interval over the repeats."""
+    if one is None:
+        return ""
+    return f"{one['value']:.3g}" + (f" [{one['ci95'][0]:.3g}, {one['ci95'][1]:.3g}]" if one["ci95"] else "")
+
+
+def size(number: float | None) -> str:
+    """Bytes in words."""
+    if number is None:
+        return "–"
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def count(number: float | None) -> str:
+    """A whole number, – where there is none."""
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def seconds(value: float) -> str:
+    """A duration."""
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
