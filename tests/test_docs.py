@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import re
+import sys
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ def module_at(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(path.parent)  # as `python FILE` has it
+        patch.setitem(sys.modules, path.stem, module)  # where a dataclass looks for its annotations
         spec.loader.exec_module(module)
     return module
 
