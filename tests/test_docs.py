@@ -9,8 +9,8 @@ import importlib
 import importlib.util
 import json
 import re
-import sys
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
