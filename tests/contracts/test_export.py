@@ -18,7 +18,7 @@ from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import START_MARK, Passages
 from understudy.students import artefact
 
-SLOW = {"executorch", "web"}
+SLOW = {"executorch", "litert", "web"}
 """Formats that take more than three seconds a file."""
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in kinds.names("export")]
 ROUNDED = {"onnx_int8"}
@@ -67,7 +67,7 @@ def student(name, request):
         if name == "web":
             exporter.refuse("classification", {})  # npm may be missing, or its registry
     except (RecipeError, ImportError):
-        pytest.skip(f"needs {exporter.extra}")
+        pytest.skip(f"needs {exporter.extra or name}")
     return request.getfixturevalue("classifier" if "classification" in exporter.tasks else "writer")
 
 

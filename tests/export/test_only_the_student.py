@@ -17,7 +17,7 @@ WORDS = ("the cat sat", "the dog ran", "a bird sang", "the cat ran", "a dog sat"
 def formats(task):
     """The formats that are installed here and hold students of the task."""
     return [name for name in kinds.names("export") if task in (one := kinds.configure("export", name, {})).tasks and all(
-        importlib.util.find_spec(package) for package in one.packages) and name != "executorch"]
+        importlib.util.find_spec(package) for package in one.packages) and name not in ("executorch", "litert")]
 
 
 def found_in(content, weights, names):

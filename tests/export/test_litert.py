@@ -1,0 +1,111 @@
+"""export/litert.py: a file made by another Python. What that Python does is tested where there is one ($UNDERSTUDY_LITERT)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.errors import GateError, RecipeError
+from understudy.export._probe import Probe
+from understudy.export.litert import PYTHON, Exporter
+
+FAKE = '''#!{python}
+"""A Python whose LiteRT makes a file of one word and answers with zeros, or fails."""
+import sys
+if sys.argv[2] == "-c":
+    print({lacking!r})
+    raise SystemExit
+import numpy as np
+folder, rows, batch, path, to = sys.argv[4:]
+assert (batch, len(np.load(rows))) == ("2", 20), sys.argv
+{act}
+'''
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch):
+    """Makes such a Python, and names it in the environment."""
+    def make(act="", lacking="[]"):
+        path = tmp_path / "python"
+        path.write_text(FAKE.format(python=sys.executable, lacking=lacking, act=act), encoding="utf-8")
+        path.chmod(0o755)
+        monkeypatch.setenv(PYTHON, str(path))
+    return make
+
+
+def test_an_environment_without_litert_is_refused_with_the_commands_that_make_one(other):
+    other(lacking='["litert_torch"]')
+    with pytest.raises(RecipeError, match=r"no litert_torch.*litert/bin/pip install understudy litert-torch.*UNDERSTUDY_LITERT"):
+        Exporter().refuse("classification", {"arch": "mlp"})
+
+
+def test_a_python_that_is_none_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="a Python that runs"):
+        Exporter(python=str(tmp_path / "nothing")).installed()
+
+
+def test_a_student_of_ones_own_code_is_refused(other):
+    other()
+    Exporter().refuse("classification", {"arch": "mlp"})
+    with pytest.raises(RecipeError, match="needs an architecture of this package"):
+        Exporter().refuse("classification", {"factory": "mine:net"})
+
+
+def test_what_the_other_process_says_last_is_the_reason_and_nothing_is_left(make_student, tmp_path, other):
+    folder, *_, encoded = make_student("mlp", "vector")
+    other("raise SystemExit('no operator for this')")
+    with pytest.raises(GateError, match="no operator for this"):
+        Exporter(batch=2).export(folder, tmp_path / "out", Probe(encoded))
+    assert not (tmp_path / "out/litert").exists()
+
+
+def test_a_file_that_answers_otherwise_is_laid_aside(make_student, tmp_path, other):
+    folder, *_, encoded = make_student("mlp", "vector")
+    other("open(path, 'wb').write(b'TFL3'); np.save(to, np.zeros((20, 3), np.float32))")
+    with pytest.raises(GateError, match="does not agree"):
+        Exporter(batch=2).export(folder, tmp_path / "out", Probe(encoded))
+    assert (tmp_path / "out/litert.failed/model.tflite").is_file()
+
+
+def test_classes_and_preprocessing_are_packed_behind_the_model(make_student, tmp_path, other):
+    folder, module, preprocess, encoded = make_student("mlp", "vector")
+    np.save(tmp_path / "true.npy", module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy())
+    other(f"open(path, 'wb').write(b'TFL3'); np.save(to, np.load({str(tmp_path / 'true.npy')!r}))")
+    found = Exporter(batch=2).export(folder, tmp_path / "out", Probe(encoded))
+    path = tmp_path / "out/litert/model.tflite"
+    assert path.read_bytes().startswith(b"TFL3") and found["bytes"] == path.stat().st_size
+    with zipfile.ZipFile(path) as packed:
+        assert packed.read("labels.txt").decode().splitlines() == ["a", "b", "<c>"]
+        assert json.loads(packed.read("understudy.json"))["preprocess"] == preprocess.to_dict()
+    config = json.loads((tmp_path / "out/litert/config.json").read_text(encoding="utf-8"))
+    assert config["litert"]["input"]["shape"] == [2, 4] and config["litert"]["parity"]["rows"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "kind", "batch"), [("cnn", "image", 1), ("linear", "table", 3)])
+def test_litert_gives_the_student_s_numbers(make_student, tmp_path, arch, kind, batch):
+    if not os.environ.get(PYTHON):
+        pytest.skip("needs litert-torch in an environment of its own")
+    folder, module, preprocess, encoded = make_student(arch, kind)
+    found = Exporter(batch=batch).export(folder, tmp_path / "out", Probe(encoded))
+    assert found["parity"]["rows"] == 20 and found["parity"]["max_abs"] < 1e-4
+    path, expected = tmp_path / "out/litert/model.tflite", module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy()
+    np.save(tmp_path / "rows.npy", encoded)
+    again = ("import sys, numpy as np; from pathlib import Path; from understudy.export._litert import answers; "
+             "np.save(sys.argv[2], answers(Path(sys.argv[1]), np.load(sys.argv[3]), int(sys.argv[4])))")
+    files = [str(path), str(tmp_path / "said.npy"), str(tmp_path / "rows.npy")]
+    subprocess.run([os.environ[PYTHON], "-c", again, *files, str(batch)], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "said.npy"), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"batch": 0}, {"tolerance": 0.0}])
+def test_unusable_options_are_refused(options):
+    with pytest.raises(RecipeError):
+        Exporter(**options)
