@@ -150,7 +150,7 @@ OTHER = {
         "sweep": {"over": {"training.lr": [0.1, 0.2]}},
     },
     sections.Data: {"kind": "idx", "split": {"test": 0.2}, "augment": {"crop": 1}, "transfer": {"labels": 0.5}, "groups": {"3": "round"}},
-    sections.Split: {"validation": 0.3, "test": 0.3, "seed": 5},
+    sections.Split: {"copies": "drop", "validation": 0.3, "test": 0.3, "seed": 5},
     sections.Augment: {"crop": 1, "flip": True, "jitter": 1, "noise": 0.1, "views": 2},
     sections.Transfer: {
         "source": "generated", "generator": {"latent": 5}, "rollouts": {"share": 0.9}, "examples": 0.5,

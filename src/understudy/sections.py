@@ -35,12 +35,14 @@ class Part(BaseModel):
 class Split(Part):
     """Shares of the examples kept apart; a split that the data set brings is used as it is.
 
-    `validation: 0`: the last weights are kept, there is no early stop, and seed 0 ships.
+    `validation: 0`: the last weights are kept, there is no early stop, and seed 0 ships. copies: what becomes of training rows that are
+    validation or test rows as well, value for value; of running text they are always dropped.
     """
 
     validation: float = Field(default=0.1, ge=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
     seed: int = 0
+    copies: Literal["keep", "drop"] = "keep"
 
 
 class Augment(Part):

@@ -39,6 +39,19 @@ def test_the_parts_never_meet(toy, change):
         assert (data.rows.labels[part] >= 0).all()
 
 
+def test_copies_of_rows_that_are_kept_apart_are_dropped_where_the_recipe_says_so(toy):
+    """Prevents: a row that is judged by a student that learnt it, under another id."""
+    once = blobs(rows=60).examples
+    twice = Given(examples=from_arrays(np.repeat(once.raw, 2, axis=0), np.repeat(once.labels, 2), classes=["a", "b", "c"]))
+    kept, dropped = (prepare(toy.recipe(GIVEN, f"data.split.copies={copies}"), twice) for copies in ("keep", "drop"))
+    assert len(kept.duplicates) and not len(dropped.duplicates)
+    assert kept.split.test.tolist() == dropped.split.test.tolist() and set(dropped.split.train.tolist()) < set(kept.split.train.tolist())
+    apart = {row.tobytes() for row in twice.examples.raw[np.concatenate([dropped.split.test, dropped.split.validation])]}
+    assert not apart & {row.tobytes() for row in twice.examples.raw[dropped.split.train]}
+    lost = len(kept.split.train) - len(dropped.split.train)
+    assert any(note.startswith(f"{lost} training rows are validation or test rows as well, value for value") for note in dropped.notes)
+
+
 def test_statistics_come_from_training_rows_alone(toy):
     """Prevents: the mean of the test rows leaks into the inputs."""
     given = blobs()

@@ -170,5 +170,5 @@ def overlap(subject: Subject) -> Check:
         got=f"{copies} exact copies",
         expected=f"none, at most {LARGEST_OVERLAP:.0%} of {rows}",
         otherwise="The report would praise memory, of both arms alike",
-        do="Remove the copies, or split by group; the report gives the metric without them",
+        do="Set data.split.copies: drop, or split by group; the report gives the metric without them",
     )

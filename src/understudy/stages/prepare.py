@@ -21,7 +21,7 @@ __all__ = ["Given", "Prepared", "prepare"]
 
 FEWEST = 5
 """Documents of text that a student is judged on, at least."""
-COPIES = "{:,} rows of the training documents stand in validation or test documents word for word: nobody learns from them."
+COPIES = "{:,} training rows are validation or test rows as well, {}: nobody learns from them."
 
 
 def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
@@ -41,7 +41,7 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         examples = replace(examples, groups=dict(wanted.data.groups))
     split = datasets.split(examples, wanted.data.split.validation, wanted.data.split.test, wanted.data.split.seed)
     copies = 0
-    if examples.kind == "passages":
+    if examples.kind == "passages" or wanted.data.split.copies == "drop":
         split, copies = datasets.without_copies(examples, split)
     preprocess = read(wanted, examples, split)
     labels, keys = torch.from_numpy(examples.labels), torch.from_numpy(examples.keys)
@@ -72,7 +72,8 @@ def prepare(wanted: recipe.Recipe, given: Given) -> Prepared:
         test=test[labels[test] >= 0],
         outside=test[labels[test] < 0],
         duplicates=datasets.duplicates(examples, split),
-        notes=(*examples.notes, *reads(examples, preprocess, rows), *([COPIES.format(copies)] if copies else ()), *said,
+        notes=(*examples.notes, *reads(examples, preprocess, rows),
+               *([COPIES.format(copies, "word for word" if examples.kind == "passages" else "value for value")] if copies else ()), *said,
                *(vectors.said_of(examples, split) if examples.pairs is not None else ())),
         width=vectors.width_of(wanted) if examples.pairs is not None else None,
     )
