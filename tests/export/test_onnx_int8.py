@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from understudy.compress import quantize
+from understudy.compress.race import Pace
 from understudy.errors import DataError, RecipeError
-from understudy.export import onnx_int8
+from understudy.export import _parity, onnx_int8
+from understudy.export import onnx as onnx_files
 from understudy.export._parity import Mismatch
 from understudy.export._probe import Probe
 from understudy.export.onnx import run
@@ -44,8 +48,58 @@ def test_both_ways_are_made_and_timed_and_one_is_kept(student, tmp_path):
     assert set(rows) == {"float", "static", "dynamic"} and found["method"] in ("static", "dynamic")
     assert all(row["p50"] > 0 and row["calls"] == 5 for row in rows.values())
     assert rows[found["method"]]["bytes"] == found["bytes"] < 0.5 * rows["float"]["bytes"]
-    fastest = min((row["p50"], name) for name, row in rows.items() if row.get("passed"))
+    fastest = min((row["p50"], name) for name, row in rows.items() if "seen" in row and row["seen"]["keeps"])
     assert fastest[1] == found["method"] and found["parity"] == rows[found["method"]]["parity"]
+
+
+def paces(**milliseconds):
+    """In place of the race: the same clock for every test."""
+    return lambda files, row, calls, threads: {name: Pace(milliseconds[name], milliseconds[name], calls) for name in files}
+
+
+@pytest.mark.slow
+def test_held_out_rows_judge_what_was_chosen_and_choose_nothing(student, tmp_path, monkeypatch):
+    """Held-out labels with which the file that was chosen fails and the other one would pass: the first is still the one that is proved."""
+    folder, probe = student("mlp", hidden=[64])
+    monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
+    pixels = RANDOM.integers(0, 256, (4000, 3, 8, 8), dtype=np.uint8)
+    whole = quantize.prepared(onnx_files.to_onnx(artefact.load(folder), pixels[:2]))
+    right = run(whole, pixels).argmax(-1)
+    said = [run(make(whole), pixels).argmax(-1) for make in (quantize.dynamic, lambda data: quantize.static(data, probe.calibration))]
+    both = np.flatnonzero((said[0] == right) & (said[1] == right))
+    lost = np.flatnonzero((said[0] != right) & (said[1] == right))[:5]
+    assert len(lost), "else the dynamic file has no answer of its own"
+    exporter, order = Exporter(calls=1), np.concatenate([lost, both[: 600 - len(lost)]])
+    found = exporter.export(folder, tmp_path / "a", Probe(pixels[both[:600]], right[both[:600]], probe.calibrate))
+    with pytest.raises(Mismatch, match="of the accuracy lost") as error:
+        exporter.export(folder, tmp_path / "b", Probe(pixels[order], right[order], probe.calibrate))
+    told = {row["method"]: row for row in error.value.about["candidates"]}
+    assert found["method"] == error.value.about["method"] == "dynamic"
+    _parity.prove(told["static"]["parity"])
+    assert {name: row.get("seen") for name, row in told.items()} == {row["method"]: row.get("seen") for row in found["candidates"]}
+    files = [tmp_path / place / "model.onnx" for place in ("a/onnx_int8", "b/onnx_int8.failed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_validation_rows_choose_where_there_are_enough(student, tmp_path, monkeypatch):
+    """The fastest file is not taken where they say that it loses answers, whatever the held-out rows say."""
+    folder, probe = student("mlp", hidden=[64])
+    monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
+    pixels = RANDOM.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
+    whole = onnx_files.to_onnx(artefact.load(folder), pixels[:2])
+    monkeypatch.setattr(quantize, "dynamic", lambda whole, keep_float=(): spoilt(whole))
+
+    def spoilt(whole):
+        made = onnx.load_from_string(whole)
+        [bias] = [one for one in made.graph.initializer if one.name == "student.head.bias"]
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.array([1e3, 0, 0], np.float32), bias.name))
+        return made.SerializeToString()
+
+    for rows, words in ((300, "300 validation rows"), (63, "96 calibration rows")):
+        chosen = Probe(pixels[:rows], run(whole, pixels[:rows]).argmax(-1))
+        found = Exporter(calls=1, drop=LOOSE).export(folder, tmp_path, replace(probe, validation=lambda chosen=chosen: chosen))
+        assert found["method"] == "static" and words in found["reason"]
 
 
 @pytest.mark.slow
@@ -88,7 +142,7 @@ def test_an_artefact_that_fails_is_laid_aside_with_all_that_was_found(student, t
     with pytest.raises(Mismatch) as error:
         Exporter(method="static", drop=1e-6, calls=1).export(folder, tmp_path, probe)
     assert error.value.folder == tmp_path / "onnx_int8.failed" and error.value.about["method"] == "static"
-    assert not error.value.about["candidates"][1]["passed"] and "none keeps" in error.value.about["reason"]
+    assert error.value.about["candidates"][1]["parity"] == error.value.parity
 
 
 @pytest.mark.slow

@@ -322,7 +322,8 @@ def test_artefacts_in_fewer_bits_are_compared(documents):
         "format": "onnx_int8", "path": "exports/onnx_int8/model.onnx", "bytes": 9463, "parity": parity, "method": "static",
         "candidates": [
             {"method": "float", "bytes": 32000, "p50": 0.02, "p95": 0.03, "calls": 300},
-            {"method": "static", "bytes": 9463, "p50": 0.0123, "p95": 0.02, "calls": 300, "parity": parity, "passed": True},
+            {"method": "static", "bytes": 9463, "p50": 0.0123, "p95": 0.02, "calls": 300, "parity": parity,
+             "seen": {"alike": 0.9912, "drop": 0.001, "keeps": True}},
             {"method": "dynamic", "refused": "not for convolutions"},
         ],
         "kept_float": ["head"], "reason": "static: the fastest",
@@ -331,7 +332,7 @@ def test_artefacts_in_fewer_bits_are_compared(documents):
     }  # fmt: skip
     parsed = Page(html.render(summary, {**details, "exports": [row]}))
     assert "quantised" in parsed.sections and "script" not in parsed.tags
-    for words in ("Static: the fastest", "not for convolutions", "0.012", "9.46", "In float: head", "1.37e-05"):
+    for words in ("Static: the fastest", "not for convolutions", "0.012", "9.46", "In float: head", "1.37e-05", "99.1", "passed kept"):
         assert words in parsed.text, words
     assert "quantised" not in Page(html.render(summary, details)).sections
 

@@ -102,6 +102,15 @@ def test_the_probe_is_of_test_rows_and_of_every_class(toy):
     assert sorted(map(tuple, probe.calibration.tolist())) == sorted(map(tuple, data.rows.stored[data.distilled].tolist()))
 
 
+def test_validation_rows_choose_among_the_files_of_a_format(toy):
+    """Prevents: the test rows choose the file that they then judge."""
+    data = prepare(toy.recipe("data.split.validation=0.5"), Given())
+    chosen = finish.probe_of(data).choosing
+    assert sorted(map(tuple, chosen.inputs.tolist())) == sorted(map(tuple, data.rows.stored[data.validation].tolist()))
+    assert not {row.tobytes() for row in chosen.inputs} & {row.tobytes() for row in finish.probe_of(data).inputs}
+    assert finish.probe_of(data, data.validation).choosing.what == "calibration rows", "of a search, where they stand for the test"
+
+
 def test_the_size_that_is_reported_is_the_size_that_ships(toy):
     run = toy.run("training.seeds=1", "student.model={arch: mlp, hidden: [6]}")
     parameters = sum(parameter.numel() for parameter in run.student.module.parameters())

@@ -84,29 +84,49 @@ def close(reference: np.ndarray, found: np.ndarray, tolerance: float, vectors: b
     """
     parity = compare(reference, found, vectors)
     allowed = tolerance * max(1.0, float(np.abs(reference).max()))
-    if not parity["max_abs"] <= allowed or not _alike(parity) >= SAME:
+    if not parity["max_abs"] <= allowed or not alike(parity) >= SAME:
         raise mismatch(parity, f"at most {allowed:.3g} (tolerance {tolerance:g}), and {SAME:.1%}")
     return parity
 
 
 def rounded(reference: np.ndarray, found: np.ndarray, probe: Probe, drop: float = DROP, vectors: bool = False) -> Parity:
-    """The parity of a format that rounds. probe: whose labels say what the rounding costs, where it has some.
+    """The parity of a format that rounds: `measured`, and Mismatch where `prove` raises it."""
+    parity = measured(reference, found, probe, vectors)
+    prove(parity, drop)
+    return parity
 
-    Raises Mismatch where fewer than 99 % of answers have the student's first class (vectors: its direction), or where more than `drop` of
-    its accuracy may be lost: the upper end of the 95 % interval over rows, with two pseudo-rows of +-1 as in every verdict, so that a few
-    rows that happen to agree prove nothing. Even without one changed answer it takes 2.8 / drop rows: 556 for half a point.
+
+def measured(reference: np.ndarray, found: np.ndarray, probe: Probe, vectors: bool = False) -> Parity:
+    """What the proof of a format that rounds is about. probe: whose labels say what the rounding costs, where it has some.
+
+    The interval has two pseudo-rows of +-1 as in every verdict, so that a few rows that happen to agree prove nothing.
     """
     parity = compare(reference, found, vectors)
-    wanted, proved = f"at least {SAME_ROUNDED:.0%} alike", _alike(parity) >= SAME_ROUNDED
-    if probe.labels is not None and not vectors:
-        lost = (reference.argmax(-1) == probe.labels).astype(np.float64) - (found.argmax(-1) == probe.labels)
-        around = mean_interval(lost, -1.0, 1.0)
-        parity |= {"drop": float(lost.mean()), "drop_upper": 1.0 if around is None else around[1]}
+    paid = lost(reference, found, probe)
+    if paid is None or vectors:
+        return parity
+    around = mean_interval(paid, -1.0, 1.0)
+    return parity | {"drop": float(paid.mean()), "drop_upper": 1.0 if around is None else around[1]}
+
+
+def prove(parity: Parity, drop: float = DROP) -> None:
+    """Raise Mismatch where fewer than 99 % of answers have the student's first class (vectors: its direction), or where more than `drop` of
+    its accuracy may be lost: the upper end of the 95 % interval over rows. Even without one changed answer that takes 2.8 / drop rows: 556
+    for half a point.
+    """
+    wanted, proved = f"at least {SAME_ROUNDED:.0%} alike", alike(parity) >= SAME_ROUNDED
+    if "drop" in parity:
         wanted += f", and at most {drop:.2%} of the accuracy lost by the upper end of the interval, which takes {needed(drop)} rows or more"
         proved = proved and parity["drop_upper"] <= drop
     if not proved or not math.isfinite(parity["max_abs"]):
         raise mismatch(parity, wanted)
-    return parity
+
+
+def lost(reference: np.ndarray, found: np.ndarray, probe: Probe) -> np.ndarray | None:
+    """(N,) how much less right each answer is than the student's: 1, 0 or -1. None without labels."""
+    if probe.labels is None:
+        return None
+    return (reference.argmax(-1) == probe.labels).astype(np.float64) - (found.argmax(-1) == probe.labels)
 
 
 def needed(drop: float) -> int:
@@ -117,10 +137,10 @@ def needed(drop: float) -> int:
 def mismatch(parity: Parity, wanted: str) -> Mismatch:
     """The error for an artefact that answers differently."""
     alike = f"{parity['argmax_agreement']:.2%} alike" if "argmax_agreement" in parity else f"a cosine of {parity['min_cosine']:.5f}"
-    lost = f", {parity['drop']:.2%} of the accuracy lost, up to {parity['drop_upper']:.2%}" if "drop" in parity else ""
+    paid = f", {parity['drop']:.2%} of the accuracy lost, up to {parity['drop_upper']:.2%}" if "drop" in parity else ""
     said = four_parts(
         "the artefact does not agree with the student", expected=wanted,
-        got=f"a largest difference of {parity['max_abs']:.3g}, {alike} in {parity['rows']} rows{lost}",
+        got=f"a largest difference of {parity['max_abs']:.3g}, {alike} in {parity['rows']} rows{paid}",
         otherwise="Another model than the one in the report would be shipped", do="Export it in another format, or with other options")
     return Mismatch(said, parity)
 
@@ -152,5 +172,6 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _alike(parity: Parity) -> float:
+def alike(parity: Parity) -> float:
+    """The share of rows with the student's first class; of vectors the smallest cosine."""
     return float(parity["argmax_agreement"] if "argmax_agreement" in parity else parity["min_cosine"])

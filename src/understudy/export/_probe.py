@@ -1,4 +1,4 @@
-"""What an artefact is proved on: rows that its student never saw, with their labels, and training rows for formats that look at some."""
+"""What an artefact is proved on: rows that its student never saw, with their labels; and rows for formats that look at some or choose."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from understudy.errors import DataError, four_parts
 ROWS = 512
 """Held-out rows on which a float format is proved: its answers differ by rounding alone, which few rows show as well as all."""
 
+CHOOSING = 64
+"""Validation rows with which they choose among files; fewer leave that to the calibration rows."""
+
 
 @dataclass(frozen=True)
 class Probe:
     """Rows as `preprocess.encode` gives them.
 
     inputs: (N, ...) held-out rows, in an order that says nothing of their classes. labels: (N,) int64 of theirs, None where answers are no
-    classes. calibrate: gives (M, ...) rows of the training split, read only where a format asks; without it there are none.
+    classes. calibrate: gives (M, ...) rows of the training split, read only where a format asks; without it there are none. validation:
+    gives the rows that choose among several files of a format; the probe's own judge what was chosen. what: they are, in words.
 
     Raises DataError where there is not one row, or not a label a row.
     """
@@ -26,6 +30,8 @@ class Probe:
     inputs: np.ndarray
     labels: np.ndarray | None = None
     calibrate: Callable[[], np.ndarray] | None = None
+    validation: Callable[[], Probe] | None = None
+    what: str = "held-out rows"
 
     def __post_init__(self) -> None:
         if len(self.inputs) == 0:
@@ -40,6 +46,17 @@ class Probe:
     def calibration(self) -> np.ndarray:
         """(M, ...) rows of the training split; none where there are none to be had."""
         return self.inputs[:0] if self.calibrate is None else self.calibrate()
+
+    @property
+    def choosing(self) -> Probe | None:
+        """What chooses among files: the validation rows; with few of them the calibration rows, without the labels that the student learnt.
+
+        None where there are neither, as of a model folder.
+        """
+        if self.validation is not None and len((found := self.validation()).inputs) >= CHOOSING:
+            return replace(found, what="validation rows")
+        rows = self.calibration
+        return Probe(rows, what="calibration rows") if len(rows) else None
 
     @property
     def some(self) -> Probe:

@@ -280,13 +280,17 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
 
 
 def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
-    """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes."""
+    """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes.
+
+    Beside test rows the validation rows choose among a format's files; other rows stand for both, and nothing chooses but calibration rows.
+    """
     test = shuffled(prepared.test if held_out is None else held_out)[: PROBED_TEXTS if prepared.generative else PROBED]
     told = prepared.task == "classification"
     return Probe(
         prepared.rows.stored[test].numpy(),
         prepared.rows.labels[test].numpy() if told else None,
         lambda: prepared.rows.stored[calibration_rows(prepared)].numpy(),
+        (lambda: probe_of(prepared, prepared.validation)) if held_out is None and len(prepared.validation) else None,
     )
 
 

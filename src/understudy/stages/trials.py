@@ -29,7 +29,7 @@ from understudy.stages.tasks.classification import class_weights
 from understudy.stages.variants import Variant
 from understudy.students.weights import load_weights
 
-VERSION = 1
+VERSION = 2
 CALLS, THREADS = 300, 1
 """Calls of each file, at most, all files in turns; and threads of ONNX Runtime."""
 Tell = Callable[[str, float], None]
