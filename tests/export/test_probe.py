@@ -17,6 +17,8 @@ def test_nothing_is_proved_on_no_rows():
 def test_a_label_belongs_to_each_row():
     with pytest.raises(DataError, match="2 labels"):
         Probe(np.zeros((3, 3), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(DataError, match="4 clusters"):
+        Probe(np.zeros((3, 3), np.float32), clusters=np.zeros(4, np.int64))
 
 
 def test_training_rows_are_read_when_a_format_asks_and_not_before():

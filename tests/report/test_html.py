@@ -317,7 +317,8 @@ def test_thinned_curves_keep_their_ends():
 def test_artefacts_in_fewer_bits_are_compared(documents):
     """What was kept, what failed and why one was not made; the layers that suffer, the worst first."""
     summary, details = documents()
-    parity = {"rows": 899, "max_abs": 0.1, "argmax_agreement": 0.9989, "drop": 0.0011, "drop_upper": 0.0043}
+    parity = {"rows": 899, "max_abs": 0.1, "argmax_agreement": 0.9989, "drop": 0.0011, "drop_upper": 0.0043,
+              "metric": "accuracy", "items": 30}
     row = {
         "format": "onnx_int8", "path": "exports/onnx_int8/model.onnx", "bytes": 9463, "parity": parity, "method": "static",
         "candidates": [
@@ -332,7 +333,8 @@ def test_artefacts_in_fewer_bits_are_compared(documents):
     }  # fmt: skip
     parsed = Page(html.render(summary, {**details, "exports": [row]}))
     assert "quantised" in parsed.sections and "script" not in parsed.tags
-    for words in ("Static: the fastest", "not for convolutions", "0.012", "9.46", "In float: head", "1.37e-05", "99.1", "passed kept"):
+    for words in ("Static: the fastest", "not for convolutions", "0.012", "9.46", "In float: head", "1.37e-05", "99.1", "passed kept",
+                  "over 30 groups"):
         assert words in parsed.text, words
     assert "quantised" not in Page(html.render(summary, details)).sections
 
@@ -341,7 +343,7 @@ def test_what_training_for_eight_bits_gave_is_shown(documents):
     summary, details = documents()
     figure = {"value": 0.004, "ci95": [-0.002, 0.01]}
     found = {
-        "rows": [{"name": name, "label": f"int8, {name}", "accuracy": 0.95, "ci95": [0.93, 0.97], "bytes": 9463}
+        "rows": [{"name": name, "label": f"int8, {name}", "value": 0.95, "ci95": [0.93, 0.97], "bytes": 9463}
                  for name in ("float", "after", "labels", "taught")],
         "differences": {name: figure for name in ("float", "after", "labels")}, "examples": 899, "sentence": "Not shown to differ.",
     }  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from understudy.compress.race import Pace
 from understudy.compress.sensitivity import Limits, Mixed
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _parity
 from understudy.export._probe import Probe
 
@@ -79,8 +79,12 @@ def look(data: bytes, reference: np.ndarray, found: np.ndarray, rows: Probe, lim
 
     The drop is its mean, not the upper end of an interval: what few rows can't show is for the proof.
     """
-    parity, paid = _parity.compare(reference, found, vectors), _parity.lost(reference, found, rows)
-    drop = None if paid is None or vectors else float(paid.mean())
+    parity = _parity.compare(reference, found, vectors)
+    try:
+        lost = None if vectors else rows.drop(reference, found)
+    except DataError:  # a ranking metric where these few rows are of one class: then their answers alone choose
+        lost = None
+    drop = None if lost is None else lost.mean
     alike = _parity.alike(parity) if math.isfinite(parity["max_abs"]) else -1.0
     fits = limits.bytes is None or len(data) <= limits.bytes
     return Seen(alike, drop, alike >= limits.agreement and (drop is None or drop <= limits.drop) and fits)

@@ -1,7 +1,8 @@
 """Does an artefact answer as its student does? The limits, the proof, and what becomes of an artefact that fails it.
 
 Parity is {"rows", "max_abs", "argmax_agreement"}, of vectors {"rows", "max_abs", "min_cosine"}; of formats that round, with labels, also
-{"drop", "drop_upper"}: how much of the student's accuracy is lost, and the upper end of its 95 % interval over rows.
+{"drop", "drop_upper", "metric", "items"}: how much of the student's metric is lost, the upper end of its 95 % interval over items, which
+metric that is, and of how many items: rows, or groups of rows that belong together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 from understudy import atomic
 from understudy.errors import GateError, four_parts
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation import metrics
 from understudy.export._probe import Probe
 from understudy.students import artefact
 
@@ -30,7 +31,8 @@ Parity = dict[str, Any]
 SAME, SAME_ROUNDED = 0.999, 0.99
 """The share of rows that must have the student's first class: of formats in float32, and of those that round (int8)."""
 DROP = 0.005
-"""What a format that rounds may cost: half a point of accuracy, by the upper end of the interval."""
+"""What a format that rounds may cost, by the upper end of the interval, in the metric's unit: half a point of one that is a share, and of
+log-loss 0.005 nats, with which the right class keeps 99.5 % of its probability (the geometric mean)."""
 
 
 class Mismatch(GateError):
@@ -97,52 +99,54 @@ def rounded(reference: np.ndarray, found: np.ndarray, probe: Probe, drop: float 
 
 
 def measured(reference: np.ndarray, found: np.ndarray, probe: Probe, vectors: bool = False) -> Parity:
-    """What the proof of a format that rounds is about. probe: whose labels say what the rounding costs, where it has some.
+    """What the proof of a format that rounds is about. probe: whose labels and metric say what the rounding costs, where it has labels.
 
-    The interval has two pseudo-rows of +-1 as in every verdict, so that a few rows that happen to agree prove nothing.
+    The interval has two pseudo-items of +-1 as in every verdict, so that a few rows that happen to agree prove nothing.
     """
     parity = compare(reference, found, vectors)
-    paid = lost(reference, found, probe)
-    if paid is None or vectors:
-        return parity
-    around = mean_interval(paid, -1.0, 1.0)
-    return parity | {"drop": float(paid.mean()), "drop_upper": 1.0 if around is None else around[1]}
+    lost = None if vectors else probe.drop(reference, found)
+    return parity if lost is None else parity | {"drop": lost.mean, "drop_upper": lost.upper, "metric": lost.metric, "items": lost.items}
 
 
 def prove(parity: Parity, drop: float = DROP) -> None:
     """Raise Mismatch where fewer than 99 % of answers have the student's first class (vectors: its direction), or where more than `drop` of
-    its accuracy may be lost: the upper end of the 95 % interval over rows. Even without one changed answer that takes 2.8 / drop rows: 556
-    for half a point.
+    its metric may be lost: the upper end of the 95 % interval over rows, or over the groups of rows that belong together.
     """
     wanted, proved = f"at least {SAME_ROUNDED:.0%} alike", alike(parity) >= SAME_ROUNDED
     if "drop" in parity:
-        wanted += f", and at most {drop:.2%} of the accuracy lost by the upper end of the interval, which takes {needed(drop)} rows or more"
-        proved = proved and parity["drop_upper"] <= drop
+        size = parity["rows"] / parity["items"]
+        items = f"{needed(drop)} rows" if size == 1 else f"{needed(drop, size)} groups of {size:.0f} rows"
+        wanted += f", and at most {said(drop, parity['metric'])} lost by the upper end of the interval, which takes {items} or more"
+        proved = proved and parity["drop_upper"] is not None and parity["drop_upper"] <= drop
     if not proved or not math.isfinite(parity["max_abs"]):
         raise mismatch(parity, wanted)
 
 
-def lost(reference: np.ndarray, found: np.ndarray, probe: Probe) -> np.ndarray | None:
-    """(N,) how much less right each answer is than the student's: 1, 0 or -1. None without labels."""
-    if probe.labels is None:
-        return None
-    return (reference.argmax(-1) == probe.labels).astype(np.float64) - (found.argmax(-1) == probe.labels)
+def needed(drop: float, size: float = 1.0) -> int:
+    """How many items it takes to show that at most `drop` is lost, where not one answer changed: 1.96 sqrt(2) / drop rows, or that over
+    sqrt(size) groups of `size` rows each."""
+    return math.ceil(1.96 * math.sqrt(2) / (drop * math.sqrt(size)))
 
 
-def needed(drop: float) -> int:
-    """How many rows it takes to show that at most `drop` is lost, where not one answer changed: 1.96 sqrt(2) / drop."""
-    return math.ceil(1.96 * math.sqrt(2) / drop)
+def said(drop: float, metric: str) -> str:
+    """An amount of a metric, in words."""
+    unit = metrics.unit(metric)
+    return f"{drop:.2%} of the {metrics.LABELS[metric]}" if unit == "fraction" else f"{drop:.4f} {unit} of {metrics.LABELS[metric]}"
 
 
 def mismatch(parity: Parity, wanted: str) -> Mismatch:
     """The error for an artefact that answers differently."""
     alike = f"{parity['argmax_agreement']:.2%} alike" if "argmax_agreement" in parity else f"a cosine of {parity['min_cosine']:.5f}"
-    paid = f", {parity['drop']:.2%} of the accuracy lost, up to {parity['drop_upper']:.2%}" if "drop" in parity else ""
-    said = four_parts(
+    lost = ""
+    if "drop" in parity:
+        metric, most = parity["metric"], parity["drop_upper"]
+        lost = f", {said(parity['drop'], metric)} lost, up to {'any amount' if most is None else said(most, metric).partition(' of ')[0]}"
+        lost += f" over {parity['items']} groups" if parity["items"] != parity["rows"] else ""
+    words = four_parts(
         "the artefact does not agree with the student", expected=wanted,
-        got=f"a largest difference of {parity['max_abs']:.3g}, {alike} in {parity['rows']} rows{paid}",
+        got=f"a largest difference of {parity['max_abs']:.3g}, {alike} in {parity['rows']} rows{lost}",
         otherwise="Another model than the one in the report would be shipped", do="Export it in another format, or with other options")
-    return Mismatch(said, parity)
+    return Mismatch(words, parity)
 
 
 @contextmanager

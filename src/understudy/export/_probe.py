@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from understudy.errors import DataError, four_parts
+from understudy.evaluation.drop import Drop, Scorer
 
 ROWS = 512
 """Held-out rows on which a float format is proved: its answers differ by rounding alone, which few rows show as well as all."""
@@ -22,7 +23,8 @@ class Probe:
 
     inputs: (N, ...) held-out rows, in an order that says nothing of their classes. labels: (N,) int64 of theirs, None where answers are no
     classes. calibrate: gives (M, ...) rows of the training split, read only where a format asks; without it there are none. validation:
-    gives the rows that choose among several files of a format; the probe's own judge what was chosen. what: they are, in words.
+    gives the rows that choose among several files of a format; the probe's own judge what was chosen. what: they are, in words. scorer: the
+    metric by which the labels judge. clusters: (N,) int, rows of one number belong together and count as one item; None: each is its own.
 
     Raises DataError where there is not one row, or not a label a row.
     """
@@ -32,15 +34,18 @@ class Probe:
     calibrate: Callable[[], np.ndarray] | None = None
     validation: Callable[[], Probe] | None = None
     what: str = "held-out rows"
+    scorer: Scorer = Scorer()
+    clusters: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) == 0:
             raise DataError(four_parts("there is nothing to compare the artefact on", got="0 probe rows", expected="held-out rows",
                                        otherwise="It would pass without a check", do="Keep some validation or test rows"))
-        if self.labels is not None and len(self.labels) != len(self.inputs):
-            raise DataError(four_parts("labels do not belong to the probe rows", got=f"{len(self.labels)} labels",
-                                       expected=f"{len(self.inputs)}, one a row", otherwise="Another row's class would be compared",
-                                       do="Give a label for each row, or none"))
+        for name, given in (("labels", self.labels), ("clusters", self.clusters)):
+            if given is not None and len(given) != len(self.inputs):
+                raise DataError(four_parts(f"{name} do not belong to the probe rows", got=f"{len(given)} {name}",
+                                           expected=f"{len(self.inputs)}, one a row", otherwise="Rows would be taken for others",
+                                           do="Give one for each row, or none"))
 
     @property
     def calibration(self) -> np.ndarray:
@@ -61,4 +66,11 @@ class Probe:
     @property
     def some(self) -> Probe:
         """The first ROWS rows."""
-        return replace(self, inputs=self.inputs[:ROWS], labels=None if self.labels is None else self.labels[:ROWS])
+        labels, clusters = (None if one is None else one[:ROWS] for one in (self.labels, self.clusters))
+        return replace(self, inputs=self.inputs[:ROWS], labels=labels, clusters=clusters)
+
+    def drop(self, reference: np.ndarray, found: np.ndarray) -> Drop | None:
+        """What answers `found` lose of the metric against `reference`; None without labels, and for answers that are no numbers."""
+        if self.labels is None or not np.isfinite(found).all():
+            return None
+        return self.scorer.drop(reference, found, self.labels, self.clusters)

@@ -42,7 +42,7 @@ class Exporter(Format):
         the most harmful first, until the answers are the student's on the calibration rows.
     bits: of weight_only, 8 or 4. block: inputs that share a scale there.
     agreement: the least share of rows with the student's class (vectors: the least cosine), of calibration rows and of those that choose.
-        drop: the most that the upper end of the 95 % interval of lost accuracy may be on held-out rows, and the mean on those that choose.
+        drop: the most that the upper end of the 95 % interval of the lost metric may be on held-out rows, and the mean on those that choose.
         max_bytes: the largest file, None without a limit.
     calls: of each file, to time it.
 

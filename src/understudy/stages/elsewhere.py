@@ -79,7 +79,7 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
     with tempfile.TemporaryDirectory() as temporary:
         source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
                         () if vectors is not None else theirs.classes, vectors)
-        found = exporter.export(source, run / TEACHERS, probe_of(theirs))
+        found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs))
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
 
 

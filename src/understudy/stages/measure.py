@@ -77,7 +77,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     if exporter.rounds and (run / "aware").is_dir():
         folder = run / "aware"
         module = artefact.load(folder, module).module
-    found = exporter.export(folder, run / "exports", probe_of(data), module)
+    found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
