@@ -30,13 +30,14 @@ def test_what_can_t_be_trained_is_refused_before_the_teacher(toy, overrides, why
 
 
 def test_words_follow_the_intervals():
-    def said(*pairs):
-        return aware._sentence({name: {"ci95": pair} for name, pair in zip(("after", "labels", "float"), pairs, strict=True)})
+    def said(*pairs, higher=True):
+        return aware._sentence({name: {"ci95": pair} for name, pair in zip(("after", "labels", "float"), pairs, strict=True)}, higher)
 
     assert said((0.1, 0.2), (-0.1, 0.2), (-0.3, -0.1)) == (
         "In int8 the student that was trained on with its teacher is better than the one that was only converted, not shown to differ from "
         "its twin without the teacher, and worse than the float student.")
     assert "better" not in said(None, None, None)
+    assert "is worse than the one that was only converted" in said((0.1, 0.2), None, None, higher=False), "of a loss more is worse"
 
 
 @pytest.mark.slow

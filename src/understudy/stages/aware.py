@@ -24,6 +24,7 @@ from understudy.compress.aware import aware
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.drop import groups, guard
 from understudy.events import Cancel, Event, OnEvent
 from understudy.export import onnx
 from understudy.export.onnx_int8 import LEARNED
@@ -31,7 +32,7 @@ from understudy.run_folder import sweep
 from understudy.stages import tasks
 from understudy.stages.arms import Arm, Job, control_objectives, gathered, inputs_of
 from understudy.stages.common import class_counts, digest, fresh_student, plan_of, steps_of
-from understudy.stages.finish import calibration_rows
+from understudy.stages.finish import calibration_rows, scorer_of
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.teach import living
 from understudy.students import artefact
@@ -142,7 +143,8 @@ def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Pat
 def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, Any]) -> dict[str, Any]:
     """The four files on the test rows by ONNX Runtime, every int8 file with all its layers quantised: {"rows", "differences", "sentence"}.
 
-    Test rows are paired, so a difference's interval is over rows; the training has one seed, whose chance is not in it.
+    In the run's metric. Test rows are paired, so a difference's interval is over rows, or over groups of rows that belong together, as the
+    verdict's is; the training has one seed, whose chance is not in it.
     """
     prepared = start.job.prepared
     calibration = prepared.rows.stored[calibration_rows(prepared, start.job.tree["compress"]["quantize"]["calibration"])].numpy()
@@ -152,13 +154,15 @@ def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, 
     for name, module in modules.items():
         pairs = {layer: (low, high) for layer, (low, high) in ranges[name].items()}
         files[name] = quantize.calibrated(_whole(module, prepared, test), calibration, learned=pairs).quantised()
-    right = {name: (onnx.run(data, test).argmax(-1) == labels).astype(np.float64) for name, data in files.items()}
-    rows = [{"name": name, "label": NAMES[name], "accuracy": float(right[name].mean()), "ci95": mean_interval(right[name], 0.0, 1.0),
-             "bytes": len(files[name])} for name in NAMES]
-    differences = {
-        other: {"value": float((right["taught"] - right[other]).mean()), "ci95": mean_interval(right["taught"] - right[other], -1.0, 1.0)}
-        for other in ("float", "after", "labels")}
-    return {"rows": rows, "differences": differences, "examples": len(labels), "sentence": _sentence(differences)}
+    scorer, metric, whose = scorer_of(start.job.tree, prepared), start.job.tree["metric"], prepared.examples.clusters
+    clusters = None if whose is None else whose[prepared.test.numpy()]
+    scores = {name: scorer.scores(metrics.log_softmax(onnx.run(data, test)), labels, clusters) for name, data in files.items()}
+    rows = [{"name": name, "label": NAMES[name], "value": float(scores[name].mean()), "bytes": len(files[name]),
+             "ci95": mean_interval(scores[name], *metrics.bounds(metric), guard=guard(clusters))} for name in NAMES]
+    apart = {other: scores["taught"] - scores[other] for other in ("float", "after", "labels")}
+    differences = {other: {"value": float(one.mean()), "ci95": scorer.interval(one, clusters)} for other, one in apart.items()}
+    return {"rows": rows, "differences": differences, "examples": len(labels), "items": groups(clusters),
+            "sentence": _sentence(differences, metrics.higher_is_better(metric))}
 
 
 def _whole(module: nn.Module, prepared: Prepared, rows: np.ndarray) -> bytes:
@@ -168,11 +172,12 @@ def _whole(module: nn.Module, prepared: Prepared, rows: np.ndarray) -> bytes:
     return onnx.to_onnx(student, rows)
 
 
-def _sentence(differences: Mapping[str, Mapping[str, Any]]) -> str:
+def _sentence(differences: Mapping[str, Mapping[str, Any]], higher: bool) -> str:
     """What the teacher added, and what the training, in words that the intervals allow."""
     def word(one: Mapping[str, Any]) -> str:
         low, high = one["ci95"] or (-1.0, 1.0)
-        return "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
+        more, less = ("better than", "worse than") if higher else ("worse than", "better than")
+        return more if low > 0 else less if high < 0 else "not shown to differ from"
 
     return (f"In int8 the student that was trained on with its teacher is {word(differences['after'])} the one that was only converted, "
             f"{word(differences['labels'])} its twin without the teacher, and {word(differences['float'])} the float student.")
