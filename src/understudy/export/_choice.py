@@ -1,8 +1,10 @@
 """Which of several files of one format is kept: chosen on rows that judge nothing, before a row that judges is looked at.
 
-The rule: of the files that keep the student's answers on the choosing rows, the one that is fastest here. Where none does, the one whose
-answers are most often the student's; it will hardly pass. The held-out rows then prove that one file, once: where it fails there, so does
-the export, because a second try would be a choice by the rows that judge.
+The rule, of the files that keep the student's answers on the choosing rows: made the same way of the student that ships and of the one that
+was trained on with quantisation, the one that loses less of the metric there (equal or unknown: that answers more often as the student);
+of several ways, the one that is fastest here. Where no file keeps them, the one that most often answers as the student; it will hardly
+pass. The held-out rows then prove that one file, once: where it fails there, so does the export, because a second try would be a choice by
+the rows that judge.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from understudy.compress.sensitivity import Limits, Mixed
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _parity
 from understudy.export._probe import Probe
+from understudy.students import artefact
 
 FLOAT = "float"
 """The file that all are compared with, in tables and races."""
@@ -26,12 +29,22 @@ FLOAT = "float"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way: the file where it could be made, else why not; which layers stayed in float, where that was found out."""
+    """One way: the file where it could be made, else why not; which layers stayed in float, where that was found out.
+
+    student: of whom it is made; trained: that is the one that was trained on with quantisation, else the one that ships.
+    """
 
     method: str
+    student: artefact.Student
     data: bytes | None
     refused: str | None = None
     found: Mixed | None = None
+    trained: bool = False
+
+    @property
+    def name(self) -> str:
+        """How it is listed."""
+        return f"{self.method}, trained on" if self.trained else self.method
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,11 @@ class Seen:
     alike: float
     drop: float | None
     keeps: bool
+
+    @property
+    def worse(self) -> tuple[float, float]:
+        """What orders files that are made the same way, the best first."""
+        return 0.0 if self.drop is None else self.drop, -self.alike
 
 
 @dataclass(frozen=True)
@@ -61,15 +79,15 @@ class Choice:
             name = str(row["method"])
             row |= ({"seen": asdict(self.seen[name])} if name in self.seen else {})
             row |= ({"parity": parities[name]} if name in parities else {})
-        return rows + [{"method": one.method, "refused": one.refused} for one in made if one.data is None]
+        return rows + [{"method": one.name, "refused": one.refused} for one in made if one.data is None]
 
 
 def usable(made: Sequence[Candidate]) -> dict[str, bytes]:
     """The files that there are, by name. Raises RecipeError, which says why, where there is none."""
-    files = {one.method: one.data for one in made if one.data is not None}
+    files = {one.name: one.data for one in made if one.data is not None}
     if not files:
         raise RecipeError(four_parts(
-            "the student can't be quantised", got="; ".join(f"{one.method}: {one.refused}" for one in made),
+            "the student can't be quantised", got="; ".join(f"{one.name}: {one.refused}" for one in made),
             expected="one way that works", otherwise="There would be no file", do="Export `onnx` instead"))
     return files
 
@@ -93,19 +111,32 @@ def look(data: bytes, reference: np.ndarray, found: np.ndarray, rows: Probe, lim
 def choose(made: Sequence[Candidate], rows: Probe | None, paces: Mapping[str, Pace], seen: Mapping[str, Seen]) -> Choice:
     """By the rule above; names settle what is equal. rows: what chooses, None, and no `seen`, where there is nothing to choose on."""
     files = usable(made)
-    keeping = [name for name in files if rows is None or seen[name].keeps]
-    name = min(keeping, key=lambda one: (paces[one].p50, one)) if keeping else max(files, key=lambda one: (seen[one].alike, one))
-    [kept] = [one for one in made if one.method == name]
-    said = [f"{name}: {_words(kept, seen, rows)}"] + ([kept.found.reason] if kept.found else [])
-    if paces[name].p50 > paces[FLOAT].p50:
+    there = [one for one in made if one.name in files]
+    keeping = [one for one in there if rows is None or seen[one.name].keeps]
+
+    def order(one: Candidate) -> tuple[tuple[float, float], str]:
+        return seen[one.name].worse if seen else (0.0, 0.0), one.name
+
+    best = [min((one for one in keeping if one.method == way), key=order) for way in sorted({one.method for one in keeping})]
+    if best:
+        kept = min(best, key=lambda one: (paces[one.name].p50, one.name))
+    else:
+        kept = max(there, key=lambda one: (seen[one.name].alike, one.name))
+    said = [f"{kept.name}: {_words(kept, made, seen, rows)}"] + ([kept.found.reason] if kept.found else [])
+    if paces[kept.name].p50 > paces[FLOAT].p50:
         said.append("the float file is faster here, this one smaller")
     return Choice(kept, paces, seen, "; ".join(said))
 
 
-def _words(kept: Candidate, seen: Mapping[str, Seen], rows: Probe | None) -> str:
+def _words(kept: Candidate, made: Sequence[Candidate], seen: Mapping[str, Seen], rows: Probe | None) -> str:
     if rows is None:
         return "there were no rows to choose on, and it is the fastest"
     where = f"{len(rows.inputs)} {rows.what}"
-    if seen[kept.method].keeps:
-        return f"keeps the student's answers on {where}, and of those that do it is the fastest"
-    return f"none keeps the student's answers on {where}, and this one is the closest"
+    if not seen[kept.name].keeps:
+        return f"none keeps the shipped student's answers on {where}, and this one is the closest"
+    words = f"keeps the shipped student's answers on {where}, and of the ways that do it is the fastest"
+    other = next((one for one in made if one.method == kept.method and one.trained != kept.trained and one.name in seen), None)
+    if other is None:
+        return words
+    better = "loses less of the metric there, or as little" if seen[other.name].keeps else "keeps them there"
+    return f"{words}; of it and {other.name} it is the one that {better}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,7 @@ from understudy.compress.sensitivity import Limits, Mixed, mixed
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _choice, _parity, onnx
 from understudy.export._choice import Candidate
-from understudy.export._format import Format
+from understudy.export._format import Rounding, Source
 from understudy.export._probe import Probe
 from understudy.students import artefact
 
@@ -31,7 +31,7 @@ LEARNED = "learned_ranges"
 
 
 @dataclass(frozen=True)
-class Exporter(Format):
+class Exporter(Rounding):
     """model.onnx with integer weights beside config.json, which says what goes in and comes out, and how it was made.
 
     method: static: int8 weights and activations with ranges from calibration rows, for convolutions and wide layers; dynamic: int8
@@ -42,8 +42,8 @@ class Exporter(Format):
         the most harmful first, until the answers are the student's on the calibration rows.
     bits: of weight_only, 8 or 4. block: inputs that share a scale there.
     agreement: the least share of rows with the student's class (vectors: the least cosine), of calibration rows and of those that choose.
-        drop: the most that the upper end of the 95 % interval of the lost metric may be on held-out rows, and the mean on those that choose.
-        max_bytes: the largest file, None without a limit.
+        drop: the most that the upper end of the 95 % interval of the lost metric may be on held-out rows, and the mean on those that
+        choose. max_bytes: the largest file, None without a limit.
     calls: of each file, to time it.
 
     Static int8 is up to twice as fast as float for convolutions on x86 with VNNI, and slower than float for layers of a few dozen numbers,
@@ -52,7 +52,6 @@ class Exporter(Format):
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str] = "export"
-    rounds: ClassVar[bool] = True
     method: Literal["auto", "static", "dynamic", "weight_only"] = "auto"
     calibration: int = 512
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
@@ -78,38 +77,44 @@ class Exporter(Format):
                     f"onnx_int8: {name} is not usable", got=getattr(self, name), expected=wanted, otherwise=otherwise, do=do))
 
     def export(
-        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None,
+        trained: Source | None = None,
     ) -> dict[str, Any]:
         """Write `out_folder`/onnx_int8; ONNX Runtime has to give the student's answers on the probe's rows but for rounding.
 
-        Beside path, bytes and parity: "method", the one kept; "candidates", a row a method and the float file, with bytes, milliseconds and
-        errors; "kept_float", layers in float; "sensitivity", a row a layer with what quantising it alone costs; and "reason". The file is
-        chosen by `_choice` before the probe's own rows are looked at; of those that were not chosen they are told, and decide nothing.
+        Beside path, bytes and parity: "method" and "made_of" of the file that is kept; "candidates", a row a file with bytes, milliseconds
+        and errors, and "kept", which of them; "kept_float", layers in float; "sensitivity", a row a layer with what quantising it alone
+        costs; "reason". The file is chosen by `_choice` before the probe's own rows are looked at; what they say of the others decides
+        nothing.
 
         Raises DataError where the calibration rows are fewer than 64, or are the probe's own.
         """
         self.installed()
-        out = Path(os.path.abspath(out_folder)) / self.kind
-        student, reference = _parity.answers(Path(student_folder), probe.inputs, module)
+        out, source = Path(os.path.abspath(out_folder)) / self.kind, (Path(student_folder), module)
+        student, reference = _parity.answers(source[0], probe.inputs, module)
         vectors = student.vectors is not None
         with _parity.kept(out, onnx.FILE, artefact.CONFIG) as folder:
             whole = onnx.to_onnx(student, probe.some.inputs)
             made = [self._made(method, whole, student, probe) for method in self._methods]
-            choice = self._chosen(made, whole, (Path(student_folder), module), probe, vectors)
-            found = {name: onnx.run(data, probe.inputs) for name, data in _choice.usable(made).items()}
-            parities = {name: _parity.measured(reference, one, probe, vectors) for name, one in found.items()}
-            mixed, name = choice.kept.found, choice.kept.method
-            data, parity = _choice.usable(made)[name], parities[name]
+            if trained is not None:  # its own float file is what its layers are compared with, and never what it is proved against
+                other, _ = _parity.answers(trained[0], probe.inputs[:1], trained[1])
+                theirs = onnx.to_onnx(other, probe.some.inputs)
+                made += [replace(self._made(method, theirs, other, probe), trained=True) for method in self._methods[:1]]
+            choice = self._chosen(made, whole, source, probe, vectors)
+            kept = choice.kept
+            files = _choice.usable(made)
+            parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs), probe, vectors) for name, one in files.items()}
+            data, parity = files[kept.name], parities[kept.name]
             about = {
-                "method": name, "candidates": choice.table(made, whole, parities),
-                "kept_float": list(mixed.kept if mixed else self.keep_float), "sensitivity": _table(mixed) if mixed else [],
-                "reason": choice.reason}
-            for file, content in {onnx.FILE: data, **onnx.files(student)}.items():
+                "method": kept.method, "made_of": "aware" if kept.trained else "student", "candidates": choice.table(made, whole, parities),
+                "kept": kept.name, "kept_float": list(kept.found.kept if kept.found else self.keep_float),
+                "sensitivity": _table(kept.found) if kept.found else [], "reason": choice.reason}
+            for file, content in {onnx.FILE: data, **onnx.files(kept.student)}.items():
                 atomic.write_bytes(folder / file, content)
             described = {
                 **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(data).hexdigest(), "opset": quantize.opset(data),
                 "parity": parity}
-            atomic.write_json(folder / artefact.CONFIG, {**student.config, "onnx": described, "quantised": about})
+            atomic.write_json(folder / artefact.CONFIG, {**kept.student.config, "onnx": described, "quantised": about})
             try:
                 self._proved(data, parity)
             except _parity.Mismatch as error:
@@ -119,25 +124,26 @@ class Exporter(Format):
 
     @property
     def _methods(self) -> tuple[str, ...]:
+        """The ways to go; the first is the one that training with quantisation is for, where there is a choice."""
         return ("static", "dynamic") if self.method == "auto" else (self.method,)
 
     def _made(self, method: str, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """One way's file, or why there is none."""
         if method == "weight_only":
-            return Candidate(method, quantize.weight_only(whole, self.bits, self.block))
+            return Candidate(method, student, quantize.weight_only(whole, self.bits, self.block))
         if method == "dynamic":
             try:
-                return Candidate(method, quantize.dynamic(whole, keep_float=self.keep_float))
+                return Candidate(method, student, quantize.dynamic(whole, keep_float=self.keep_float))
             except RecipeError as error:
                 if self.method == method:
                     raise
-                return Candidate(method, None, str(error))
+                return Candidate(method, student, None, str(error))
         try:
             return self._static(whole, student, probe)
         except (DataError, RecipeError) as error:
             if self.method == method:
                 raise
-            return Candidate(method, None, str(error))
+            return Candidate(method, student, None, str(error))
 
     def _static(self, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """Calibrated on training rows, with the layers that hurt in float."""
@@ -147,12 +153,12 @@ class Exporter(Format):
         ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned)
         limits = Limits(self.agreement, self.drop, self.max_bytes)
         found = mixed(ready, rows, onnx.run(whole, rows), limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
-        return Candidate("static", found.data, found=found)
+        return Candidate("static", student, found.data, found=found)
 
     def _chosen(
-        self, made: Sequence[Candidate], whole: bytes, source: tuple[Path, nn.Module | None], probe: Probe, vectors: bool
+        self, made: Sequence[Candidate], whole: bytes, source: Source, probe: Probe, vectors: bool
     ) -> _choice.Choice:
-        """The candidate to keep. source: the student's folder and module, whose answers the files shall give."""
+        """The candidate to keep. source: the student whose answers the files shall give."""
         rows, files = probe.choosing, _choice.usable(made)
         paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=torch.get_num_threads())
         if rows is None:

@@ -20,7 +20,7 @@ from understudy.errors import DataError, UnderstudyError, four_parts
 from understudy.evaluation import metrics, similarity
 from understudy.evaluation.drop import Scorer
 from understudy.events import Event, OnEvent
-from understudy.export._format import Format
+from understudy.export._format import Format, Rounding
 from understudy.export._parity import Mismatch
 from understudy.export._probe import Probe
 from understudy.preprocess.passages import Passages
@@ -315,20 +315,23 @@ def export(
     tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent, aware: nn.Module | None = None
 ) -> list[dict[str, Any]]:
     """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
-    row says why, under "failed". aware: the student in `aware/`, which formats of fewer bits are made of."""
+    row says why, under "failed". aware: the student in `aware/`, of which formats of fewer bits may be made; they are proved against the
+    student that ships all the same."""
     rows = []
     probe, formats = probe_of(tree, prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
-        place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
+        given = (folder.path / "student", folder.path / "exports", probe, module)
         try:
-            found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
+            if isinstance(exporter, Rounding) and aware is not None:
+                found = exporter.export(*given, trained=(folder.path / "aware", aware))
+            else:
+                found = exporter.export(*given)
         except Mismatch as error:
             found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
         except UnderstudyError as error:  # what could only be known once the student was there is no reason to lose its report
             found = {"path": folder.path, "failed": str(error), "parity": {}}
-        made_of = {"made_of": place} if source is aware else {}
-        rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
+        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 
