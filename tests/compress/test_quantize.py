@@ -41,7 +41,9 @@ def test_every_row_of_weights_has_a_scale_of_its_own(make_chain):
     """Prevents: a row a thousand times smaller becomes zero."""
     weight = np.array([[1000.0, -500.0], [1.0, 0.5]])
     rows = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32)
-    assert np.abs(weight_of(static(make_chain(weight), rows), "layers.0.weight")).max(axis=1).tolist() == [127, 127]
+    for levels in (quantize.FULL, quantize.REDUCED):
+        data = calibrated(make_chain(weight), rows, levels=levels).quantised()
+        assert np.abs(weight_of(data, "layers.0.weight")).max(axis=1).tolist() == [levels, levels]
 
 
 def test_weights_that_are_whole_multiples_survive(make_chain):
@@ -52,6 +54,14 @@ def test_weights_that_are_whole_multiples_survive(make_chain):
     rows = random.uniform(-1, 1, (64, 6)).astype(np.float32)
     for data in (static(make_chain(weight), rows, signed=False), static(make_chain(weight), rows, signed=True)):
         assert np.array_equal(weight_of(data, "layers.0.weight"), np.rint(weight * 127))
+
+
+def test_a_cpu_that_saturates_gets_seven_bits(make_chain, monkeypatch):
+    """Prevents: products of 8 bits, two at a time, overflow 16, and the answers are others than on the machine that made the file."""
+    rows = np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32)
+    for exact, levels in ((True, 127), (False, 64)):
+        monkeypatch.setattr(quantize, "cpu", lambda exact=exact: (False, exact))
+        assert quantize.levels_here() == calibrated(make_chain(np.eye(2)), rows).levels == levels
 
 
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "entropy"])

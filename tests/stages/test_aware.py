@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
+from understudy.compress import quantize
 from understudy.errors import RecipeError
 from understudy.export import _choice
 from understudy.export.onnx import run as answers
@@ -52,6 +53,7 @@ def test_both_twins_are_trained_and_the_file_can_be_made_of_the_taught_one(toy, 
     config = artefact.read_config(run.path / "aware")
     assert set(config["extra"]["learned_ranges"]) >= {"head"} and (exported["made_of"], exported["kept"]) == ("aware", "static, trained on")
     assert {row["method"] for row in exported["candidates"]} == {"float", "static", "static, trained on"}
+    assert config["extra"]["weight_levels"] == quantize.levels_here()
     scales = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(run.path / exported["path"]).graph.initializer
               if one.name.endswith("_scale") and one.dims == []}  # fmt: skip
     widths = [high - low for low, high in config["extra"]["learned_ranges"].values()]

@@ -1,8 +1,9 @@
 """Quantisation-aware training: a network computes in floats what its int8 file will compute in whole numbers, and learns to live with it.
 
 Batch norms are folded into the convolutions before them. Every weight of a convolution or linear layer is rounded to symmetric int8 with
-one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does; what goes into these layers, and what comes out
-behind their activation, is rounded to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
+one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does (/ 64 for a CPU that sums products of 8 bits
+with saturation, where the file's weights have 7 bits); what goes into these layers, and what comes out behind their activation, is rounded
+to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
 Scales of activations begin with the range on calibration rows and are learned: the gradient is that of LSQ (Esser et al. 2020, arXiv
 1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al., MLSys 2020), because under Adam a
 step of a small scale would else be as large as one of a weight. Zero points stay those of the calibration.
@@ -53,11 +54,15 @@ class Shift(nn.Module):
 
 
 class Whole(nn.Module):
-    """A weight rounded to whole multiples, -127 to 127, of one scale an output channel (its first axis)."""
+    """A weight rounded to whole multiples, -levels to levels, of one scale an output channel (its first axis)."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
 
     def forward(self, weight: Tensor) -> Tensor:
         """The rounded weight; the gradient passes."""
-        scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / 127
+        scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / self.levels
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         return weight + (torch.round(weight / scale) * scale - weight).detach()
 
@@ -141,11 +146,12 @@ class Aware:
         return self.module.eval()
 
 
-def aware(module: nn.Module, rows: Tensor) -> Aware:
+def aware(module: nn.Module, rows: Tensor, levels: int) -> Aware:
     """Change a trained student, in place, so that it rounds as its int8 file will; its answers on the first rows are its own but for that.
 
     Args:
         rows: (N, ...) calibration inputs as the student takes them, of the training split.
+        levels: of a weight on each side of zero, as many as in the file (`quantize.levels_here`).
 
     Raises RecipeError for a student without a convolution or linear layer, or whose batch norms can't be folded.
     """
@@ -171,7 +177,7 @@ def aware(module: nn.Module, rows: Tensor) -> Aware:
             found.handles.append(part.register_forward_hook(lambda _, given, out, one=one: one(out)))
     for part in list(module.modules()):
         if isinstance(part, WEIGHTED):
-            parametrize.register_parametrization(part, "weight", Whole())
+            parametrize.register_parametrization(part, "weight", Whole(levels))
     return found
 
 

@@ -29,6 +29,8 @@ TOGETHER = 32
 """Calibration rows in one call."""
 PERCENTILE = 99.99
 """The share of a tensor's values that "percentile" covers, those that are too small and too large together."""
+FULL, REDUCED = 127, 64
+"""Whole numbers on each side of zero that a weight of `static` can be: all of int8, and those of 7 bits, whose products can't saturate."""
 OPSET = 21
 """The first one with 4-bit tensors."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -56,13 +58,13 @@ class Node:
 class Calibrated:
     """A model made ready (shapes inferred, batch norms folded) and (lowest, highest) of each of its tensors on the calibration rows.
 
-    signed: activations are int8, else uint8. reduced: weights have 7 bits. averaged: means are taken of integers too.
+    signed: activations are int8, else uint8. levels: FULL or REDUCED. averaged: means are taken of integers too.
     """
 
     model: bytes
     ranges: Mapping[str, tuple[float, float]]
     signed: bool
-    reduced: bool
+    levels: int
     nodes: tuple[Node, ...]
     averaged: bool = True
 
@@ -97,7 +99,7 @@ class Calibrated:
             for name, (low, high) in self.ranges.items()})
         operators = [name for name in OPERATORS if self.averaged or name not in ("AveragePool", "GlobalAveragePool")]
         quantizer = QDQQuantizer(
-            model, True, self.reduced, QuantType.QInt8, activation, ranges, [only] if only else [], sorted(kept), operators,
+            model, True, self.levels == REDUCED, QuantType.QInt8, activation, ranges, [only] if only else [], sorted(kept), operators,
             {"ActivationSymmetric": False, "WeightSymmetric": True, "MatMulConstBOnly": True})
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -108,7 +110,7 @@ class Calibrated:
 
 def calibrated(
     model: bytes, calibration: np.ndarray, *, ranges: Ranges = "minmax", signed: bool | None = None,
-    learned: Mapping[str, tuple[float, float]] | None = None,
+    learned: Mapping[str, tuple[float, float]] | None = None, levels: int | None = None,
 ) -> Calibrated:
     """The model with the ranges of its tensors on calibration rows.
 
@@ -119,6 +121,7 @@ def calibrated(
         signed: int8 activations, else uint8; None: as this CPU is fastest (unsigned on x86, signed on ARM).
         learned: (lowest, highest) by layer, of what goes into it, and by layer:output of what comes out behind its activation, in place of
             the calibrated ones (`compress.aware`). Means stay float then, as they were in training.
+        levels: of weights, FULL or REDUCED; None: those that this CPU computes exactly.
 
     Raises DataError for fewer rows than 64, or rows without a finite answer.
     """
@@ -130,10 +133,10 @@ def calibrated(
         raise DataError(four_parts(
             "the model has no ranges on the calibration rows", got=f"numbers that are not finite in {wrong[0] if wrong else 'the rows'}",
             expected="finite numbers", otherwise="Its scales would be made up", do="Look for missing values in the training rows"))
-    arm, exact = cpu()
+    arm, _ = cpu()
     kinds = tuple(nodes(ready))
     found |= _of_tensors(ready, kinds, learned or {})
-    return Calibrated(ready, found, arm if signed is None else signed, not exact, kinds, averaged=not learned)
+    return Calibrated(ready, found, arm if signed is None else signed, levels or levels_here(), kinds, averaged=not learned)
 
 
 def static(
@@ -226,6 +229,11 @@ def cpu() -> tuple[bool, bool]:
         return False, "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False, False
+
+
+def levels_here() -> int:
+    """How many levels on each side of zero the weights of a static file get on this machine."""
+    return FULL if cpu()[1] else REDUCED
 
 
 def prepared(model: bytes) -> bytes:

@@ -26,8 +26,9 @@ from understudy.students import artefact
 
 HELD_OUT = 0.5
 """Share of calibration rows that may be equal to held-out ones, as small pictures and rows of few columns are by chance."""
-LEARNED = "learned_ranges"
-"""Where config.json's extra has {layer: [lowest, highest]} of what goes into the layers of a student that was trained with quantisation."""
+LEARNED, LEVELS = "learned_ranges", "weight_levels"
+"""Where config.json's extra has {layer: [lowest, highest]} of what goes into the layers of a student that was trained with quantisation,
+and how many levels on each side of zero its weights were rounded to: the file gets them too, whatever machine writes it."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ class Exporter(Rounding):
         """Calibrated on training rows, with the layers that hurt in float."""
         rows = probe.calibration[: self.calibration]
         refuse_held_out(rows, probe.inputs)
-        learned = {layer: (low, high) for layer, (low, high) in student.config.get("extra", {}).get(LEARNED, {}).items()}
-        ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned)
+        extra = student.config.get("extra", {})
+        learned = {layer: (low, high) for layer, (low, high) in extra.get(LEARNED, {}).items()}
+        ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned, levels=extra.get(LEVELS))
         limits = Limits(self.agreement, self.drop, self.max_bytes)
         found = mixed(ready, rows, onnx.run(whole, rows), limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
         return Candidate("static", student, found.data, found=found)

@@ -27,7 +27,7 @@ from understudy.evaluation.compare import mean_interval
 from understudy.evaluation.drop import groups, guard
 from understudy.events import Cancel, Event, OnEvent
 from understudy.export import onnx
-from understudy.export.onnx_int8 import LEARNED
+from understudy.export.onnx_int8 import LEARNED, LEVELS
 from understudy.run_folder import sweep
 from understudy.stages import tasks
 from understudy.stages.arms import Arm, Job, control_objectives, gathered, inputs_of
@@ -89,7 +89,7 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
             raise RecipeError(four_parts(
                 "compress.quantize does not go with this recipe", got=got, expected=expected, otherwise=otherwise, do=do))
     if tree["student"]["from_teacher"] is None:  # one that is cut out of its teacher is not there yet
-        aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]))
+        aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]), quantize.levels_here())
 
 
 def train(start: Start, on_event: OnEvent, cancel: Cancel) -> Trained:
@@ -106,7 +106,7 @@ def train(start: Start, on_event: OnEvent, cancel: Cancel) -> Trained:
         load_weights(modules[arm.name], place / STUDENT)
         ranges[arm.name] = json.loads((place / RANGES).read_text(encoding="utf-8"))
     on_event(Event("quantise", "progress", "files", 2 / 3))
-    return Trained(modules["taught"].eval(), {LEARNED: ranges["taught"]}, _table(start, modules, ranges))
+    return Trained(modules["taught"].eval(), {LEARNED: ranges["taught"], LEVELS: quantize.levels_here()}, _table(start, modules, ranges))
 
 
 def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Path:
@@ -116,14 +116,14 @@ def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Pat
     job, prepared = replace(start.job, tree=tree), start.job.prepared
     weights = hashlib.sha256(serialise(start.module)).hexdigest()
     rows = calibration_rows(prepared, options["calibration"])
-    steps = steps_of(tree["training"], len(prepared.distilled))
-    inputs = {**inputs_of(job, arm, start.seed), "steps": steps, "start": weights, "calibration": digest(rows.tolist())}
+    steps, levels = steps_of(tree["training"], len(prepared.distilled)), quantize.levels_here()
+    inputs = {**inputs_of(job, arm, start.seed), "steps": steps, "start": weights, "calibration": digest(rows.tolist()), "levels": levels}
     place = start.cache.place("aware", inputs, VERSION)
     with start.cache.claim(place):
         if start.cache.done(place):
             return place
         sweep(place)
-        student = aware(copy.deepcopy(start.module), prepared.rows.inputs(rows))
+        student = aware(copy.deepcopy(start.module), prepared.rows.inputs(rows), levels)
         plan = plan_of(tree["training"], steps, start.seed, start.checkpoint_seconds)
         company = gathered(job, arm, start.seed, student.module, plan)
         fitted = fit(
