@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -20,23 +21,23 @@ from understudy.export.onnx import run
 from understudy.export.onnx_int8 import Exporter
 from understudy.students import artefact
 
-RANDOM = np.random.default_rng(5)
 LOOSE = 0.05
 """Of untrained students, whose first two logits are often as close as a rounding."""
 
 
 @pytest.fixture
 def student(make_student):
-    """make(arch) -> (folder, probe): 600 held-out pictures whose labels are the student's own answers, and 96 others to calibrate on."""
+    """make(arch) -> (folder, probe), 600 pictures of which it is surest, labelled as it answers, and 96 others to calibrate on."""
     def make(arch="mlp", **options):
         folder, module, preprocess, _ = make_student(arch, **options)
-        pixels = RANDOM.integers(0, 256, (696, 3, 8, 8), dtype=np.uint8)
+        pixels = np.random.default_rng(5).integers(0, 256, (1096, 3, 8, 8), dtype=np.uint8)  # the same for each test, whatever ran before
         with torch.no_grad():
             module.head.weight *= 20
         artefact.save(folder, module, **{key: artefact.read_config(folder)[key] for key in ("model", "shape", "classes", "preprocess")},
                       card="# card")
-        labels = artefact.module_logits(module, preprocess, pixels[:600]).argmax(-1)
-        return folder, Probe(pixels[:600], labels, lambda: pixels[600:])
+        logits = artefact.module_logits(module, preprocess, pixels[:1000])
+        sure = np.argsort(np.sort(logits)[:, -2] - logits.max(-1))[:600]
+        return folder, Probe(pixels[sure], logits[sure].argmax(-1), lambda: pixels[1000:], machine="two cores of a test")
 
     return make
 
@@ -63,7 +64,7 @@ def test_held_out_rows_judge_what_was_chosen_and_choose_nothing(student, tmp_pat
     """Held-out labels with which the file that was chosen fails and the other one would pass: the first is still the one that is proved."""
     folder, probe = student("mlp", hidden=[64])
     monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
-    pixels = RANDOM.integers(0, 256, (4000, 3, 8, 8), dtype=np.uint8)
+    pixels = np.random.default_rng(6).integers(0, 256, (4000, 3, 8, 8), dtype=np.uint8)
     whole = quantize.prepared(onnx_files.to_onnx(artefact.load(folder), pixels[:2]))
     right = run(whole, pixels).argmax(-1)
     said = [run(make(whole), pixels).argmax(-1) for make in (quantize.dynamic, lambda data: quantize.static(data, probe.calibration))]
@@ -83,11 +84,35 @@ def test_held_out_rows_judge_what_was_chosen_and_choose_nothing(student, tmp_pat
 
 
 @pytest.mark.slow
+def test_what_was_chosen_before_is_chosen_again(student, tmp_path, monkeypatch):
+    """Prevents: a resumed run ends with another file, because the machine was busy. Other options or other rows choose anew."""
+    folder, probe = student("mlp", hidden=[64])
+    monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
+    first = Exporter(calls=1, drop=LOOSE).export(folder, tmp_path, probe)
+    data = (tmp_path / "onnx_int8" / "model.onnx").read_bytes()
+    monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=0.1, dynamic=0.5))
+    assert Exporter(calls=1, drop=LOOSE).export(folder, tmp_path, probe) == first and first["method"] == "dynamic"
+    assert (tmp_path / "onnx_int8" / "model.onnx").read_bytes() == data
+    chosen = Probe(probe.inputs[:70], probe.labels[:70])
+    for calls, judge in ((2, probe), (1, replace(probe, validation=lambda: chosen))):
+        assert Exporter(calls=calls, drop=LOOSE).export(folder, tmp_path, judge)["method"] == "static"
+    with pytest.raises(Mismatch) as error:
+        Exporter(calls=3, drop=1e-6).export(folder, tmp_path, probe)
+    monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
+    with pytest.raises(Mismatch) as again:
+        Exporter(calls=3, drop=1e-6).export(folder, tmp_path, probe)
+    assert again.value.about == error.value.about, "of a file that failed too"
+    (tmp_path / "onnx_int8.failed" / "config.json").write_text('{"quantised": []}')
+    with pytest.raises(Mismatch):
+        Exporter(calls=3, drop=1e-6).export(folder, tmp_path, probe)
+
+
+@pytest.mark.slow
 def test_validation_rows_choose_where_there_are_enough(student, tmp_path, monkeypatch):
     """The fastest file is not taken where they say that it loses answers, whatever the held-out rows say."""
     folder, probe = student("mlp", hidden=[64])
     monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
-    pixels = RANDOM.integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
+    pixels = np.random.default_rng(6).integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
     whole = onnx_files.to_onnx(artefact.load(folder), pixels[:2])
     monkeypatch.setattr(quantize, "dynamic", lambda whole, keep_float=(): spoilt(whole))
 
@@ -151,7 +176,9 @@ def test_the_folder_says_what_goes_in_and_how_it_was_made(student, tmp_path):
     found = Exporter(method="static", keep_float=("head",), calls=2, drop=LOOSE).export(folder, tmp_path, probe)
     config = json.loads((tmp_path / "onnx_int8" / "config.json").read_text())
     assert config["classes"] == artefact.read_config(folder)["classes"] and config["onnx"]["input"]["dtype"] == "uint8"
-    assert config["quantised"] == {key: one for key, one in found.items() if key not in ("path", "bytes", "parity")}
+    told = {key: one for key, one in config["quantised"].items() if key != "key"}
+    assert told == {key: one for key, one in found.items() if key not in ("path", "bytes", "parity")}
+    assert found["conditions"] == f"batch 1, ONNX Runtime {onnxruntime.__version__} on the CPU, 1 thread(s), two cores of a test"
     assert found["kept_float"] == ["head"] and config["onnx"]["parity"] == found["parity"]
     names = {one.name for one in onnx.load(tmp_path / "onnx_int8" / "model.onnx").graph.initializer}
     assert "student.head.weight" in names and "student.layers.0.weight" not in names

@@ -327,14 +327,14 @@ def test_artefacts_in_fewer_bits_are_compared(documents):
              "seen": {"alike": 0.9912, "drop": 0.001, "keeps": True}},
             {"method": "dynamic", "refused": "not for convolutions"},
         ],
-        "kept_float": ["head"], "reason": "static: the fastest",
+        "kept_float": ["head"], "reason": "static: the fastest", "conditions": "batch 1, ONNX Runtime, 1 thread(s), two cores",
         "sensitivity": [{"layer": HOSTILE, "op": "Conv", "weights": 576, "kl_nats": 1.37e-5, "mse": 1e-5, "agreement": 1.0, "float": False},
                         {"layer": "head", "op": "Gemm", "weights": 640, "kl_nats": 6e-6, "mse": 1e-5, "agreement": 1.0, "float": True}],
     }  # fmt: skip
     parsed = Page(html.render(summary, {**details, "exports": [row]}))
     assert "quantised" in parsed.sections and "script" not in parsed.tags
     for words in ("Static: the fastest", "not for convolutions", "0.012", "9.46", "In float: head", "1.37e-05", "99.1", "passed kept",
-                  "over 30 groups"):
+                  "over 30 groups", "two cores; 300 calls of each"):
         assert words in parsed.text, words
     assert "quantised" not in Page(html.render(summary, details)).sections
 

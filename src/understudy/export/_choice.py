@@ -9,9 +9,12 @@ the rows that judge.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,12 +67,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Choice:
-    """The candidate that is kept, how long each file and the float one take, how each answers on the choosing rows, and why."""
+    """The candidate that is kept, how long each file and the float one take, how each answers on the choosing rows, and why.
+
+    conditions: under which the files were timed, in words.
+    """
 
     kept: Candidate
     paces: Mapping[str, Pace]
     seen: Mapping[str, Seen]
     reason: str
+    conditions: str
 
     def table(self, made: Sequence[Candidate], whole: bytes, parities: Mapping[str, _parity.Parity]) -> list[dict[str, Any]]:
         """Plain rows: the float file, the candidates, then ways that could not be gone. parities: on the held-out rows."""
@@ -108,7 +115,9 @@ def look(data: bytes, reference: np.ndarray, found: np.ndarray, rows: Probe, lim
     return Seen(alike, drop, alike >= limits.agreement and (drop is None or drop <= limits.drop) and fits)
 
 
-def choose(made: Sequence[Candidate], rows: Probe | None, paces: Mapping[str, Pace], seen: Mapping[str, Seen]) -> Choice:
+def choose(
+    made: Sequence[Candidate], rows: Probe | None, paces: Mapping[str, Pace], seen: Mapping[str, Seen], conditions: str = ""
+) -> Choice:
     """By the rule above; names settle what is equal. rows: what chooses, None, and no `seen`, where there is nothing to choose on."""
     files = usable(made)
     there = [one for one in made if one.name in files]
@@ -125,7 +134,34 @@ def choose(made: Sequence[Candidate], rows: Probe | None, paces: Mapping[str, Pa
     said = [f"{kept.name}: {_words(kept, made, seen, rows)}"] + ([kept.found.reason] if kept.found else [])
     if paces[kept.name].p50 > paces[FLOAT].p50:
         said.append("the float file is faster here, this one smaller")
-    return Choice(kept, paces, seen, "; ".join(said))
+    return Choice(kept, paces, seen, "; ".join(said), conditions)
+
+
+def key(options: Mapping[str, Any], students: Sequence[artefact.Student], rows: Probe | None) -> str:
+    """What a choice was made of: the exporter's options, the students' weights, and the rows that chose."""
+    weights = [one.config["weights"]["sha256"] for one in students]
+    chosen = None if rows is None else [hashlib.sha256(one.tobytes()).hexdigest() for one in (rows.inputs, rows.labels) if one is not None]
+    return hashlib.sha256(json.dumps([options, weights, chosen], sort_keys=True).encode()).hexdigest()
+
+
+def recorded(out: Path, key: str, made: Sequence[Candidate]) -> Choice | None:
+    """The choice that was made of the same before, as it stands in the artefact's folder, or in that of the one that failed.
+
+    A clock would choose anew each time, and a resumed run might end with another file than the one that its report was begun with. None
+    where nothing, or something else, is there.
+    """
+    for folder in (out, out.with_name(f"{out.name}.failed")):
+        try:
+            found = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))["quantised"]
+            [kept] = [one for one in made if one.name == found["kept"] and one.data is not None]
+            rows = {row["method"]: row for row in found["candidates"] if "refused" not in row}
+            if found["key"] == key and set(rows) == {FLOAT, *usable(made)}:
+                paces = {name: Pace(row["p50"], row["p95"], row["calls"]) for name, row in rows.items()}
+                seen = {name: Seen(**row["seen"]) for name, row in rows.items() if "seen" in row}
+                return Choice(kept, paces, seen, found["reason"], found["conditions"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def _words(kept: Candidate, made: Sequence[Candidate], seen: Mapping[str, Seen], rows: Probe | None) -> str:

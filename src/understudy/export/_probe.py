@@ -25,6 +25,7 @@ class Probe:
     classes. calibrate: gives (M, ...) rows of the training split, read only where a format asks; without it there are none. validation:
     gives the rows that choose among several files of a format; the probe's own judge what was chosen. what: they are, in words. scorer: the
     metric by which the labels judge. clusters: (N,) int, rows of one number belong together and count as one item; None: each is its own.
+    machine: that it is proved and timed on, in words.
 
     Raises DataError where there is not one row, or not a label a row.
     """
@@ -36,6 +37,7 @@ class Probe:
     what: str = "held-out rows"
     scorer: Scorer = Scorer()
     clusters: np.ndarray | None = None
+    machine: str = "a machine that nobody described"
 
     def __post_init__(self) -> None:
         if len(self.inputs) == 0:

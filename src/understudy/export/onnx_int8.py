@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from understudy import atomic
 from understudy.compress import quantize
-from understudy.compress.race import race
+from understudy.compress.race import race, runtime
 from understudy.compress.sensitivity import Limits, Mixed, mixed
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _choice, _parity, onnx
@@ -84,9 +84,9 @@ class Exporter(Rounding):
         """Write `out_folder`/onnx_int8; ONNX Runtime has to give the student's answers on the probe's rows but for rounding.
 
         Beside path, bytes and parity: "method" and "made_of" of the file that is kept; "candidates", a row a file with bytes, milliseconds
-        and errors, and "kept", which of them; "kept_float", layers in float; "sensitivity", a row a layer with what quantising it alone
-        costs; "reason". The file is chosen by `_choice` before the probe's own rows are looked at; what they say of the others decides
-        nothing.
+        and errors, "kept", which of them, and "conditions" of the times; "kept_float", layers in float; "sensitivity", a row a layer with
+        what quantising it alone costs; "reason". The file is chosen by `_choice` before the probe's own rows are looked at; what they say
+        of the others decides nothing. What was chosen of the same before, in this folder, is chosen again.
 
         Raises DataError where the calibration rows are fewer than 64, or are the probe's own.
         """
@@ -101,7 +101,9 @@ class Exporter(Rounding):
                 other, _ = _parity.answers(trained[0], probe.inputs[:1], trained[1])
                 theirs = onnx.to_onnx(other, probe.some.inputs)
                 made += [replace(self._made(method, theirs, other, probe), trained=True) for method in self._methods[:1]]
-            choice = self._chosen(made, whole, source, probe, vectors)
+            students = list({one.name: one.student for one in made}.values())
+            key = _choice.key(asdict(self), students, probe.choosing)
+            choice = _choice.recorded(out, key, made) or self._chosen(made, whole, source, probe, vectors)
             kept = choice.kept
             files = _choice.usable(made)
             parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs), probe, vectors) for name, one in files.items()}
@@ -109,13 +111,14 @@ class Exporter(Rounding):
             about = {
                 "method": kept.method, "made_of": "aware" if kept.trained else "student", "candidates": choice.table(made, whole, parities),
                 "kept": kept.name, "kept_float": list(kept.found.kept if kept.found else self.keep_float),
-                "sensitivity": _table(kept.found) if kept.found else [], "reason": choice.reason}
+                "sensitivity": _table(kept.found) if kept.found else [], "reason": choice.reason,
+                "conditions": choice.conditions}
             for file, content in {onnx.FILE: data, **onnx.files(kept.student)}.items():
                 atomic.write_bytes(folder / file, content)
             described = {
                 **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(data).hexdigest(), "opset": quantize.opset(data),
                 "parity": parity}
-            atomic.write_json(folder / artefact.CONFIG, {**kept.student.config, "onnx": described, "quantised": about})
+            atomic.write_json(folder / artefact.CONFIG, {**kept.student.config, "onnx": described, "quantised": {**about, "key": key}})
             try:
                 self._proved(data, parity)
             except _parity.Mismatch as error:
@@ -162,13 +165,15 @@ class Exporter(Rounding):
     ) -> _choice.Choice:
         """The candidate to keep. source: the student whose answers the files shall give."""
         rows, files = probe.choosing, _choice.usable(made)
-        paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=torch.get_num_threads())
+        threads = torch.get_num_threads()
+        paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=threads)
+        conditions = f"batch 1, {runtime()} on the CPU, {threads} thread(s), {probe.machine}"
         if rows is None:
-            return _choice.choose(made, None, paces, {})
+            return _choice.choose(made, None, paces, {}, conditions)
         _, reference = _parity.answers(source[0], rows.inputs, source[1])
         limits = Limits(self.agreement, self.drop, self.max_bytes)
         seen = {name: _choice.look(data, reference, onnx.run(data, rows.inputs), rows, limits, vectors) for name, data in files.items()}
-        return _choice.choose(made, rows, paces, seen)
+        return _choice.choose(made, rows, paces, seen, conditions)
 
     def _proved(self, data: bytes, parity: _parity.Parity) -> None:
         """Raises Mismatch for a file that answers differently on the held-out rows, or that is larger than it may be."""

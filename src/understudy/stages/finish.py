@@ -35,6 +35,7 @@ from understudy.stages.arms import EXITS, ArmResult
 from understudy.stages.common import class_counts, complete, digest, finished, fresh_student
 from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
+from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
 from understudy.stages.tasks.embedding import Judged
@@ -298,6 +299,7 @@ def probe_of(tree: Mapping[str, Any], prepared: Prepared, held_out: Tensor | Non
         (lambda: probe_of(tree, prepared, prepared.validation)) if held_out is None and len(prepared.validation) else None,
         scorer=scorer_of(tree, prepared) if told else Scorer(),
         clusters=clusters[test.numpy()] if told and clusters is not None else None,
+        machine=hardware()["words"],
     )
 
 
