@@ -23,6 +23,7 @@ from torch import nn
 from understudy import atomic
 from understudy.errors import GateError, four_parts
 from understudy.evaluation import metrics
+from understudy.evaluation.likeness import likeness
 from understudy.export._probe import Probe
 from understudy.students import artefact
 
@@ -63,12 +64,9 @@ def compare(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> 
 
     vectors: the answers are directions: min_cosine, the smallest cosine of a row with the student's, stands for the agreement.
     """
-    a, b = reference.astype(np.float64), found.astype(np.float64)
-    parity: Parity = {"max_abs": float(np.abs(a - b).max()), "rows": len(a)}
-    if vectors:
-        lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), np.finfo(np.float64).tiny)
-        return parity | {"min_cosine": float(((a * b).sum(-1) / lengths).min())}
-    return parity | {"argmax_agreement": float((a.argmax(-1) == b.argmax(-1)).mean())}
+    one = likeness(reference, found)
+    parity: Parity = {"max_abs": one.max_abs, "rows": one.rows}
+    return parity | ({"min_cosine": one.cosine} if vectors else {"argmax_agreement": one.agreement})
 
 
 def exact(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> Parity:
