@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from understudy.export._trace import Whole, example, free, lacking, quiet
 from understudy.preprocess.text import Text
 from understudy.students import artefact
 from understudy.tokens import FILE as TOKENIZER
+
+if TYPE_CHECKING:
+    import onnx
 
 FILE = "model.onnx"
 METADATA = "understudy"
@@ -90,6 +94,33 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray, opset: int = OP
     """
     import onnx
 
+    model = _traced(student, probe_inputs, opset)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about(student, probe_inputs), separators=(",", ":"))})
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def holders(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, str]:
+    """{operator of the graph: `path (Class)` of the first module of the student that computes it}, for runtimes that lack one."""
+    found: dict[str, str] = {}
+    for node in _traced(student, probe_inputs, OPSET).graph.node:
+        said = {one.key: one.value for one in node.metadata_props}
+        paths, classes = (ast.literal_eval(said.get(f"pkg.torch.onnx.{key}", "['']")) for key in ("name_scopes", "class_hierarchy"))
+        both = zip(paths, classes, strict=False)
+        inside = [pair for pair in both if pair[0].partition(".")[0] == "student" and not pair[1].startswith("aten.")]
+        path, kind = inside[-1] if inside else ("", "the student itself")
+        name = path.partition(".")[2] or "the student itself"
+        found.setdefault(node.op_type, f"{name} ({kind.rpartition('.')[2]})" if inside else name)
+    return found
+
+
+def _traced(student: artefact.Student, probe_inputs: np.ndarray, opset: int) -> onnx.ModelProto:
+    """The graph as torch's exporter gives it."""
     whole, given = Whole(student).eval(), example(probe_inputs)
     with quiet("torch.onnx._internal.exporter._registration"):  # it warns four times that torchvision is missing, which nothing needs
         try:
@@ -100,14 +131,7 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray, opset: int = OP
             raise lacking("onnx", whole, given, error) from None
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(about(student, probe_inputs), separators=(",", ":"))})
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    return model
 
 
 def output(student: artefact.Student) -> str:
