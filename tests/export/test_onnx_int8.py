@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from understudy.compress import quantize
+from understudy.compress.graph import prepared
 from understudy.compress.race import Pace
 from understudy.errors import DataError, RecipeError
 from understudy.export import _parity, onnx_int8
@@ -65,7 +66,7 @@ def test_held_out_rows_judge_what_was_chosen_and_choose_nothing(student, tmp_pat
     folder, probe = student("mlp", hidden=[64])
     monkeypatch.setattr(onnx_int8, "race", paces(float=1.0, static=2.0, dynamic=0.5))
     pixels = np.random.default_rng(6).integers(0, 256, (4000, 3, 8, 8), dtype=np.uint8)
-    whole = quantize.prepared(onnx_files.to_onnx(artefact.load(folder), pixels[:2]))
+    whole = prepared(onnx_files.to_onnx(artefact.load(folder), pixels[:2]))
     right = run(whole, pixels).argmax(-1)
     said = [run(make(whole), pixels).argmax(-1) for make in (quantize.dynamic, lambda data: quantize.static(data, probe.calibration))]
     both = np.flatnonzero((said[0] == right) & (said[1] == right))

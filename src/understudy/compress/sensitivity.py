@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.compress.quantize import Calibrated, Node
+from understudy.compress.graph import Node
+from understudy.compress.quantize import Calibrated
 from understudy.errors import DataError, four_parts
 from understudy.evaluation.likeness import likeness
 from understudy.evaluation.metrics import log_softmax

@@ -15,8 +15,11 @@ from torch import nn
 
 from understudy import atomic
 from understudy.compress import quantize
+from understudy.compress.graph import opset
 from understudy.compress.race import race, runtime
+from understudy.compress.ranges import LEAST
 from understudy.compress.sensitivity import Limits, Mixed, mixed
+from understudy.compress.weights import weight_only
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _choice, _parity, onnx
 from understudy.export._choice import Candidate
@@ -66,7 +69,7 @@ class Exporter(Rounding):
 
     def __post_init__(self) -> None:
         for name, good, wanted, otherwise, do in [
-            ("calibration", self.calibration >= quantize.LEAST, f"{quantize.LEAST} or more", "Ranges would be chance", "Use 512"),
+            ("calibration", self.calibration >= LEAST, f"{LEAST} or more", "Ranges would be chance", "Use 512"),
             ("agreement", 0 < self.agreement <= 1, "0 < agreement <= 1", "Every file would pass, or none", "Use 0.99"),
             ("drop", 0 < self.drop < 1, "0 < drop < 1", "Every file would pass, or none", "Use 0.005"),
             ("block", self.block >= 16 and self.block & (self.block - 1) == 0, "16, 32, 64, ...", "No kernel computes it", "Use 32"),
@@ -116,7 +119,7 @@ class Exporter(Rounding):
             for file, content in {onnx.FILE: data, **onnx.files(kept.student)}.items():
                 atomic.write_bytes(folder / file, content)
             described = {
-                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(data).hexdigest(), "opset": quantize.opset(data),
+                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(data).hexdigest(), "opset": opset(data),
                 "parity": parity}
             atomic.write_json(folder / artefact.CONFIG, {**kept.student.config, "onnx": described, "quantised": {**about, "key": key}})
             try:
@@ -134,7 +137,7 @@ class Exporter(Rounding):
     def _made(self, method: str, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """One way's file, or why there is none."""
         if method == "weight_only":
-            return Candidate(method, student, quantize.weight_only(whole, self.bits, self.block))
+            return Candidate(method, student, weight_only(whole, self.bits, self.block))
         if method == "dynamic":
             try:
                 return Candidate(method, student, quantize.dynamic(whole, keep_float=self.keep_float))

@@ -21,6 +21,7 @@ from understudy import atomic
 from understudy.cache import Cache
 from understudy.compress import quantize
 from understudy.compress.aware import aware
+from understudy.compress.ranges import LEAST
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import mean_interval
@@ -80,7 +81,7 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
          "There would be no teacher left when the student is trained on", "Use another teacher, or remove compress.quantize"),
         (tree["data"]["transfer"]["source"] == "examples", f"data.transfer.source: {tree['data']['transfer']['source']}", "examples",
          "The twin on labels would see other inputs", "Remove compress.quantize"),
-        (len(prepared.distilled) >= quantize.LEAST, f"{len(prepared.distilled)} training rows", f"{quantize.LEAST} or more",
+        (len(prepared.distilled) >= LEAST, f"{len(prepared.distilled)} training rows", f"{LEAST} or more",
          "The ranges would be chance", "Use more examples, or remove compress.quantize"),
         (any(entry["kind"] == "onnx_int8" for entry in tree["export"]), "no onnx_int8 in export", "export: [onnx_int8]",
          "It would be trained for a file that is not made", "Add onnx_int8 to export"),
