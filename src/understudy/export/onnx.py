@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from understudy import atomic
+from understudy.compress.weights import half
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _parity
 from understudy.export._format import Format
@@ -42,7 +43,8 @@ class Exporter(Format):
     tolerance: the largest difference of a logit from the student's, relative to the largest logit where that is above 1. Another
     runtime adds in another order: 1e-6 is usual, 1e-4 far below what changes a decision.
 
-    opset: the version of ONNX's operators, for a runtime that is older than the default's.
+    opset: the version of ONNX's operators, for a runtime that is older than the default's. half_weights: weights in 16 bits, computed in
+    float32: half the bytes, no less time; such a file is proved by the limits of formats that round, and no tolerance is asked of it.
 
     The graph takes *encoded* inputs, `input`, (N, *shape): of images the plain uint8 pixels (N, C, H, W), of vectors and tables what
     `preprocess.encode` gives (numpy only). The division by 255, mean and deviation are inside, so nobody can forget them. It gives
@@ -54,6 +56,7 @@ class Exporter(Format):
     extra: ClassVar[str] = "export"
     tolerance: float = 1e-4
     opset: int = OPSET
+    half_weights: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
@@ -70,19 +73,24 @@ class Exporter(Format):
     ) -> dict[str, Any]:
         """Write `out_folder`/onnx; ONNX Runtime has to give the student's answers on the probe's rows, one alone and the rest in batches.
 
-        Within the tolerance, only a row whose first two logits are closer than twice of it can change its class.
+        Within the tolerance of float32, only a row whose first two logits are closer than twice of it can change its class.
         """
         self.installed()
-        out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
+        out, rows = Path(os.path.abspath(out_folder)) / self.kind, (probe if self.half_weights else probe.some).inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
+        vectors = student.vectors is not None
         with _parity.kept(out, FILE, artefact.CONFIG) as made:
             data = to_onnx(student, rows, self.opset)
+            data = half(data) if self.half_weights else data
             atomic.write_bytes(made / FILE, data)
             for name, content in files(student).items():
                 atomic.write_bytes(made / name, content)
-            described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset}
+            described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset,
+                         "weights": "float16" if self.half_weights else "float32"}
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": described})
-            parity = _parity.close(reference, run(data, rows), self.tolerance, student.vectors is not None)
+            found = run(data, rows)
+            parity = _parity.rounded(reference, found, probe, vectors=vectors) if self.half_weights else _parity.close(
+                reference, found, self.tolerance, vectors)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**described, "parity": parity}})
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
