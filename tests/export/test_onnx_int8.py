@@ -158,6 +158,9 @@ def test_a_student_trained_on_is_proved_against_the_one_that_ships(student, tmp_
         answers = run((tmp_path / "onnx_int8" / "model.onnx").read_bytes(), pixels[1000:]).argmax(-1)
         assert found["parity"]["argmax_agreement"] == (answers == right[1000:]).mean(), "the student that ships is the reference"
         assert told[found["kept"]]["parity"] == found["parity"]
+    other = artefact.save(tmp_path / "aware", changed, **about, card="# card", extra={"learned_ranges": {"tail": [0.0, 1.0]}})
+    found = Exporter(method="static", calls=1, drop=LOOSE).export(folder, tmp_path, judge, shipped.module, trained=(other, changed))
+    assert found["made_of"] == "student" and '"tail"' in found["candidates"][-1]["refused"], "the other one still ships"
 
 
 @pytest.mark.slow

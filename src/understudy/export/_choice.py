@@ -138,9 +138,12 @@ def choose(
 
 
 def key(options: Mapping[str, Any], students: Sequence[artefact.Student], rows: Probe | None) -> str:
-    """What a choice was made of: the exporter's options, the students' weights, and the rows that chose."""
+    """What a choice was made of: the exporter's options, the students' weights, and the rows and the metric that chose."""
     weights = [one.config["weights"]["sha256"] for one in students]
-    chosen = None if rows is None else [hashlib.sha256(one.tobytes()).hexdigest() for one in (rows.inputs, rows.labels) if one is not None]
+    chosen: list[Any] = []
+    if rows is not None:
+        given = [one for one in (rows.inputs, rows.labels, rows.clusters) if one is not None]
+        chosen = [asdict(rows.scorer), *(hashlib.sha256(one.tobytes()).hexdigest() for one in given)]
     return hashlib.sha256(json.dumps([options, weights, chosen], sort_keys=True).encode()).hexdigest()
 
 

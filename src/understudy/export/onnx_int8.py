@@ -102,11 +102,11 @@ class Exporter(Rounding):
             made = [self._made(method, whole, student, probe) for method in self._methods]
             if trained is not None:  # its own float file is what its layers are compared with, and never what it is proved against
                 other, _ = _parity.answers(trained[0], probe.inputs[:1], trained[1])
-                theirs = onnx.to_onnx(other, probe.some.inputs)
-                made += [replace(self._made(method, theirs, other, probe), trained=True) for method in self._methods[:1]]
+                made.append(self._made_of_trained(onnx.to_onnx(other, probe.some.inputs), other, probe))
             students = list({one.name: one.student for one in made}.values())
-            key = _choice.key(asdict(self), students, probe.choosing)
-            choice = _choice.recorded(out, key, made) or self._chosen(made, whole, source, probe, vectors)
+            rows = probe.choosing
+            key = _choice.key(asdict(self), students, rows)
+            choice = _choice.recorded(out, key, made) or self._chosen(made, whole, source, probe, rows)
             kept = choice.kept
             files = _choice.usable(made)
             parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs), probe, vectors) for name, one in files.items()}
@@ -152,6 +152,13 @@ class Exporter(Rounding):
                 raise
             return Candidate(method, student, None, str(error))
 
+    def _made_of_trained(self, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
+        """The file of the student trained on, in the first of the ways; where it can't be made, the other one can still ship."""
+        try:
+            return replace(self._made(self._methods[0], whole, student, probe), trained=True)
+        except (DataError, RecipeError) as error:
+            return Candidate(self._methods[0], student, None, str(error), trained=True)
+
     def _static(self, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """Calibrated on training rows, with the layers that hurt in float."""
         rows = probe.calibration[: self.calibration]
@@ -164,17 +171,16 @@ class Exporter(Rounding):
         return Candidate("static", student, found.data, found=found)
 
     def _chosen(
-        self, made: Sequence[Candidate], whole: bytes, source: Source, probe: Probe, vectors: bool
+        self, made: Sequence[Candidate], whole: bytes, source: Source, probe: Probe, rows: Probe | None
     ) -> _choice.Choice:
-        """The candidate to keep. source: the student whose answers the files shall give."""
-        rows, files = probe.choosing, _choice.usable(made)
-        threads = torch.get_num_threads()
+        """The candidate to keep. source: the student whose answers the files shall give; rows: that choose, None where there are none."""
+        files, threads = _choice.usable(made), torch.get_num_threads()
         paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=threads)
         conditions = f"batch 1, {runtime()} on the CPU, {threads} thread(s), {probe.machine}"
         if rows is None:
             return _choice.choose(made, None, paces, {}, conditions)
-        _, reference = _parity.answers(source[0], rows.inputs, source[1])
-        limits = Limits(self.agreement, self.drop, self.max_bytes)
+        student, reference = _parity.answers(source[0], rows.inputs, source[1])
+        limits, vectors = Limits(self.agreement, self.drop, self.max_bytes), student.vectors is not None
         seen = {name: _choice.look(data, reference, onnx.run(data, rows.inputs), rows, limits, vectors) for name, data in files.items()}
         return _choice.choose(made, rows, paces, seen, conditions)
 
