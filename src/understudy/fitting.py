@@ -130,7 +130,8 @@ def _begin(
     folder.write_recipe(tree)
     settled = {key: tree[key] for key in ("training", "metric", "teacher")}
     designs = [replace(one, tree=one.tree | settled) for one in designs]
-    return Hunt(tree, wanted, rights, Yard(data, given, cache), designs, forms, folder, options.checkpoint_seconds, stage, on_event, cancel)
+    yard = Yard(tree, data, given, cache)
+    return Hunt(tree, wanted, rights, yard, designs, forms, folder, options.checkpoint_seconds, stage, on_event, cancel)
 
 
 def _write(folder: RunFolder, found: Mapping[str, Any]) -> None:

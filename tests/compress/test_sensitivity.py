@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from understudy.compress import quantize
 from understudy.compress.sensitivity import Limits, cost, mixed, run, sensitivity
-from understudy.errors import DataError
+from understudy.errors import DataError, RecipeError
 
 RANDOM = np.random.default_rng(0)
 
@@ -28,19 +29,12 @@ def fragile(make_chain):
 def test_cost_by_hand():
     reference = np.log([[0.5, 0.5], [0.75, 0.25]])
     found = np.log([[0.25, 0.75], [0.75, 0.25]])
-    one = cost(reference, found, np.array([0, 0]))
+    one = cost(reference, found)
     assert one.kl_nats == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2)
     assert one.mse == pytest.approx((math.log(2) ** 2 + math.log(1.5) ** 2) / 4)
-    assert (one.agreement, one.drop) == (0.5, 0.5)
-    assert one.drop_upper == pytest.approx(0.5 + 1.96 * math.sqrt(0.5) / math.sqrt(2))
+    assert one.agreement == 0.5
     same = cost(reference, reference)
-    assert (same.kl_nats, same.mse, same.agreement, same.drop) == (0, 0, 1, None) and same.cosine == pytest.approx(1)
-
-
-def test_gains_are_no_loss():
-    reference, found = np.array([[0.0, 1.0]] * 3), np.array([[1.0, 0.0]] * 3)
-    one = cost(reference, found, np.zeros(3, int))
-    assert (one.drop, one.drop_upper) == (-1, -1) and not one.within(Limits()), "it answers otherwise all the same"
+    assert (same.kl_nats, same.mse, same.agreement) == (0, 0, 1) and same.cosine == pytest.approx(1)
 
 
 def test_the_layer_that_hurts_comes_first(fragile):
@@ -99,12 +93,20 @@ def test_a_size_that_leaves_no_room_is_said(fragile):
     assert mixed(ready, rows, reference, limits=Limits(agreement=0.95, bytes=2 * len(data))).passed
 
 
-def test_a_loss_of_accuracy_counts_beside_the_agreement():
-    """990 of 1,000 rows agree, which is enough; the ten others were all right before, which is not."""
-    reference, labels = np.eye(2)[np.zeros(1000, int)], np.zeros(1000, int)
-    found = reference.copy()
-    found[:10] = found[:10, ::-1]
-    assert cost(reference, found).within(Limits()) and not cost(reference, found, labels).within(Limits())
+def test_nothing_left_to_quantise_is_said(fragile):
+    """Prevents: keep_float with every layer's name ends in an error without a word."""
+    data, rows, reference = fragile
+    with pytest.raises(RecipeError, match="nothing is left to quantise: got 3 nodes kept in float"):
+        mixed(quantize.calibrated(data, rows), rows, reference, keep_float=("layers.0", "layers.1", "layers.2"))
+
+
+def test_a_student_without_a_layer_to_quantise_is_said():
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("input", "logits")]
+    graph = helper.make_graph([helper.make_node("Relu", ["input"], ["logits"], name="relu")], "nothing", ends[:1], ends[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    rows = RANDOM.normal(size=(64, 3)).astype(np.float32)
+    with pytest.raises(RecipeError, match="nothing is left to quantise: got 0 nodes"):
+        mixed(quantize.calibrated(made.SerializeToString(), rows), rows, rows)
 
 
 def test_layers_that_were_asked_for_stay_float_too(fragile):

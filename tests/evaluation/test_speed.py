@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from understudy.evaluation.speed import Pace, agreement, middle, ratio
+from understudy.evaluation.speed import Pace, middle, ratio
 
 
 def test_percentiles_are_over_all_calls_of_all_repeats():
@@ -45,16 +45,6 @@ def test_ratio_is_of_the_repeats_medians():
 def test_work_of_a_row_and_cores():
     pace = Pace(4, ((0.5, 0.5), (1.0,)), 6.0)
     assert pace.cpu_per_row == 0.5 and pace.cores == 3.0 and pace.medians == (0.5, 1.0)
-
-
-def test_agreement_of_answers():
-    reference = np.array([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0], [0.0, 2.0]], np.float32)
-    other = reference.copy()
-    other[2] = [2.0, 2.5]
-    assert agreement(reference, other) == {"max_abs": 1.0, "agreement": 0.75, "rows": 4}
-    assert agreement(reference, reference) == {"max_abs": 0.0, "agreement": 1.0, "rows": 4}
-    with pytest.raises(ValueError, match="shape"):
-        agreement(reference, other[:2])
 
 
 def test_middle():

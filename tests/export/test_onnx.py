@@ -195,3 +195,18 @@ def test_nothing_is_printed(make_student, tmp_path, capfd, caplog):
     folder, _, _, encoded = make_student("linear")
     Exporter().export(folder, tmp_path / "out", Probe(encoded))
     assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.levelno >= logging.INFO]
+
+
+@pytest.mark.slow
+def test_half_weights_are_half_the_bytes_and_judged_as_rounded(make_student, tmp_path):
+    """Prevents: 16 bits pass as float32, whose tolerance they can't keep."""
+    folder, module, preprocess, encoded = make_student("mlp", hidden=(64,))
+    many = np.tile(encoded, (40, 1, 1, 1))
+    labels = artefact.module_logits(module, preprocess, many).argmax(1)
+    whole = Exporter().export(folder, tmp_path / "out", Probe(many, labels))
+    before = json.loads((tmp_path / "out/onnx/config.json").read_text())["onnx"]
+    half = Exporter(half_weights=True).export(folder, tmp_path / "out", Probe(many, labels))
+    after = json.loads((tmp_path / "out/onnx/config.json").read_text())["onnx"]
+    assert half["parity"]["rows"] == 800 > whole["parity"]["rows"] and half["parity"]["drop_upper"] <= 0.005
+    assert half["parity"]["max_abs"] > whole["parity"]["max_abs"] and half["bytes"] < 0.7 * whole["bytes"]
+    assert (before["weights"], after["weights"]) == ("float32", "float16")

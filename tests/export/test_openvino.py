@@ -11,9 +11,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from understudy.errors import GateError, RecipeError
 from understudy.export import openvino
+from understudy.export._parity import Mismatch
 from understudy.export._probe import Probe
 from understudy.export.openvino import Exporter, run
 from understudy.students import artefact
@@ -60,6 +62,45 @@ def test_beyond_the_tolerance_both_files_are_laid_aside(make_student, tmp_path):
         "openvino.failed", "model.xml", "model.bin", "config.json", "reason.txt"}
     with pytest.raises(RecipeError):
         Exporter(tolerance=0.0)
+
+
+class Volume(nn.Module):
+    """The determinant of nine numbers, which OpenVINO has no operator for."""
+
+    def forward(self, x):
+        return torch.linalg.det(x.reshape(-1, 3, 3))[:, None]
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.volume, self.head = nn.Linear(4, 9), Volume(), nn.Linear(1, 3)
+
+    def forward(self, x):
+        return self.head(self.volume(self.before(x)))
+
+
+def test_what_it_has_no_operator_for_is_named_with_its_module(make_student, tmp_path):
+    """Prevents: a page of C++ paths in place of an error, and a run without its report."""
+    folder, _, preprocess, encoded = make_student("linear", "vector")
+    torch.manual_seed(0)
+    module, config = Whole().eval(), artefact.read_config(folder)
+    artefact.save(tmp_path / "own", module, model={"arch": None, "class": "Whole"}, shape=config["shape"], classes=config["classes"],
+                  preprocess=preprocess.to_dict(), card="# card")
+    with pytest.raises(Mismatch, match=r"no operator for a part of the student: got Det in volume \(Volume\)") as error:
+        Exporter().export(tmp_path / "own", tmp_path / "out", Probe(encoded), module)
+    assert "src/" not in str(error.value) and error.value.exit_code == 4
+    assert [item.name for item in (tmp_path / "out").iterdir()] == ["openvino.failed"]
+
+
+def test_other_errors_of_openvino_are_the_project_s_too(make_student, tmp_path, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("Exception from src/core.cpp:105:\n\nno memory left\n")
+
+    folder, _, _, encoded = make_student("linear")
+    monkeypatch.setattr(openvino, "run", broken)
+    with pytest.raises(Mismatch, match="can't compute the student: got no memory left"):
+        Exporter().export(folder, tmp_path / "out", Probe(encoded))
 
 
 def test_its_telemetry_is_never_imported(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from understudy.evaluation.drop import Scorer
 from understudy.export import _parity
 from understudy.export._parity import Mismatch, close, compare, exact, kept, needed, rounded
 from understudy.export._probe import Probe
@@ -61,7 +62,8 @@ def test_what_rounding_costs_is_bounded_from_above():
     labels = np.zeros(1000, np.int64)
     a = logits(labels)
     assert rounded(a, a, Probe(a, labels)) == {
-        "max_abs": 0, "rows": 1000, "argmax_agreement": 1, "drop": 0, "drop_upper": pytest.approx(1.9623 * 2**0.5 / 1000.5, rel=1e-3)}
+        "max_abs": 0, "rows": 1000, "argmax_agreement": 1, "drop": 0, "drop_upper": pytest.approx(1.9623 * 2**0.5 / 1000.5, rel=1e-3),
+        "metric": "accuracy", "items": 1000}
     b = a.copy()
     b[:3] = logits([1, 1, 1])
     with pytest.raises(Mismatch, match="0.30% of the accuracy lost, up to 0.74%") as error:
@@ -90,6 +92,50 @@ def test_few_rows_prove_nothing_even_where_all_agree():
         else:
             with pytest.raises(Mismatch, match="which takes 555 rows or more"):
                 rounded(a, a, Probe(a, labels))
+
+
+def test_the_drop_is_of_the_run_s_metric():
+    """Prevents: a file that ruins the ranking passes, because no first class changed."""
+    random = np.random.default_rng(0)
+    labels = (random.random(2000) < 0.2).astype(np.int64)
+    score = random.normal(size=2000) + labels - 9  # always the first class, whatever the ranking
+    a, b = (np.stack([np.zeros(2000), one], 1).astype(np.float32) for one in (score, np.where(labels == 1, score - 1, score)))
+    assert rounded(a, b, Probe(a, labels))["drop"] == 0
+    with pytest.raises(Mismatch, match="of the AUROC lost, up to .* expected .* at most 0.50% of the AUROC"):
+        rounded(a, b, Probe(a, labels, scorer=Scorer("auroc", positive=1)))
+    assert rounded(a, a, Probe(a, labels, scorer=Scorer("auroc", positive=1)))["drop_upper"] < 0.005
+
+
+def test_nats_are_no_points():
+    """A loss may rise by 0.005 nats, by the upper end."""
+    labels = np.zeros(5000, np.int64)
+    a = logits(labels)
+    for more, passes in ((0.0075, True), (0.025, False)):
+        b = a - np.float32(more) * np.eye(3, dtype=np.float32)[0]  # the loss rises by (1 - p) of it, with p = e / (e + 2)
+        probe = Probe(a, labels, scorer=Scorer("log_loss"))
+        if passes:
+            found = rounded(a, b, probe)
+            assert found["drop"] == pytest.approx(more * 2 / (np.e + 2), rel=0.01) and found["metric"] == "log_loss"
+        else:
+            with pytest.raises(Mismatch, match="0.0107 nats of log-loss lost, up to 0.0112 nats.*at most 0.0050 nats"):
+                rounded(a, b, probe)
+
+
+def test_rows_that_belong_together_count_as_one():
+    """Eight of 4,000 wrong answers are little; that all are of one speaker of 40 says how little is known of other speakers."""
+    labels, speakers = np.zeros(4000, np.int64), np.repeat(np.arange(40), 100)
+    a = logits(labels)
+    b = a.copy()
+    b[:8] = logits([1] * 8)
+    alone, together = (_parity.measured(a, b, Probe(a, labels, clusters=given)) for given in (None, speakers))
+    assert alone["drop"] == pytest.approx(together["drop"]) == 0.002 and (alone["items"], together["items"]) == (4000, 40)
+    assert together["drop_upper"] > alone["drop_upper"]
+    # by hand: one speaker lost 0.08, 39 nothing; two pseudo-speakers of +-0.1; t(.975, 39) = 2.0227
+    v = (0.078**2 + 39 * 0.002**2 + 2 * 0.01) / (40 * 41)
+    assert together["drop_upper"] == pytest.approx(0.002 + 2.0227 * v**0.5, rel=1e-4)
+    with pytest.raises(Mismatch, match="over 40 groups.*which takes 56 groups of 100 rows or more"):
+        _parity.prove(together)
+    assert _parity.measured(a, b, Probe(a, labels, clusters=np.ones(4000, int))) == alone, "of one speaker alone rows are all there is"
 
 
 def test_only_one_of_the_artefact_and_the_failed_one_is_there(tmp_path):

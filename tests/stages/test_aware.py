@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
+from understudy.compress import quantize
 from understudy.errors import RecipeError
+from understudy.export import _choice
 from understudy.export.onnx import run as answers
 from understudy.report import html
 from understudy.stages import aware
@@ -30,23 +32,28 @@ def test_what_can_t_be_trained_is_refused_before_the_teacher(toy, overrides, why
 
 
 def test_words_follow_the_intervals():
-    def said(*pairs):
-        return aware._sentence({name: {"ci95": pair} for name, pair in zip(("after", "labels", "float"), pairs, strict=True)})
+    def said(*pairs, higher=True):
+        return aware._sentence({name: {"ci95": pair} for name, pair in zip(("after", "labels", "float"), pairs, strict=True)}, higher)
 
     assert said((0.1, 0.2), (-0.1, 0.2), (-0.3, -0.1)) == (
         "In int8 the student that was trained on with its teacher is better than the one that was only converted, not shown to differ from "
         "its twin without the teacher, and worse than the float student.")
     assert "better" not in said(None, None, None)
+    assert "is worse than the one that was only converted" in said((0.1, 0.2), None, None, higher=False), "of a loss more is worse"
 
 
 @pytest.mark.slow
-def test_both_twins_are_trained_and_the_file_is_made_of_the_taught_one(toy):
+def test_both_twins_are_trained_and_the_file_can_be_made_of_the_taught_one(toy, monkeypatch):
+    whole = _choice.choose
+    monkeypatch.setattr(_choice, "choose", lambda made, *more: whole([one for one in made if one.trained], *more))
     run = toy.run(*ASKED)
     found, [exported] = run.details["quantised"], run.details["exports"]
     assert [row["name"] for row in found["rows"]] == ["float", "after", "labels", "taught"]
     assert found["examples"] == exported["parity"]["rows"]
     config = artefact.read_config(run.path / "aware")
-    assert set(config["extra"]["learned_ranges"]) >= {"head"} and exported["made_of"] == "aware"
+    assert set(config["extra"]["learned_ranges"]) >= {"head"} and (exported["made_of"], exported["kept"]) == ("aware", "static, trained on")
+    assert {row["method"] for row in exported["candidates"]} == {"float", "static", "static, trained on"}
+    assert config["extra"]["weight_levels"] == quantize.levels_here()
     scales = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(run.path / exported["path"]).graph.initializer
               if one.name.endswith("_scale") and one.dims == []}  # fmt: skip
     widths = [high - low for low, high in config["extra"]["learned_ranges"].values()]

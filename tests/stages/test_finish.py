@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,13 +94,33 @@ def test_an_exporter_without_its_packages_is_refused_before(toy, monkeypatch):
 
 def test_the_probe_is_of_test_rows_and_of_every_class(toy):
     """Prevents: a set that is sorted by its classes is proved on the first of them; a format learns its ranges from test rows."""
-    data = prepare(toy.recipe("data.split.test=0.3"), Given())
-    probe = finish.probe_of(data)
+    data, tree = prepare(toy.recipe("data.split.test=0.3"), Given()), resolved(toy.recipe())
+    probe = finish.probe_of(tree, data)
     assert sorted(map(tuple, probe.inputs.tolist())) == sorted(map(tuple, data.rows.stored[data.test].tolist()))
     assert sorted(set(probe.labels[:20].tolist())) == [0, 1, 2] and (np.diff(np.sort(data.test.numpy())) > 0).all()
     for row, label in zip(probe.inputs, probe.labels, strict=True):
         assert ((data.rows.stored[data.test] == torch.from_numpy(row)).all(1) & (data.rows.labels[data.test] == label)).any()
     assert sorted(map(tuple, probe.calibration.tolist())) == sorted(map(tuple, data.rows.stored[data.distilled].tolist()))
+
+
+def test_validation_rows_choose_among_the_files_of_a_format(toy):
+    """Prevents: the test rows choose the file that they then judge."""
+    data, tree = prepare(toy.recipe("data.split.validation=0.5"), Given()), resolved(toy.recipe())
+    chosen = finish.probe_of(tree, data).choosing
+    assert sorted(map(tuple, chosen.inputs.tolist())) == sorted(map(tuple, data.rows.stored[data.validation].tolist()))
+    assert not {row.tobytes() for row in chosen.inputs} & {row.tobytes() for row in finish.probe_of(tree, data).inputs}
+    assert finish.probe_of(tree, data, data.validation).choosing.what == "calibration rows", "of a search, where they stand for the test"
+
+
+def test_the_proof_knows_the_metric_and_which_rows_belong_together(toy):
+    tree = resolved(toy.recipe("metric=macro_f1", "metric_weights={setosa: 2.0}"))
+    data = prepare(toy.recipe(), Given())
+    groups = np.arange(len(data.examples.labels)) // 10
+    data = replace(data, examples=replace(data.examples, clusters=groups))
+    probe = finish.probe_of(tree, data)
+    assert (probe.scorer.metric, probe.scorer.class_weights) == ("macro_f1", (2.0, 1.0, 1.0))
+    for row, group in zip(probe.inputs, probe.clusters, strict=True):
+        assert group in groups[(data.rows.stored == torch.from_numpy(row)).all(1).numpy()]
 
 
 def test_the_size_that_is_reported_is_the_size_that_ships(toy):

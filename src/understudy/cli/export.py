@@ -27,6 +27,7 @@ def export(
     allow_code: bool = ALLOW_CODE,
 ) -> None:
     """Export the shipped student of a finished run. Exit 4 where the artefact does not agree with the student; it is laid aside then."""
+    from understudy.export._parity import said
     from understudy.stages.elsewhere import export_folder, export_teacher
     from understudy.stages.measure import export_again
     from understudy.stages.prepare import Given
@@ -43,7 +44,7 @@ def export(
         row = (export_teacher(folder, format, chosen, given, cache) if of == "teacher" else export_again(folder, format, chosen, given))
     parity = row["parity"]
     alike = f"{parity['argmax_agreement']:.2%} same answers" if "argmax_agreement" in parity else f"cosines from {parity['min_cosine']:.5f}"
-    lost = f", at most {parity['drop_upper']:.2%} of the accuracy lost" if "drop_upper" in parity else ""
+    lost = f", at most {said(parity['drop_upper'], parity['metric'])} lost" if "drop_upper" in parity else ""
     say(
         f"{row['path']}  {size(row['bytes'])}  largest difference of a number {parity['max_abs']:.1e}, "
         f"{alike} on {parity['rows']} held-out rows{lost}"

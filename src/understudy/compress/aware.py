@@ -1,8 +1,9 @@
 """Quantisation-aware training: a network computes in floats what its int8 file will compute in whole numbers, and learns to live with it.
 
 Batch norms are folded into the convolutions before them. Every weight of a convolution or linear layer is rounded to symmetric int8 with
-one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does; what goes into these layers, and what comes out
-behind their activation, is rounded to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
+one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does (/ 64 for a CPU that sums products of 8 bits
+with saturation, where the file's weights have 7 bits); what goes into these layers, and what comes out behind their activation, is rounded
+to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
 Scales of activations begin with the range on calibration rows and are learned: the gradient is that of LSQ (Esser et al. 2020, arXiv
 1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al., MLSys 2020), because under Adam a
 step of a small scale would else be as large as one of a weight. Zero points stay those of the calibration.
@@ -18,7 +19,6 @@ change the student, not improve it. Not for transformers: their weights are tran
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,66 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
 
+from understudy.compress.rounding import Rounding, Shift, Whole
+from understudy.compress.traced import traced
 from understudy.errors import RecipeError, four_parts
 
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 RECTIFIERS = (nn.ReLU, nn.ReLU6)
-MOVERS = (nn.MaxPool1d, nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout)
-"""Modules that give the numbers they are given, or none of them: what is rounded before is rounded behind."""
-MOVING = ("flatten", "reshape", "view", "max_pool1d", "max_pool2d", "transpose", "permute", "squeeze", "unsqueeze", "contiguous", "dropout")
-RECTIFYING = ("relu", "relu_", "relu6", "hardtanh", "clamp")
-STEPS = 255
-
-
-class Shift(nn.Module):
-    """(B, C, ...) + bias (C,): what is left of a batch norm whose scale is in the weights before it."""
-
-    def __init__(self, bias: Tensor) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The shifted maps."""
-        return x + self.bias.view(1, -1, *[1] * (x.ndim - 2))
-
-
-class Whole(nn.Module):
-    """A weight rounded to whole multiples, -127 to 127, of one scale an output channel (its first axis)."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The rounded weight; the gradient passes."""
-        scale = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True) / 127
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        return weight + (torch.round(weight / scale) * scale - weight).detach()
-
-
-class Rounding(nn.Module):
-    """A tensor rounded to 256 steps, of which one is zero. log_scale: learned; zero: the whole number that stands for 0."""
-
-    zero: Tensor
-
-    def __init__(self, lowest: float, highest: float) -> None:
-        super().__init__()
-        low, high = min(lowest, 0.0), max(highest, 0.0)
-        scale = (high - low) / STEPS or 1.0
-        self.log_scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64).log().float())
-        self.register_buffer("zero", torch.tensor(float(round(-low / scale))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The rounded tensor. Gradient: 1 within the range and 0 beyond for x; for the scale that of LSQ, divided by sqrt(n steps)."""
-        factor = (x[:1].numel() * STEPS) ** -0.5
-        scale = self.log_scale.exp()
-        scale = scale * factor + (scale - scale * factor).detach()
-        steps = torch.clamp(x / scale + self.zero, 0, STEPS)
-        return (steps + (torch.round(steps) - steps).detach() - self.zero) * scale
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """(lowest, highest) that it can give."""
-        scale = float(self.log_scale.detach().double().exp())
-        return -float(self.zero) * scale, (STEPS - float(self.zero)) * scale
 
 
 @dataclass(frozen=True)
@@ -141,11 +88,12 @@ class Aware:
         return self.module.eval()
 
 
-def aware(module: nn.Module, rows: Tensor) -> Aware:
+def aware(module: nn.Module, rows: Tensor, levels: int) -> Aware:
     """Change a trained student, in place, so that it rounds as its int8 file will; its answers on the first rows are its own but for that.
 
     Args:
         rows: (N, ...) calibration inputs as the student takes them, of the training split.
+        levels: of a weight on each side of zero, as many as in the file (`quantize.levels_here`).
 
     Raises RecipeError for a student without a convolution or linear layer, or whose batch norms can't be folded.
     """
@@ -171,14 +119,14 @@ def aware(module: nn.Module, rows: Tensor) -> Aware:
             found.handles.append(part.register_forward_hook(lambda _, given, out, one=one: one(out)))
     for part in list(module.modules()):
         if isinstance(part, WEIGHTED):
-            parametrize.register_parametrization(part, "weight", Whole())
+            parametrize.register_parametrization(part, "weight", Whole(levels))
     return found
 
 
 def points_of(module: nn.Module, rows: Tensor) -> tuple[Point, ...]:
     """Where the file will round: what goes into each weighted layer, at the module that made it where one did, so that shortcuts take the
     rounded tensor too; and what comes out of one behind its shift and activation. Logits stay as they are."""
-    seen = _traced(module, rows)
+    seen = traced(module, rows)
     found: dict[tuple[str, bool], list[str]] = {}
     layers = [name for name, part in module.named_modules() if isinstance(part, WEIGHTED) and name in seen.given]
     if not layers:
@@ -202,76 +150,9 @@ def points_of(module: nn.Module, rows: Tensor) -> tuple[Point, ...]:
     return tuple(Point(name, before, tuple(names)) for (name, before), names in found.items())
 
 
-@dataclass
-class _Seen:
-    """One forward pass: what each leaf module was given and made, who made and took a tensor (by its id; all are kept alive), tensors that
-    hold another's numbers, those that a function rectified, and how many functions used a tensor, those inside modules too."""
-
-    given: dict[str, Tensor] = field(default_factory=dict)
-    made: dict[str, Tensor] = field(default_factory=dict)
-    makers: dict[int, str] = field(default_factory=dict)
-    takers: dict[int, list[str]] = field(default_factory=dict)
-    moved: dict[int, Tensor] = field(default_factory=dict)
-    rectified: set[int] = field(default_factory=set)
-    uses: Counter[int] = field(default_factory=Counter)
-    alive: list[Tensor] = field(default_factory=list)
-    answer: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def origin(self, tensor: Tensor) -> Tensor:
-        """The tensor whose numbers this one holds."""
-        while id(tensor) in self.moved:
-            tensor = self.moved[id(tensor)]
-        return tensor
-
-
-class _Watch(TorchFunctionMode):
-    """Notes functions that move or rectify a tensor."""
-
-    def __init__(self, seen: _Seen) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        name, first = getattr(func, "__name__", ""), args[0] if args else None
-        if isinstance(made, Tensor):
-            self.seen.uses.update({id(one) for one in args if isinstance(one, Tensor)})
-        if isinstance(made, Tensor) and isinstance(first, Tensor) and made is not first:
-            self.seen.alive += [made, first]
-            if name in MOVING:
-                self.seen.moved[id(made)] = first
-            elif name in RECTIFYING:
-                self.seen.rectified.add(id(first))
-        return made
-
-
-def _traced(module: nn.Module, rows: Tensor) -> _Seen:
-    seen, handles = _Seen(), []
-    for name, part in module.named_modules():
-        if not any(True for _ in part.children()):
-            def note(part: nn.Module, given: Any, out: Any, name: str = name) -> None:
-                if given and isinstance(given[0], Tensor) and isinstance(out, Tensor):
-                    seen.given[name], seen.made[name] = given[0], out
-                    seen.alive += [given[0], out]
-                    if isinstance(part, MOVERS) and out is not given[0]:
-                        seen.moved[id(out)] = given[0]
-                    elif not isinstance(part, MOVERS):
-                        seen.makers[id(out)] = name
-                    seen.takers.setdefault(id(given[0]), []).append(name)
-
-            handles.append(part.register_forward_hook(note))
-    try:
-        with torch.no_grad(), _Watch(seen):
-            seen.answer = module.eval()(rows)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
 def _folded(module: nn.Module, rows: Tensor) -> dict[str, nn.Module]:
     """Fold batch norms into the weighted layer whose output they take; {path: the batch norm that a Shift now stands for}."""
-    seen, found = _traced(module, rows), dict[str, nn.Module]()
+    seen, found = traced(module, rows), dict[str, nn.Module]()
     for path, norm in list(module.named_modules()):
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or path not in seen.given or norm.running_var is None:
             continue

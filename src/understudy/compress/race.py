@@ -45,3 +45,10 @@ def race(files: Mapping[str, bytes], row: np.ndarray, calls: int = 300, seconds:
         if turn >= WARM and time.monotonic() > end:
             break
     return {name: Pace(float(np.median(one)), float(np.percentile(one, 95)), len(one)) for name, one in times.items()}
+
+
+def runtime() -> str:
+    """Who calls the files, with its version."""
+    import onnxruntime
+
+    return f"ONNX Runtime {onnxruntime.__version__}"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.compress.quantize import Calibrated, Node
+from understudy.compress.graph import Node
+from understudy.compress.quantize import Calibrated
 from understudy.errors import DataError, four_parts
+from understudy.evaluation.likeness import likeness
 from understudy.evaluation.metrics import log_softmax
 
 TOGETHER = 256
@@ -17,8 +19,8 @@ TOGETHER = 256
 
 @dataclass(frozen=True)
 class Limits:
-    """What quantising may cost: agreement is the least share of rows with the model's class (vectors: the least cosine), drop the most
-    that the upper end of the 95 % interval of the lost accuracy may be, bytes the largest file."""
+    """What quantising may cost: agreement is the least share of rows with the model's class (vectors: the least cosine), drop the most that
+    may be lost of the metric, where there are rows that can tell, bytes the largest file."""
 
     agreement: float = 0.99
     drop: float = 0.005
@@ -28,19 +30,16 @@ class Limits:
 @dataclass(frozen=True)
 class Cost:
     """How other answers are than the model's: mean KL(model || these) in nats, mean squared difference of a number, share of rows with the
-    same class, smallest cosine of a row, and where there are labels the accuracy that is lost with its upper bound."""
+    same class, smallest cosine of a row."""
 
     kl_nats: float
     mse: float
     agreement: float
     cosine: float
-    drop: float | None = None
-    drop_upper: float | None = None
 
     def within(self, limits: Limits, vectors: bool = False) -> bool:
-        """Whether the limits hold; that of the size is not looked at."""
-        alike = self.cosine if vectors else self.agreement
-        return math.isfinite(self.mse) and alike >= limits.agreement and (self.drop_upper is None or self.drop_upper <= limits.drop)
+        """Whether the answers are the model's; other limits are not looked at."""
+        return math.isfinite(self.mse) and (self.cosine if vectors else self.agreement) >= limits.agreement
 
 
 @dataclass(frozen=True)
@@ -77,26 +76,15 @@ def run(model: bytes, inputs: np.ndarray, threads: int = 1) -> np.ndarray:
         session.run(None, {name: np.ascontiguousarray(inputs[start : start + TOGETHER])})[0] for start in range(0, len(inputs), TOGETHER)])
 
 
-def cost(reference: np.ndarray, found: np.ndarray, labels: np.ndarray | None = None) -> Cost:
-    """How other the answers are, (N, C) both, or (N, V) vectors, whose KL and agreement mean nothing.
-
-    The upper bound is that of the mean loss of paired rows by the normal distribution, mean + 1.96 s / sqrt(N): it chooses among files.
-    Whoever proves one to others adds what a few rows can't show.
-    """
-    a, b = reference.astype(np.float64), found.astype(np.float64)
-    p, q = log_softmax(a), log_softmax(b)
-    lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), np.finfo(np.float64).tiny)
-    drop = upper = None
-    if labels is not None:
-        lost = (a.argmax(-1) == labels).astype(np.float64) - (b.argmax(-1) == labels)
-        drop = float(lost.mean())
-        upper = drop + 1.96 * float(lost.std(ddof=1)) / math.sqrt(len(lost))
-    return Cost(float((np.exp(p) * (p - q)).sum(-1).mean()), float(((a - b) ** 2).mean()), float((a.argmax(-1) == b.argmax(-1)).mean()),
-                float(((a * b).sum(-1) / lengths).min()), drop, upper)
+def cost(reference: np.ndarray, found: np.ndarray) -> Cost:
+    """How other the answers are, (N, C) both, or (N, V) vectors, whose KL and agreement mean nothing."""
+    p, q = log_softmax(reference), log_softmax(found)
+    one = likeness(reference, found)
+    return Cost(float((np.exp(p) * (p - q)).sum(-1).mean()), one.mse, one.agreement, one.cosine)
 
 
 def sensitivity(
-    ready: Calibrated, inputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None = None, vectors: bool = False
+    ready: Calibrated, inputs: np.ndarray, reference: np.ndarray, vectors: bool = False
 ) -> tuple[Harm, ...]:
     """Every node that can be quantised with what quantising *it alone* costs, the most harmful first (by KL; vectors by squared error).
 
@@ -110,34 +98,37 @@ def sensitivity(
         raise DataError(four_parts(
             "the reference belongs to other rows", got=f"{len(reference)} answers", expected=f"{len(inputs)}, one a row",
             otherwise="Other rows' answers would be compared", do="Ask the model about these rows"))
-    found = [Harm(node, cost(reference, run(ready.quantised(only=node.name), inputs), labels)) for node in ready.nodes]
+    found = [Harm(node, cost(reference, run(ready.quantised(only=node.name), inputs))) for node in ready.nodes]
     return tuple(sorted(found, key=lambda harm: -(harm.cost.mse if vectors else harm.cost.kl_nats)))
 
 
 def mixed(
-    ready: Calibrated, inputs: np.ndarray, reference: np.ndarray, labels: np.ndarray | None = None, *, limits: Limits | None = None,
-    keep_float: tuple[str, ...] = (), vectors: bool = False,
+    ready: Calibrated, inputs: np.ndarray, reference: np.ndarray, *, limits: Limits | None = None, keep_float: tuple[str, ...] = (),
+    vectors: bool = False,
 ) -> Mixed:
     """The smallest prefix of the most harmful nodes stays in float with which the limits hold on these rows.
 
     Never on test rows: they judge the file. One node is added at a time, so a table of 50 nodes costs at most 100 passes. Where the limits
     hold with no prefix, the file is the one with everything quantised (but keep_float), `passed` is False, and `reason` says so.
+
+    Raises RecipeError where keep_float leaves nothing to quantise.
     """
     limits = limits or Limits()
-    table = sensitivity(ready, inputs, reference, labels, vectors)
+    table = sensitivity(ready, inputs, reference, vectors)
     asked = tuple(harm.node.name for harm in table if harm.node.name in keep_float or harm.node.layer in keep_float)
     rest = [harm.node.name for harm in table if harm.node.name not in asked]
     layers = {harm.node.name: harm.node.layer for harm in table}
-    first: tuple[bytes, Cost] | None = None
+    whole = data = ready.quantised(keep_float=(*keep_float, *asked))
+    first = paid = cost(reference, run(data, inputs))
     for more in range(len(rest)):
         kept = (*asked, *rest[:more])
-        data = ready.quantised(keep_float=(*keep_float, *kept))
-        if first is not None and limits.bytes is not None and len(data) > limits.bytes:
-            reason = (f"the limits hold with no choice of layers that fits: with {more} more in float the file has {len(data)} bytes, "
-                      f"and {limits.bytes} are allowed")
-            break
-        paid = cost(reference, run(data, inputs), labels)
-        first = first or (data, paid)
+        if more:
+            data = ready.quantised(keep_float=(*keep_float, *kept))
+            if limits.bytes is not None and len(data) > limits.bytes:
+                reason = (f"the limits hold with no choice of layers that fits: with {more} more in float the file has {len(data)} bytes, "
+                          f"and {limits.bytes} are allowed")
+                break
+            paid = cost(reference, run(data, inputs))
         if paid.within(limits, vectors):
             fits = limits.bytes is None or len(data) <= limits.bytes
             reason = "the limits hold " + ("once the layers that hurt most stay float" if kept else "with every layer quantised")
@@ -146,5 +137,4 @@ def mixed(
             return Mixed(data, tuple(layers[name] for name in kept), paid, fits, table, reason)
     else:
         reason = "nothing helps: the limits hold with no layer left quantised; keep the float file, or train with quantisation"
-    assert first is not None
-    return Mixed(first[0], tuple(layers[name] for name in asked), first[1], False, table, reason)
+    return Mixed(whole, tuple(layers[name] for name in asked), first, False, table, reason)

@@ -75,18 +75,6 @@ def ratio(teacher: Pace, model: Pace) -> Estimate:
     return speedup(teacher.medians, model.medians)
 
 
-def agreement(reference: np.ndarray, found: np.ndarray) -> dict[str, float | int | None]:
-    """How far answers (N, C) are from a reference's: "max_abs", "agreement" (share of rows with the same first answer), "rows".
-
-    "max_abs" is None where the two are not on one scale: the caller says so by giving probabilities' logarithms for one of them.
-    Raises ValueError where the shapes differ.
-    """
-    if reference.shape != found.shape:
-        raise ValueError(f"answers of shape {found.shape}, where the student's are {reference.shape}")
-    far = np.abs(reference.astype(np.float64) - found.astype(np.float64))
-    return {"max_abs": float(far.max()), "agreement": float((reference.argmax(-1) == found.argmax(-1)).mean()), "rows": len(reference)}
-
-
 def middle(values: Sequence[float]) -> dict[str, float | int]:
     """Median, least and largest of a few values, and how many there are."""
     return {"value": statistics.median(values), "low": min(values), "high": max(values), "times": len(values)}

@@ -15,17 +15,16 @@ from understudy.errors import RecipeError, four_parts
 from understudy.export._probe import Probe
 from understudy.preprocess import Preprocess
 
+Source = tuple[Path, nn.Module | None]
+"""A student's folder, and the module in memory whose answers are meant."""
+
 
 class Format(ABC):
-    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds.
-
-    rounds: it computes in fewer bits, so it is made of the student that was trained with quantisation, where a run has one.
-    """
+    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds."""
 
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("classification", "embedding")
-    rounds: ClassVar[bool] = False
 
     @abstractmethod
     def export(
@@ -69,3 +68,17 @@ class Format(ABC):
     def kind(self) -> str:
         """Its name in a recipe: that of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+
+class Rounding(Format):
+    """A format that computes in fewer bits: it may be made of the student that was trained on with quantisation, where a run has one."""
+
+    @abstractmethod
+    def export(
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None,
+        trained: Source | None = None,
+    ) -> dict[str, Any]:
+        """As of every format. trained: the student trained on; whatever the file is made of, it is proved against the student that ships.
+
+        Returns also "made_of": "aware" where it is made of the one that was trained on, else "student".
+        """

@@ -1,7 +1,8 @@
 """Does an artefact answer as its student does? The limits, the proof, and what becomes of an artefact that fails it.
 
 Parity is {"rows", "max_abs", "argmax_agreement"}, of vectors {"rows", "max_abs", "min_cosine"}; of formats that round, with labels, also
-{"drop", "drop_upper"}: how much of the student's accuracy is lost, and the upper end of its 95 % interval over rows.
+{"drop", "drop_upper", "metric", "items"}: how much of the student's metric is lost, the upper end of its 95 % interval over items, which
+metric that is, and of how many items: rows, or groups of rows that belong together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import nn
 
 from understudy import atomic
 from understudy.errors import GateError, four_parts
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation import metrics
+from understudy.evaluation.likeness import likeness
 from understudy.export._probe import Probe
 from understudy.students import artefact
 
@@ -30,7 +32,8 @@ Parity = dict[str, Any]
 SAME, SAME_ROUNDED = 0.999, 0.99
 """The share of rows that must have the student's first class: of formats in float32, and of those that round (int8)."""
 DROP = 0.005
-"""What a format that rounds may cost: half a point of accuracy, by the upper end of the interval."""
+"""What a format that rounds may cost, by the upper end of the interval, in the metric's unit: half a point of one that is a share, and of
+log-loss 0.005 nats, with which the right class keeps 99.5 % of its probability (the geometric mean)."""
 
 
 class Mismatch(GateError):
@@ -61,12 +64,9 @@ def compare(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> 
 
     vectors: the answers are directions: min_cosine, the smallest cosine of a row with the student's, stands for the agreement.
     """
-    a, b = reference.astype(np.float64), found.astype(np.float64)
-    parity: Parity = {"max_abs": float(np.abs(a - b).max()), "rows": len(a)}
-    if vectors:
-        lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), np.finfo(np.float64).tiny)
-        return parity | {"min_cosine": float(((a * b).sum(-1) / lengths).min())}
-    return parity | {"argmax_agreement": float((a.argmax(-1) == b.argmax(-1)).mean())}
+    one = likeness(reference, found)
+    parity: Parity = {"max_abs": one.max_abs, "rows": one.rows}
+    return parity | ({"min_cosine": one.cosine} if vectors else {"argmax_agreement": one.agreement})
 
 
 def exact(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> Parity:
@@ -84,45 +84,67 @@ def close(reference: np.ndarray, found: np.ndarray, tolerance: float, vectors: b
     """
     parity = compare(reference, found, vectors)
     allowed = tolerance * max(1.0, float(np.abs(reference).max()))
-    if not parity["max_abs"] <= allowed or not _alike(parity) >= SAME:
+    if not parity["max_abs"] <= allowed or not alike(parity) >= SAME:
         raise mismatch(parity, f"at most {allowed:.3g} (tolerance {tolerance:g}), and {SAME:.1%}")
     return parity
 
 
 def rounded(reference: np.ndarray, found: np.ndarray, probe: Probe, drop: float = DROP, vectors: bool = False) -> Parity:
-    """The parity of a format that rounds. probe: whose labels say what the rounding costs, where it has some.
-
-    Raises Mismatch where fewer than 99 % of answers have the student's first class (vectors: its direction), or where more than `drop` of
-    its accuracy may be lost: the upper end of the 95 % interval over rows, with two pseudo-rows of +-1 as in every verdict, so that a few
-    rows that happen to agree prove nothing. Even without one changed answer it takes 2.8 / drop rows: 556 for half a point.
-    """
-    parity = compare(reference, found, vectors)
-    wanted, proved = f"at least {SAME_ROUNDED:.0%} alike", _alike(parity) >= SAME_ROUNDED
-    if probe.labels is not None and not vectors:
-        lost = (reference.argmax(-1) == probe.labels).astype(np.float64) - (found.argmax(-1) == probe.labels)
-        around = mean_interval(lost, -1.0, 1.0)
-        parity |= {"drop": float(lost.mean()), "drop_upper": 1.0 if around is None else around[1]}
-        wanted += f", and at most {drop:.2%} of the accuracy lost by the upper end of the interval, which takes {needed(drop)} rows or more"
-        proved = proved and parity["drop_upper"] <= drop
-    if not proved or not math.isfinite(parity["max_abs"]):
-        raise mismatch(parity, wanted)
+    """The parity of a format that rounds: `measured`, and Mismatch where `prove` raises it."""
+    parity = measured(reference, found, probe, vectors)
+    prove(parity, drop)
     return parity
 
 
-def needed(drop: float) -> int:
-    """How many rows it takes to show that at most `drop` is lost, where not one answer changed: 1.96 sqrt(2) / drop."""
-    return math.ceil(1.96 * math.sqrt(2) / drop)
+def measured(reference: np.ndarray, found: np.ndarray, probe: Probe, vectors: bool = False) -> Parity:
+    """What the proof of a format that rounds is about. probe: whose labels and metric say what the rounding costs, where it has labels.
+
+    The interval has two pseudo-items of +-1 as in every verdict, so that a few rows that happen to agree prove nothing.
+    """
+    parity = compare(reference, found, vectors)
+    lost = None if vectors else probe.drop(reference, found)
+    return parity if lost is None else parity | {"drop": lost.mean, "drop_upper": lost.upper, "metric": lost.metric, "items": lost.items}
+
+
+def prove(parity: Parity, drop: float = DROP) -> None:
+    """Raise Mismatch where fewer than 99 % of answers have the student's first class (vectors: its direction), or where more than `drop` of
+    its metric may be lost: the upper end of the 95 % interval over rows, or over the groups of rows that belong together.
+    """
+    wanted, proved = f"at least {SAME_ROUNDED:.0%} alike", alike(parity) >= SAME_ROUNDED
+    if "drop" in parity:
+        size = parity["rows"] / parity["items"]
+        items = f"{needed(drop)} rows" if size == 1 else f"{needed(drop, size)} groups of {size:.0f} rows"
+        wanted += f", and at most {said(drop, parity['metric'])} lost by the upper end of the interval, which takes {items} or more"
+        proved = proved and parity["drop_upper"] is not None and parity["drop_upper"] <= drop
+    if not proved or not math.isfinite(parity["max_abs"]):
+        raise mismatch(parity, wanted)
+
+
+def needed(drop: float, size: float = 1.0) -> int:
+    """How many items it takes to show that at most `drop` is lost, where not one answer changed: 1.96 sqrt(2) / drop rows, or that over
+    sqrt(size) groups of `size` rows each."""
+    return math.ceil(1.96 * math.sqrt(2) / (drop * math.sqrt(size)))
+
+
+def said(drop: float, metric: str) -> str:
+    """An amount of a metric, in words."""
+    unit = metrics.unit(metric)
+    return f"{drop:.2%} of the {metrics.LABELS[metric]}" if unit == "fraction" else f"{drop:.4f} {unit} of {metrics.LABELS[metric]}"
 
 
 def mismatch(parity: Parity, wanted: str) -> Mismatch:
     """The error for an artefact that answers differently."""
     alike = f"{parity['argmax_agreement']:.2%} alike" if "argmax_agreement" in parity else f"a cosine of {parity['min_cosine']:.5f}"
-    lost = f", {parity['drop']:.2%} of the accuracy lost, up to {parity['drop_upper']:.2%}" if "drop" in parity else ""
-    said = four_parts(
+    lost = ""
+    if "drop" in parity:
+        metric, most = parity["metric"], parity["drop_upper"]
+        lost = f", {said(parity['drop'], metric)} lost, up to {'any amount' if most is None else said(most, metric).partition(' of ')[0]}"
+        lost += f" over {parity['items']} groups" if parity["items"] != parity["rows"] else ""
+    words = four_parts(
         "the artefact does not agree with the student", expected=wanted,
         got=f"a largest difference of {parity['max_abs']:.3g}, {alike} in {parity['rows']} rows{lost}",
         otherwise="Another model than the one in the report would be shipped", do="Export it in another format, or with other options")
-    return Mismatch(said, parity)
+    return Mismatch(words, parity)
 
 
 @contextmanager
@@ -152,5 +174,6 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _alike(parity: Parity) -> float:
+def alike(parity: Parity) -> float:
+    """The share of rows with the student's first class; of vectors the smallest cosine."""
     return float(parity["argmax_agreement"] if "argmax_agreement" in parity else parity["min_cosine"])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from understudy import atomic
+from understudy.compress.weights import half
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export import _parity
 from understudy.export._format import Format
@@ -23,6 +25,9 @@ from understudy.export._trace import Whole, example, free, lacking, quiet
 from understudy.preprocess.text import Text
 from understudy.students import artefact
 from understudy.tokens import FILE as TOKENIZER
+
+if TYPE_CHECKING:
+    import onnx
 
 FILE = "model.onnx"
 METADATA = "understudy"
@@ -38,7 +43,8 @@ class Exporter(Format):
     tolerance: the largest difference of a logit from the student's, relative to the largest logit where that is above 1. Another
     runtime adds in another order: 1e-6 is usual, 1e-4 far below what changes a decision.
 
-    opset: the version of ONNX's operators, for a runtime that is older than the default's.
+    opset: the version of ONNX's operators, for a runtime that is older than the default's. half_weights: weights in 16 bits, computed in
+    float32: half the bytes, no less time; such a file is proved by the limits of formats that round, and no tolerance is asked of it.
 
     The graph takes *encoded* inputs, `input`, (N, *shape): of images the plain uint8 pixels (N, C, H, W), of vectors and tables what
     `preprocess.encode` gives (numpy only). The division by 255, mean and deviation are inside, so nobody can forget them. It gives
@@ -50,6 +56,7 @@ class Exporter(Format):
     extra: ClassVar[str] = "export"
     tolerance: float = 1e-4
     opset: int = OPSET
+    half_weights: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
@@ -66,19 +73,24 @@ class Exporter(Format):
     ) -> dict[str, Any]:
         """Write `out_folder`/onnx; ONNX Runtime has to give the student's answers on the probe's rows, one alone and the rest in batches.
 
-        Within the tolerance, only a row whose first two logits are closer than twice of it can change its class.
+        Within the tolerance of float32, only a row whose first two logits are closer than twice of it can change its class.
         """
         self.installed()
-        out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
+        out, rows = Path(os.path.abspath(out_folder)) / self.kind, (probe if self.half_weights else probe.some).inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
+        vectors = student.vectors is not None
         with _parity.kept(out, FILE, artefact.CONFIG) as made:
             data = to_onnx(student, rows, self.opset)
+            data = half(data) if self.half_weights else data
             atomic.write_bytes(made / FILE, data)
             for name, content in files(student).items():
                 atomic.write_bytes(made / name, content)
-            described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset}
+            described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset,
+                         "weights": "float16" if self.half_weights else "float32"}
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": described})
-            parity = _parity.close(reference, run(data, rows), self.tolerance, student.vectors is not None)
+            found = run(data, rows)
+            parity = _parity.rounded(reference, found, probe, vectors=vectors) if self.half_weights else _parity.close(
+                reference, found, self.tolerance, vectors)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**described, "parity": parity}})
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
@@ -90,6 +102,33 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray, opset: int = OP
     """
     import onnx
 
+    model = _traced(student, probe_inputs, opset)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about(student, probe_inputs), separators=(",", ":"))})
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def holders(student: artefact.Student, probe_inputs: np.ndarray) -> dict[str, str]:
+    """{operator of the graph: `path (Class)` of the first module of the student that computes it}, for runtimes that lack one."""
+    found: dict[str, str] = {}
+    for node in _traced(student, probe_inputs, OPSET).graph.node:
+        said = {one.key: one.value for one in node.metadata_props}
+        paths, classes = (ast.literal_eval(said.get(f"pkg.torch.onnx.{key}", "['']")) for key in ("name_scopes", "class_hierarchy"))
+        both = zip(paths, classes, strict=False)
+        inside = [pair for pair in both if pair[0].partition(".")[0] == "student" and not pair[1].startswith("aten.")]
+        path, kind = inside[-1] if inside else ("", "the student itself")
+        name = path.partition(".")[2] or "the student itself"
+        found.setdefault(node.op_type, f"{name} ({kind.rpartition('.')[2]})" if inside else name)
+    return found
+
+
+def _traced(student: artefact.Student, probe_inputs: np.ndarray, opset: int) -> onnx.ModelProto:
+    """The graph as torch's exporter gives it."""
     whole, given = Whole(student).eval(), example(probe_inputs)
     with quiet("torch.onnx._internal.exporter._registration"):  # it warns four times that torchvision is missing, which nothing needs
         try:
@@ -100,14 +139,7 @@ def to_onnx(student: artefact.Student, probe_inputs: np.ndarray, opset: int = OP
             raise lacking("onnx", whole, given, error) from None
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(about(student, probe_inputs), separators=(",", ":"))})
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    return model
 
 
 def output(student: artefact.Student) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,45 +15,39 @@ from torch import nn
 
 from understudy import atomic
 from understudy.compress import quantize
-from understudy.compress.race import race
+from understudy.compress.graph import opset
+from understudy.compress.race import race, runtime
+from understudy.compress.ranges import LEAST
 from understudy.compress.sensitivity import Limits, Mixed, mixed
+from understudy.compress.weights import weight_only
 from understudy.errors import DataError, RecipeError, four_parts
-from understudy.export import _parity, onnx
-from understudy.export._format import Format
+from understudy.export import _choice, _parity, onnx
+from understudy.export._choice import Candidate
+from understudy.export._format import Rounding, Source
 from understudy.export._probe import Probe
 from understudy.students import artefact
 
 HELD_OUT = 0.5
 """Share of calibration rows that may be equal to held-out ones, as small pictures and rows of few columns are by chance."""
-LEARNED = "learned_ranges"
-"""Where config.json's extra has {layer: [lowest, highest]} of what goes into the layers of a student that was trained with quantisation."""
+LEARNED, LEVELS = "learned_ranges", "weight_levels"
+"""Where config.json's extra has {layer: [lowest, highest]} of what goes into the layers of a student that was trained with quantisation,
+and how many levels on each side of zero its weights were rounded to: the file gets them too, whatever machine writes it."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way: the file where it could be made, else why not; what it answers on the probe's rows, and what was found on the way."""
-
-    method: str
-    data: bytes | None
-    refused: str | None = None
-    parity: _parity.Parity | None = None
-    failed: _parity.Mismatch | None = None
-    found: Mixed | None = None
-
-
-@dataclass(frozen=True)
-class Exporter(Format):
+class Exporter(Rounding):
     """model.onnx with integer weights beside config.json, which says what goes in and comes out, and how it was made.
 
     method: static: int8 weights and activations with ranges from calibration rows, for convolutions and wide layers; dynamic: int8
         weights, activations scaled anew in each call, for matrix products only; weight_only: integers that become float before they are
-        used: smaller, not faster; auto: static and dynamic are made, called in turns, and the fastest that keeps the answers is kept.
+        used: smaller, not faster; auto: static and dynamic are made, and `_choice` says which is kept.
     calibration: rows of the training split, at most, 64 at least. ranges: how they give ranges (`compress.quantize.calibrated`).
     keep_float: layers that stay as they are, by their names in the student (or of nodes in the file). Others join them by themselves,
         the most harmful first, until the answers are the student's on the calibration rows.
     bits: of weight_only, 8 or 4. block: inputs that share a scale there.
-    agreement: the least share of calibration rows with the student's class (vectors: the least cosine). drop: the most that the upper end
-        of the 95 % interval of lost accuracy may be on held-out rows. max_bytes: the largest file, None without a limit.
+    agreement: the least share of rows with the student's class (vectors: the least cosine), of calibration rows and of those that choose.
+        drop: the most that the upper end of the 95 % interval of the lost metric may be on held-out rows, and the mean on those that
+        choose. max_bytes: the largest file, None without a limit.
     calls: of each file, to time it.
 
     Static int8 is up to twice as fast as float for convolutions on x86 with VNNI, and slower than float for layers of a few dozen numbers,
@@ -62,7 +56,6 @@ class Exporter(Format):
 
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra: ClassVar[str] = "export"
-    rounds: ClassVar[bool] = True
     method: Literal["auto", "static", "dynamic", "weight_only"] = "auto"
     calibration: int = 512
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
@@ -76,7 +69,7 @@ class Exporter(Format):
 
     def __post_init__(self) -> None:
         for name, good, wanted, otherwise, do in [
-            ("calibration", self.calibration >= quantize.LEAST, f"{quantize.LEAST} or more", "Ranges would be chance", "Use 512"),
+            ("calibration", self.calibration >= LEAST, f"{LEAST} or more", "Ranges would be chance", "Use 512"),
             ("agreement", 0 < self.agreement <= 1, "0 < agreement <= 1", "Every file would pass, or none", "Use 0.99"),
             ("drop", 0 < self.drop < 1, "0 < drop < 1", "Every file would pass, or none", "Use 0.005"),
             ("block", self.block >= 16 and self.block & (self.block - 1) == 0, "16, 32, 64, ...", "No kernel computes it", "Use 32"),
@@ -88,97 +81,116 @@ class Exporter(Format):
                     f"onnx_int8: {name} is not usable", got=getattr(self, name), expected=wanted, otherwise=otherwise, do=do))
 
     def export(
-        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
+        self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None,
+        trained: Source | None = None,
     ) -> dict[str, Any]:
         """Write `out_folder`/onnx_int8; ONNX Runtime has to give the student's answers on the probe's rows but for rounding.
 
-        Beside path, bytes and parity: "method", the one kept; "candidates", a row a method and the float file, with bytes, milliseconds and
-        errors; "kept_float", layers in float; "sensitivity", a row a layer with what quantising it alone costs; and "reason".
+        Beside path, bytes and parity: "method" and "made_of" of the file that is kept; "candidates", a row a file with bytes, milliseconds
+        and errors, "kept", which of them, and "conditions" of the times; "kept_float", layers in float; "sensitivity", a row a layer with
+        what quantising it alone costs; "reason". The file is chosen by `_choice` before the probe's own rows are looked at; what they say
+        of the others decides nothing. What was chosen of the same before, in this folder, is chosen again.
 
         Raises DataError where the calibration rows are fewer than 64, or are the probe's own.
         """
         self.installed()
-        out = Path(os.path.abspath(out_folder)) / self.kind
-        student, reference = _parity.answers(Path(student_folder), probe.inputs, module)
+        out, source = Path(os.path.abspath(out_folder)) / self.kind, (Path(student_folder), module)
+        student, reference = _parity.answers(source[0], probe.inputs, module)
+        vectors = student.vectors is not None
         with _parity.kept(out, onnx.FILE, artefact.CONFIG) as folder:
             whole = onnx.to_onnx(student, probe.some.inputs)
-            chosen, found = self._chosen(whole, student, reference, probe)
-            assert chosen.data is not None
-            for name, content in {onnx.FILE: chosen.data, **onnx.files(student)}.items():
-                atomic.write_bytes(folder / name, content)
+            made = [self._made(method, whole, student, probe) for method in self._methods]
+            if trained is not None:  # its own float file is what its layers are compared with, and never what it is proved against
+                other, _ = _parity.answers(trained[0], probe.inputs[:1], trained[1])
+                made.append(self._made_of_trained(onnx.to_onnx(other, probe.some.inputs), other, probe))
+            students = list({one.name: one.student for one in made}.values())
+            rows = probe.choosing
+            key = _choice.key(asdict(self), students, rows)
+            choice = _choice.recorded(out, key, made) or self._chosen(made, whole, source, probe, rows)
+            kept = choice.kept
+            files = _choice.usable(made)
+            parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs), probe, vectors) for name, one in files.items()}
+            data, parity = files[kept.name], parities[kept.name]
+            about = {
+                "method": kept.method, "made_of": "aware" if kept.trained else "student", "candidates": choice.table(made, whole, parities),
+                "kept": kept.name, "kept_float": list(kept.found.kept if kept.found else self.keep_float),
+                "sensitivity": _table(kept.found) if kept.found else [], "reason": choice.reason,
+                "conditions": choice.conditions}
+            for file, content in {onnx.FILE: data, **onnx.files(kept.student)}.items():
+                atomic.write_bytes(folder / file, content)
             described = {
-                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(chosen.data).hexdigest(),
-                "opset": quantize.opset(chosen.data), "parity": chosen.parity}
-            atomic.write_json(folder / artefact.CONFIG, {**student.config, "onnx": described, "quantised": found})
-            if chosen.failed is not None:
-                chosen.failed.about = found
-                raise chosen.failed
-        return {"path": str(out / onnx.FILE), "bytes": len(chosen.data), "parity": chosen.parity, **found}
+                **onnx.interface(student, probe.inputs), "sha256": hashlib.sha256(data).hexdigest(), "opset": opset(data),
+                "parity": parity}
+            atomic.write_json(folder / artefact.CONFIG, {**kept.student.config, "onnx": described, "quantised": {**about, "key": key}})
+            try:
+                self._proved(data, parity)
+            except _parity.Mismatch as error:
+                error.about = about
+                raise
+        return {"path": str(out / onnx.FILE), "bytes": len(data), "parity": parity, **about}
 
-    def _chosen(
-        self, whole: bytes, student: artefact.Student, reference: np.ndarray, probe: Probe
-    ) -> tuple[Candidate, dict[str, Any]]:
-        """The fastest candidate that passes, else the fastest; and what the report says of all."""
-        methods, vectors = ("static", "dynamic") if self.method == "auto" else (self.method,), student.vectors is not None
-        made = [self._proved(self._made(method, whole, student, probe), reference, probe, vectors) for method in methods]
-        usable = [one for one in made if one.data is not None]
-        if not usable:
-            raise RecipeError(four_parts(
-                "the student can't be quantised", got="; ".join(f"{one.method}: {one.refused}" for one in made),
-                expected="one way that works", otherwise="There would be no file", do="Export `onnx` instead"))
-        files = {"float": whole} | {one.method: one.data for one in usable if one.data is not None}
-        paces = race(files, probe.inputs[:1], self.calls, threads=torch.get_num_threads())
-        passed = [one for one in usable if one.failed is None]
-        chosen = min(passed or usable, key=lambda one: (paces[one.method].p50, one.method))
-        return chosen, {
-            "method": chosen.method,
-            "candidates": [{"method": name, "bytes": len(data), **asdict(paces[name])} | _told(name, made) for name, data in files.items()]
-            + [{"method": one.method, "refused": one.refused} for one in made if one.data is None],
-            "kept_float": list(chosen.found.kept) if chosen.found else list(self.keep_float),
-            "sensitivity": _table(chosen.found) if chosen.found else [],
-            "reason": _reason(chosen, {name: pace.p50 for name, pace in paces.items()})}
+    @property
+    def _methods(self) -> tuple[str, ...]:
+        """The ways to go; the first is the one that training with quantisation is for, where there is a choice."""
+        return ("static", "dynamic") if self.method == "auto" else (self.method,)
 
     def _made(self, method: str, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """One way's file, or why there is none."""
         if method == "weight_only":
-            return Candidate(method, quantize.weight_only(whole, self.bits, self.block))
+            return Candidate(method, student, weight_only(whole, self.bits, self.block))
         if method == "dynamic":
             try:
-                return Candidate(method, quantize.dynamic(whole, keep_float=self.keep_float))
+                return Candidate(method, student, quantize.dynamic(whole, keep_float=self.keep_float))
             except RecipeError as error:
                 if self.method == method:
                     raise
-                return Candidate(method, None, str(error))
+                return Candidate(method, student, None, str(error))
         try:
             return self._static(whole, student, probe)
         except (DataError, RecipeError) as error:
             if self.method == method:
                 raise
-            return Candidate(method, None, str(error))
+            return Candidate(method, student, None, str(error))
+
+    def _made_of_trained(self, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
+        """The file of the student trained on, in the first of the ways; where it can't be made, the other one can still ship."""
+        try:
+            return replace(self._made(self._methods[0], whole, student, probe), trained=True)
+        except (DataError, RecipeError) as error:
+            return Candidate(self._methods[0], student, None, str(error), trained=True)
 
     def _static(self, whole: bytes, student: artefact.Student, probe: Probe) -> Candidate:
         """Calibrated on training rows, with the layers that hurt in float."""
         rows = probe.calibration[: self.calibration]
         refuse_held_out(rows, probe.inputs)
-        learned = {layer: (low, high) for layer, (low, high) in student.config.get("extra", {}).get(LEARNED, {}).items()}
-        ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned)
+        extra = student.config.get("extra", {})
+        learned = {layer: (low, high) for layer, (low, high) in extra.get(LEARNED, {}).items()}
+        ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned, levels=extra.get(LEVELS))
         limits = Limits(self.agreement, self.drop, self.max_bytes)
         found = mixed(ready, rows, onnx.run(whole, rows), limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
-        return Candidate("static", found.data, found=found)
+        return Candidate("static", student, found.data, found=found)
 
-    def _proved(self, one: Candidate, reference: np.ndarray, probe: Probe, vectors: bool) -> Candidate:
-        """The candidate with its parity on the held-out rows, and the error where that is too little."""
-        if one.data is None:
-            return one
-        try:
-            parity = _parity.rounded(reference, onnx.run(one.data, probe.inputs), probe, self.drop, vectors)
-            if self.max_bytes is not None and len(one.data) > self.max_bytes:
-                raise _parity.Mismatch(four_parts(
-                    "the quantised file is larger than max_bytes", got=f"{len(one.data):,} bytes", expected=f"at most {self.max_bytes:,}",
-                    otherwise="It would not fit where it shall go", do="Allow more, or take a smaller student"), parity)
-            return replace(one, parity=parity)
-        except _parity.Mismatch as error:
-            return replace(one, parity=error.parity, failed=error)
+    def _chosen(
+        self, made: Sequence[Candidate], whole: bytes, source: Source, probe: Probe, rows: Probe | None
+    ) -> _choice.Choice:
+        """The candidate to keep. source: the student whose answers the files shall give; rows: that choose, None where there are none."""
+        files, threads = _choice.usable(made), torch.get_num_threads()
+        paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=threads)
+        conditions = f"batch 1, {runtime()} on the CPU, {threads} thread(s), {probe.machine}"
+        if rows is None:
+            return _choice.choose(made, None, paces, {}, conditions)
+        student, reference = _parity.answers(source[0], rows.inputs, source[1])
+        limits, vectors = Limits(self.agreement, self.drop, self.max_bytes), student.vectors is not None
+        seen = {name: _choice.look(data, reference, onnx.run(data, rows.inputs), rows, limits, vectors) for name, data in files.items()}
+        return _choice.choose(made, rows, paces, seen, conditions)
+
+    def _proved(self, data: bytes, parity: _parity.Parity) -> None:
+        """Raises Mismatch for a file that answers differently on the held-out rows, or that is larger than it may be."""
+        _parity.prove(parity, self.drop)
+        if self.max_bytes is not None and len(data) > self.max_bytes:
+            raise _parity.Mismatch(four_parts(
+                "the quantised file is larger than max_bytes", got=f"{len(data):,} bytes", expected=f"at most {self.max_bytes:,}",
+                otherwise="It would not fit where it shall go", do="Allow more, or take a smaller student"), parity)
 
 
 def refuse_held_out(rows: np.ndarray, held_out: np.ndarray) -> None:
@@ -193,22 +205,7 @@ def refuse_held_out(rows: np.ndarray, held_out: np.ndarray) -> None:
             do="Calibrate on training rows"))
 
 
-def _told(name: str, made: list[Candidate]) -> dict[str, Any]:
-    """What a candidate's answers are like; nothing of the float file, which is what they are compared with."""
-    found = next((one for one in made if one.method == name), None)
-    return {} if found is None else {"parity": found.parity, "passed": found.failed is None}
-
-
 def _table(found: Mixed) -> list[dict[str, Any]]:
     """Plain rows of the sensitivity table."""
     return [{"layer": harm.node.layer, "op": harm.node.op, "weights": harm.node.weights, "kl_nats": harm.cost.kl_nats, "mse": harm.cost.mse,
              "agreement": harm.cost.agreement, "float": harm.node.layer in found.kept} for harm in found.table]
-
-
-def _reason(chosen: Candidate, milliseconds: Mapping[str, float]) -> str:
-    """Why this file, in a sentence."""
-    words = "keeps the student's answers, and of those that do it is the fastest" if chosen.failed is None else "none keeps its answers"
-    said = [f"{chosen.method}: {words}"] + ([chosen.found.reason] if chosen.found else [])
-    if milliseconds[chosen.method] > milliseconds["float"]:
-        said.append("the float file is faster here, this one smaller")
-    return "; ".join(said)

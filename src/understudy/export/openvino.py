@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,15 +57,18 @@ class Exporter(Format):
         student, reference = _parity.answers(Path(student_folder), asked.inputs, module)
         vectors = student.vectors is not None
         with _parity.kept(out, GRAPH, WEIGHTS, artefact.CONFIG) as made:
-            graph = kit.Core().read_model(onnx.to_onnx(student, probe.some.inputs))
-            graph.set_rt_info(json.dumps(onnx.about(student, probe.inputs)), onnx.METADATA)
-            made.mkdir(parents=True, exist_ok=True)
-            kit.save_model(graph, made / GRAPH, compress_to_fp16=self.half_weights)
-            for name, content in onnx.files(student).items():
-                atomic.write_bytes(made / name, content)
-            described = {**onnx.interface(student, probe.inputs), "file": GRAPH, "precision": self.precision}
-            atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": described})
-            found = run(made / GRAPH, asked.inputs, self.precision)
+            try:
+                graph = kit.Core().read_model(onnx.to_onnx(student, probe.some.inputs))
+                graph.set_rt_info(json.dumps(onnx.about(student, probe.inputs)), onnx.METADATA)
+                made.mkdir(parents=True, exist_ok=True)
+                kit.save_model(graph, made / GRAPH, compress_to_fp16=self.half_weights)
+                for name, content in onnx.files(student).items():
+                    atomic.write_bytes(made / name, content)
+                described = {**onnx.interface(student, probe.inputs), "file": GRAPH, "precision": self.precision}
+                atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": described})
+                found = run(made / GRAPH, asked.inputs, self.precision)
+            except RuntimeError as error:  # OpenVINO has no errors of its own
+                raise lacking(student, probe.some.inputs, error) from None
             parity = _parity.rounded(reference, found, probe, vectors=vectors) if rounds else _parity.close(
                 reference, found, self.tolerance, vectors)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": {**described, "parity": parity}})
@@ -79,3 +83,15 @@ def run(graph: Path, probe_inputs: np.ndarray, precision: str = "float32") -> np
     starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
     pairs = zip(starts, starts[1:], strict=False)
     return np.concatenate([np.array(compiled([np.ascontiguousarray(probe_inputs[a:b])])[0]) for a, b in pairs])
+
+
+def lacking(student: artefact.Student, probe_inputs: np.ndarray, error: RuntimeError) -> _parity.Mismatch:
+    """The error for a student that OpenVINO can't read or compute: the operator that it names, and whose it is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("-- ")), lines[-1] if lines else type(error).__name__).removeprefix("-- ")
+    there = onnx.holders(student, probe_inputs)
+    operator = next((name for name in re.findall(r"\b(\w+)-\d+\b", str(error)) if name in there), None)
+    return _parity.Mismatch(four_parts(
+        "OpenVINO has no operator for a part of the student" if operator else "OpenVINO can't compute the student",
+        got=(f"{operator} in {there[operator]}" if operator else told)[:300], expected="operators that OpenVINO knows",
+        otherwise="There would be no file that runs", do="Write that module with other operators, or use onnx"), {})

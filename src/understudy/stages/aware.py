@@ -21,17 +21,19 @@ from understudy import atomic
 from understudy.cache import Cache
 from understudy.compress import quantize
 from understudy.compress.aware import aware
+from understudy.compress.ranges import LEAST
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.drop import groups, guard
 from understudy.events import Cancel, Event, OnEvent
 from understudy.export import onnx
-from understudy.export.onnx_int8 import LEARNED
+from understudy.export.onnx_int8 import LEARNED, LEVELS
 from understudy.run_folder import sweep
 from understudy.stages import tasks
 from understudy.stages.arms import Arm, Job, control_objectives, gathered, inputs_of
 from understudy.stages.common import class_counts, digest, fresh_student, plan_of, steps_of
-from understudy.stages.finish import calibration_rows
+from understudy.stages.finish import calibration_rows, scorer_of
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.teach import living
 from understudy.students import artefact
@@ -79,7 +81,7 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
          "There would be no teacher left when the student is trained on", "Use another teacher, or remove compress.quantize"),
         (tree["data"]["transfer"]["source"] == "examples", f"data.transfer.source: {tree['data']['transfer']['source']}", "examples",
          "The twin on labels would see other inputs", "Remove compress.quantize"),
-        (len(prepared.distilled) >= quantize.LEAST, f"{len(prepared.distilled)} training rows", f"{quantize.LEAST} or more",
+        (len(prepared.distilled) >= LEAST, f"{len(prepared.distilled)} training rows", f"{LEAST} or more",
          "The ranges would be chance", "Use more examples, or remove compress.quantize"),
         (any(entry["kind"] == "onnx_int8" for entry in tree["export"]), "no onnx_int8 in export", "export: [onnx_int8]",
          "It would be trained for a file that is not made", "Add onnx_int8 to export"),
@@ -88,7 +90,7 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
             raise RecipeError(four_parts(
                 "compress.quantize does not go with this recipe", got=got, expected=expected, otherwise=otherwise, do=do))
     if tree["student"]["from_teacher"] is None:  # one that is cut out of its teacher is not there yet
-        aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]))
+        aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]), quantize.levels_here())
 
 
 def train(start: Start, on_event: OnEvent, cancel: Cancel) -> Trained:
@@ -105,7 +107,7 @@ def train(start: Start, on_event: OnEvent, cancel: Cancel) -> Trained:
         load_weights(modules[arm.name], place / STUDENT)
         ranges[arm.name] = json.loads((place / RANGES).read_text(encoding="utf-8"))
     on_event(Event("quantise", "progress", "files", 2 / 3))
-    return Trained(modules["taught"].eval(), {LEARNED: ranges["taught"]}, _table(start, modules, ranges))
+    return Trained(modules["taught"].eval(), {LEARNED: ranges["taught"], LEVELS: quantize.levels_here()}, _table(start, modules, ranges))
 
 
 def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Path:
@@ -115,14 +117,14 @@ def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Pat
     job, prepared = replace(start.job, tree=tree), start.job.prepared
     weights = hashlib.sha256(serialise(start.module)).hexdigest()
     rows = calibration_rows(prepared, options["calibration"])
-    steps = steps_of(tree["training"], len(prepared.distilled))
-    inputs = {**inputs_of(job, arm, start.seed), "steps": steps, "start": weights, "calibration": digest(rows.tolist())}
+    steps, levels = steps_of(tree["training"], len(prepared.distilled)), quantize.levels_here()
+    inputs = {**inputs_of(job, arm, start.seed), "steps": steps, "start": weights, "calibration": digest(rows.tolist()), "levels": levels}
     place = start.cache.place("aware", inputs, VERSION)
     with start.cache.claim(place):
         if start.cache.done(place):
             return place
         sweep(place)
-        student = aware(copy.deepcopy(start.module), prepared.rows.inputs(rows))
+        student = aware(copy.deepcopy(start.module), prepared.rows.inputs(rows), levels)
         plan = plan_of(tree["training"], steps, start.seed, start.checkpoint_seconds)
         company = gathered(job, arm, start.seed, student.module, plan)
         fitted = fit(
@@ -142,7 +144,8 @@ def _train_one(start: Start, arm: Arm, on_event: OnEvent, cancel: Cancel) -> Pat
 def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, Any]) -> dict[str, Any]:
     """The four files on the test rows by ONNX Runtime, every int8 file with all its layers quantised: {"rows", "differences", "sentence"}.
 
-    Test rows are paired, so a difference's interval is over rows; the training has one seed, whose chance is not in it.
+    In the run's metric. Test rows are paired, so a difference's interval is over rows, or over groups of rows that belong together, as the
+    verdict's is; the training has one seed, whose chance is not in it.
     """
     prepared = start.job.prepared
     calibration = prepared.rows.stored[calibration_rows(prepared, start.job.tree["compress"]["quantize"]["calibration"])].numpy()
@@ -152,13 +155,15 @@ def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, 
     for name, module in modules.items():
         pairs = {layer: (low, high) for layer, (low, high) in ranges[name].items()}
         files[name] = quantize.calibrated(_whole(module, prepared, test), calibration, learned=pairs).quantised()
-    right = {name: (onnx.run(data, test).argmax(-1) == labels).astype(np.float64) for name, data in files.items()}
-    rows = [{"name": name, "label": NAMES[name], "accuracy": float(right[name].mean()), "ci95": mean_interval(right[name], 0.0, 1.0),
-             "bytes": len(files[name])} for name in NAMES]
-    differences = {
-        other: {"value": float((right["taught"] - right[other]).mean()), "ci95": mean_interval(right["taught"] - right[other], -1.0, 1.0)}
-        for other in ("float", "after", "labels")}
-    return {"rows": rows, "differences": differences, "examples": len(labels), "sentence": _sentence(differences)}
+    scorer, metric, whose = scorer_of(start.job.tree, prepared), start.job.tree["metric"], prepared.examples.clusters
+    clusters = None if whose is None else whose[prepared.test.numpy()]
+    scores = {name: scorer.scores(metrics.log_softmax(onnx.run(data, test)), labels, clusters) for name, data in files.items()}
+    rows = [{"name": name, "label": NAMES[name], "value": float(scores[name].mean()), "bytes": len(files[name]),
+             "ci95": mean_interval(scores[name], *metrics.bounds(metric), guard=guard(clusters))} for name in NAMES]
+    apart = {other: scores["taught"] - scores[other] for other in ("float", "after", "labels")}
+    differences = {other: {"value": float(one.mean()), "ci95": scorer.interval(one, clusters)} for other, one in apart.items()}
+    return {"rows": rows, "differences": differences, "examples": len(labels), "items": groups(clusters),
+            "sentence": _sentence(differences, metrics.higher_is_better(metric))}
 
 
 def _whole(module: nn.Module, prepared: Prepared, rows: np.ndarray) -> bytes:
@@ -168,11 +173,12 @@ def _whole(module: nn.Module, prepared: Prepared, rows: np.ndarray) -> bytes:
     return onnx.to_onnx(student, rows)
 
 
-def _sentence(differences: Mapping[str, Mapping[str, Any]]) -> str:
+def _sentence(differences: Mapping[str, Mapping[str, Any]], higher: bool) -> str:
     """What the teacher added, and what the training, in words that the intervals allow."""
     def word(one: Mapping[str, Any]) -> str:
         low, high = one["ci95"] or (-1.0, 1.0)
-        return "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
+        more, less = ("better than", "worse than") if higher else ("worse than", "better than")
+        return more if low > 0 else less if high < 0 else "not shown to differ from"
 
     return (f"In int8 the student that was trained on with its teacher is {word(differences['after'])} the one that was only converted, "
             f"{word(differences['labels'])} its twin without the teacher, and {word(differences['float'])} the float student.")

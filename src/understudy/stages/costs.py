@@ -20,7 +20,6 @@ HORIZONS = (30, 365)
 """Days within which a run shall have paid for itself."""
 NO_METHOD = "no --watts were given"
 NO_GRID = "no --grid was given"
-NO_PRICES = "no --prices were given"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from understudy.stages import reading, teach
 from understudy.stages.common import complete
 from understudy.stages.finish import probe_of
 from understudy.stages.layers import width_of
+from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, prepare
 from understudy.stages.taught import NotTrained
 from understudy.students import artefact
@@ -47,7 +48,7 @@ def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: P
         source = folder if _is_student(folder) else _adopted(folder, Path(temporary) / "model")
         student = artefact.load(source)
         exporter.refuse(_task(student), student.config["model"], student.preprocess)
-        probe = Probe(student.preprocess.encode(student.preprocess.read_input(file)))
+        probe = Probe(student.preprocess.encode(student.preprocess.read_input(file)), machine=hardware()["words"])
         found = exporter.export(source, out or folder / "exports", probe)
     return {"format": format, **found}
 
@@ -79,7 +80,7 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
     with tempfile.TemporaryDirectory() as temporary:
         source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
                         () if vectors is not None else theirs.classes, vectors)
-        found = exporter.export(source, run / TEACHERS, probe_of(theirs))
+        found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs))
     return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
 
 

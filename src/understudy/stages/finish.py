@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from understudy import atomic, kinds, pictures, randomness
 from understudy.answer import answer
 from understudy.errors import DataError, UnderstudyError, four_parts
-from understudy.evaluation import similarity
+from understudy.evaluation import metrics, similarity
+from understudy.evaluation.drop import Scorer
 from understudy.events import Event, OnEvent
-from understudy.export._format import Format
+from understudy.export._format import Format, Rounding
 from understudy.export._parity import Mismatch
 from understudy.export._probe import Probe
 from understudy.preprocess.passages import Passages
@@ -34,6 +35,7 @@ from understudy.stages.arms import EXITS, ArmResult
 from understudy.stages.common import class_counts, complete, digest, finished, fresh_student
 from understudy.stages.layers import width_of
 from understudy.stages.lessons import Lessons
+from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.tasks.classification import class_weights
 from understudy.stages.tasks.embedding import Judged
@@ -212,12 +214,10 @@ def spoken(knowledge: Knowledge, classes: int) -> np.ndarray:
 
 def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
     """Position of the seed that ships: the best on validation, the first where there is none. The test set has no say."""
-    from understudy.evaluation.metrics import higher_is_better
-
     values = [value for value in arm.best if value is not None]
     if len(values) < len(arm.best):
         return 0
-    return int(np.argmax(values) if higher_is_better(tree["metric"]) else np.argmin(values))
+    return int(np.argmax(values) if metrics.higher_is_better(tree["metric"]) else np.argmin(values))
 
 
 def trained_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, arm: str, seed: int) -> nn.Module:
@@ -279,14 +279,27 @@ def refuse_exports(tree: Mapping[str, Any], prepared: Prepared) -> None:
         exporter.refuse(prepared.task, model if isinstance(model, Mapping) else {}, prepared.preprocess)
 
 
-def probe_of(prepared: Prepared, held_out: Tensor | None = None) -> Probe:
-    """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes."""
+def scorer_of(tree: Mapping[str, Any], prepared: Prepared) -> Scorer:
+    """The metric of a settled recipe that tells classes apart, with what it needs beside answers and labels."""
+    weights = class_weights(tree, prepared.classes)
+    return Scorer(tree["metric"], metrics.positive_class(class_counts(prepared)), None if weights is None else tuple(weights))
+
+
+def probe_of(tree: Mapping[str, Any], prepared: Prepared, held_out: Tensor | None = None) -> Probe:
+    """Test rows (or other rows that no student has seen) in an order of their own: a data set's may be that of its classes.
+
+    Beside test rows the validation rows choose among a format's files; other rows stand for both, and nothing chooses but calibration rows.
+    """
     test = shuffled(prepared.test if held_out is None else held_out)[: PROBED_TEXTS if prepared.generative else PROBED]
-    told = prepared.task == "classification"
+    told, clusters = prepared.task == "classification", prepared.examples.clusters
     return Probe(
         prepared.rows.stored[test].numpy(),
         prepared.rows.labels[test].numpy() if told else None,
         lambda: prepared.rows.stored[calibration_rows(prepared)].numpy(),
+        (lambda: probe_of(tree, prepared, prepared.validation)) if held_out is None and len(prepared.validation) else None,
+        scorer=scorer_of(tree, prepared) if told else Scorer(),
+        clusters=clusters[test.numpy()] if told and clusters is not None else None,
+        machine=hardware()["words"],
     )
 
 
@@ -304,20 +317,23 @@ def export(
     tree: Mapping[str, Any], prepared: Prepared, module: nn.Module, folder: RunFolder, on_event: OnEvent, aware: nn.Module | None = None
 ) -> list[dict[str, Any]]:
     """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
-    row says why, under "failed". aware: the student in `aware/`, which formats of fewer bits are made of."""
+    row says why, under "failed". aware: the student in `aware/`, of which formats of fewer bits may be made; they are proved against the
+    student that ships all the same."""
     rows = []
-    probe, formats = probe_of(prepared), exporters(tree)
+    probe, formats = probe_of(tree, prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
-        place, source = ("aware", aware) if exporter.rounds and aware is not None else ("student", module)
+        given = (folder.path / "student", folder.path / "exports", probe, module)
         try:
-            found = exporter.export(folder.path / place, folder.path / "exports", probe, source)
+            if isinstance(exporter, Rounding) and aware is not None:
+                found = exporter.export(*given, trained=(folder.path / "aware", aware))
+            else:
+                found = exporter.export(*given)
         except Mismatch as error:
             found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
         except UnderstudyError as error:  # what could only be known once the student was there is no reason to lose its report
             found = {"path": folder.path, "failed": str(error), "parity": {}}
-        made_of = {"made_of": place} if source is aware else {}
-        rows.append({"format": exporter.kind, **made_of, **found, "path": os.path.relpath(found["path"], folder.path)})
+        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
     return rows
 
 

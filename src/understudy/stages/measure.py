@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from understudy import kinds, recipe
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
 from understudy.evaluation.compare import mean_interval
+from understudy.export._format import Rounding
 from understudy.run_folder import RunFolder
 from understudy.stages.common import class_counts
 from understudy.stages.finish import probe_of, shipped_module
@@ -74,10 +76,11 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
     folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
-    if exporter.rounds and (run / "aware").is_dir():
-        folder = run / "aware"
-        module = artefact.load(folder, module).module
-    found = exporter.export(folder, run / "exports", probe_of(data), module)
+    if isinstance(exporter, Rounding) and (run / "aware").is_dir():
+        trained = artefact.load(run / "aware", copy.deepcopy(module)).module
+        found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
+    else:
+        found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))

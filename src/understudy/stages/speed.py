@@ -21,6 +21,7 @@ from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
 from understudy.evaluation.claims import Gate
 from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.likeness import likeness
 from understudy.evaluation.processes import Found
 from understudy.run_folder import RunFolder
 from understudy.sections import Profile
@@ -202,7 +203,8 @@ def answers_of(found: Found, student: Found | None) -> dict[str, Any] | None:
         return None
     if found.answers.shape != student.answers.shape:
         return None
-    return speed.agreement(student.answers, found.answers)
+    alike = likeness(student.answers, found.answers)
+    return {"max_abs": alike.max_abs, "agreement": alike.agreement, "rows": alike.rows}
 
 
 def _judge(

@@ -22,14 +22,13 @@ from understudy.export._parity import Mismatch
 from understudy.run_folder import RunFolder
 from understudy.runtimes.worker import trimmed
 from understudy.stages import finish
-from understudy.stages.common import class_counts, complete, digest, finished, fresh_student, hash_of
+from understudy.stages.common import complete, digest, finished, fresh_student, hash_of
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.tasks.classification import class_weights
 from understudy.stages.variants import Variant
 from understudy.students.weights import load_weights
 
-VERSION = 1
+VERSION = 2
 CALLS, THREADS = 300, 1
 """Calls of each file, at most, all files in turns; and threads of ONNX Runtime."""
 Tell = Callable[[str, float], None]
@@ -90,12 +89,13 @@ class Tried:
 class Yard:
     """Where files are made and timed: results are kept in the cache, those of a clock with the machine's words in their key."""
 
+    tree: Mapping[str, Any]
     prepared: Prepared
     given: Given
     cache: Cache
 
     def __post_init__(self) -> None:
-        self.probe = finish.probe_of(self.prepared, self.prepared.validation)
+        self.probe = finish.probe_of(self.tree, self.prepared, self.prepared.validation)
         """Validation rows in place of the test rows on which a run proves its artefacts: these choose here, the test rows judge later."""
 
     def least_bytes(self, design: Variant, form: Form) -> int:
@@ -135,7 +135,8 @@ class Yard:
         made = {
             "model": complete(model, prepared), "shape": prepared.shape, "classes": prepared.classes, "read": prepared.transform,
             "rows": digest([self.probe.inputs.tolist(), prepared.distilled.tolist()]), "data": prepared.examples.fingerprint,
-            "form": [trial.form.export, trial.form.untrained], "weights": trial.weights and hash_of(trial.weights)}  # fmt: skip
+            "form": [trial.form.export, trial.form.untrained], "metric": [self.tree["metric"], self.tree["metric_weights"]],
+            "weights": trial.weights and hash_of(trial.weights)}  # fmt: skip
         place = self.cache.folder("form", made, VERSION)
         with self.cache.claim(place):
             if not self.cache.done(place):
@@ -175,9 +176,7 @@ class Judge:
     def scores(self, log_probs: np.ndarray) -> np.ndarray:
         """(m,) whose mean is the metric."""
         prepared = self.prepared
-        return metrics.scores(
-            self.tree["metric"], log_probs, prepared.rows.labels[prepared.validation].numpy(),
-            positive=metrics.positive_class(class_counts(prepared)), class_weights=class_weights(self.tree, prepared.classes))  # fmt: skip
+        return finish.scorer_of(self.tree, prepared).scores(log_probs, prepared.rows.labels[prepared.validation].numpy())
 
     def of(self, logits: np.ndarray) -> tuple[float, float | None]:
         """The metric of logits (m, C), and how much of the teacher's that is."""
