@@ -119,3 +119,32 @@ def test_amplified_is_said_of_a_student_that_is() -> None:
     assert np.mean([one.value for one in seen]) == pytest.approx(0.2, abs=0.02)
     other = [gaps.increase(drawn(rng, 3, narrow, groups, 800), drawn(rng, 1, wide, groups, 800)[0], groups) for _ in range(50)]
     assert not any(one.amplified for one in other)
+
+
+def several(rng: np.random.Generator, rows: int, columns: int, student: dict[str, float], teacher: dict[str, float]) -> list[gaps.Increase]:
+    """The increases of one report: columns of two groups on the same rows, of which the first one matters, against teacher and control."""
+    groups = [gaps.members(np.where(rng.random(rows) < 0.5, "a", "b")) for _ in range(columns)]
+    mine, theirs, alone = (drawn(rng, seeds, shares, groups[0], rows) for seeds, shares in ((3, student), (1, teacher), (3, teacher)))
+    return [gaps.increase(mine, other, one, 2 * columns) for one in groups for other in (theirs[0], alone)]
+
+
+@pytest.mark.parametrize("columns", [1, 4, 10])
+def test_amplified_is_rarely_said_of_any_column_where_nothing_grew(columns: int) -> None:
+    """Prevents: with ten columns, some of them is called amplified in every second report."""
+    rng, shares = np.random.default_rng(6), {"a": 0.9, "b": 0.8}
+    said = [any(one.amplified for one in several(rng, 300, columns, shares, shares)) for _ in range(200)]
+    assert np.mean(said) <= 0.05
+
+
+def test_amplified_is_said_among_ten_columns_where_one_grew_much() -> None:
+    rng = np.random.default_rng(7)
+    found = [several(rng, 800, 10, {"a": 0.9, "b": 0.5}, {"a": 0.9, "b": 0.85}) for _ in range(40)]
+    assert np.mean([one[0].amplified and one[1].amplified for one in found]) > 0.95
+
+
+def test_an_interval_excludes_zero_where_its_p_value_is_small() -> None:
+    rng = np.random.default_rng(8)
+    found = [one for _ in range(40) for one in several(rng, 400, 3, {"a": 0.9, "b": 0.72}, {"a": 0.9, "b": 0.85})]
+    apart = [one.ci95 is not None and not one.ci95[0] <= 0 <= one.ci95[1] for one in found]
+    assert apart == [one.p_value is not None and one.p_value < 0.05 for one in found]
+    assert 0.1 < np.mean(apart) < 0.9

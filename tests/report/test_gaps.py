@@ -87,13 +87,30 @@ def test_nothing_is_said_of_students_that_treat_groups_no_worse(teacher: dict[st
     assert not [one for one in details["gaps"]["sentences"] if "answers right" in one]
 
 
-def test_p_values_are_corrected_over_all_shares() -> None:
-    row = summarise(facts(EVEN, UNEVEN))[0]["gaps"][0]["increase"]["teacher"]
+def test_intervals_and_p_values_are_corrected_over_all_that_is_compared() -> None:
+    """Three shares against teacher and control: six differences."""
     found = facts(EVEN, UNEVEN)
+    summary, details = summarise(found)
+    row = summary["gaps"][0]["increase"]["teacher"]
     right = {"d": (found.arms["distilled"].logits_test.argmax(-1) == LABELS).astype(float),
              "t": (found.teacher_log_probs_test.argmax(-1) == LABELS).astype(float)}
     own = gaps.increase(right["d"], right["t"], gaps.members(SEX))
-    assert own.p_value is not None and row["p_holm"] >= own.p_value and row["ci95"] == pytest.approx(own.ci95)
+    assert own.p_value is not None and own.ci95 is not None and row["p_corrected"] == pytest.approx(min(1.0, 6 * own.p_value))
+    assert row["ci95"][0] < own.ci95[0] and row["ci95"][1] > own.ci95[1]
+    assert "6 differences" in details["gaps"]["rule"] and "99.17%" in details["gaps"]["rule"]
+    assert details["gaps"]["rule"].replace("'", "&#39;") in html.render(summary, details)
+
+
+@pytest.mark.parametrize("student", [EVEN, {"f": 0.8, "m": 0.87}, {"f": 0.78, "m": 0.87}, {"f": 0.75, "m": 0.88}, UNEVEN])
+def test_what_is_said_and_the_p_value_beside_it_agree(student: dict[str, float]) -> None:
+    """Prevents: "bias amplified" beside a corrected p-value that shows nothing."""
+    other = np.where(RNG.random(ROWS) < 0.5, "old", "young").astype(object)
+    summary, details = summarise(facts(EVEN, student, sensitive={"sex": SEX, "age": other}))
+    rows = [one for row in summary["gaps"] for one in row["increase"].values()]
+    assert len(rows) == 12
+    for one in rows:
+        assert one["amplified"] == (one["value"] > 0 and one["p_corrected"] < 0.05) == (one["ci95"][0] > 0)
+    assert len(details["gaps"]["sentences"]) == sum(one["amplified"] for one in rows)
 
 
 def test_small_groups_and_unknown_rows_are_named_and_not_compared() -> None:
@@ -143,7 +160,7 @@ def test_the_gate_is_the_shipped_student_s_widest_increase() -> None:
 def test_one_seed_has_gaps_without_a_word() -> None:
     summary, details = summarise(facts(EVEN, UNEVEN, seeds=1))
     row = summary["gaps"][0]["increase"]["teacher"]
-    assert row["value"] > 0.1 and row["ci95"] is None and row["p_holm"] is None and not row["amplified"]
+    assert row["value"] > 0.1 and row["ci95"] is None and row["p_corrected"] is None and not row["amplified"]
     assert 'id="gaps"' in html.render(summary, details)
 
 

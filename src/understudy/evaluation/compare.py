@@ -47,9 +47,10 @@ class Spread:
         """Square root of the variance."""
         return math.sqrt(self.variance)
 
-    def interval(self, value: float, low: float = -math.inf, high: float = math.inf) -> Interval:
-        """95 % interval around `value`, cut at the metric's bounds."""
-        half = _quantile(self.df, 0.975) * self.standard_error
+    def interval(self, value: float, low: float = -math.inf, high: float = math.inf, among: int = 1) -> Interval:
+        """95 % interval around `value`, cut at the metric's bounds. among: how many intervals shall hold their values together
+        (Bonferroni: each has 1 - 0.05 / among)."""
+        half = _quantile(self.df, 1 - 0.025 / among) * self.standard_error
         return max(low, value - half), min(high, value + half)
 
 
@@ -191,9 +192,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def p_value(value: float, found: Spread) -> float:
-    """Two-sided: how often a t distribution is as far from zero as this value."""
-    return 2 * float(stdtr(found.df, -abs(value) / found.standard_error))
+def p_value(value: float, found: Spread, among: int = 1) -> float:
+    """Two-sided: how often a t distribution is as far from zero as this value. among: of so many values tested together (Bonferroni); below
+    0.05 exactly where `Spread.interval` of the same number excludes zero."""
+    return min(1.0, among * 2 * float(stdtr(found.df, -abs(value) / found.standard_error)))
 
 
 def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.evaluation import compare, gaps, slices
+from understudy.evaluation import gaps, slices
 from understudy.report import numbers
 from understudy.report.words import printable
 
@@ -63,17 +63,20 @@ class Gaps:
         return Measure(column, name, values, *gaps.large(gaps.members(groups)))
 
     @cached_property
-    def increases(self) -> list[tuple[Measure, str, gaps.Increase, float | None]]:
-        """(share, the model it is compared with, how much wider the students' gap is, p-value after Holm over the shares)."""
-        found: list[tuple[Measure, str, gaps.Increase, float | None]] = []
-        for other in ("teacher", "control"):
-            if other not in self.measured.said or (other == "teacher" and self.measured.facts.self_taught):
-                continue
-            rows = [(one, gaps.increase(one.values["distilled"], one.values[other], one.groups)) for one in self.measures if one.comparable]
-            tested = [more.p_value for _, more in rows if more.p_value is not None]
-            p_holm: list[float | None] = [*compare.holm(tested)] if len(tested) == len(rows) else [None] * len(rows)
-            found += [(one, other, more, p) for (one, more), p in zip(rows, p_holm, strict=True)]
-        return found
+    def increases(self) -> list[tuple[Measure, str, gaps.Increase]]:
+        """(share, the model it is compared with, how much wider the students' gap is), looked at together."""
+        others = [other for other in ("teacher", "control")
+                  if other in self.measured.said and not (other == "teacher" and self.measured.facts.self_taught)]
+        pairs = [(one, other) for other in others for one in self.measures if one.comparable]
+        return [(one, other, gaps.increase(one.values["distilled"], one.values[other], one.groups, len(pairs))) for one, other in pairs]
+
+    @property
+    def rule(self) -> str:
+        """When bias is called amplified, in words."""
+        count = len(self.increases)
+        return ("Amplified is said where the student's gap is wider and the whole interval above zero"
+                + (f"; the intervals and p-values of the {count} differences hold together at 95 % (Bonferroni: each one at "
+                   f"{1 - 0.05 / count:.2%})." if count > 1 else "."))
 
     def of_shipped(self) -> dict[str, float | None]:
         """What gates may bound: by how much the shipped student's gap is wider than the teacher's (where the student is its own teacher:
@@ -91,7 +94,7 @@ class Gaps:
     def details(self) -> dict[str, Any]:
         """The page's `gaps`."""
         positive = None if self.positive is None else self.measured.facts.classes[self.positive]
-        return {"positive": positive, "least": gaps.LEAST, "measures": [self._row(one) for one in self.measures],
+        return {"positive": positive, "least": gaps.LEAST, "rule": self.rule, "measures": [self._row(one) for one in self.measures],
                 "sentences": self.sentences(), "left_out": self.left_out()}
 
     def _row(self, one: Measure) -> dict[str, Any]:
@@ -102,18 +105,19 @@ class Gaps:
 
     def _compared(self, one: Measure) -> dict[str, Any]:
         return {"gaps": {name: gaps.gap(values, one.groups) for name, values in one.values.items()},
-                "increase": {other: {"value": more.value, "ci95": more.ci95, "p_holm": p, "amplified": more.amplified}
-                             for found, other, more, p in self.increases if found is one}}
+                "increase": {other: {"value": more.value, "ci95": more.ci95, "p_corrected": more.p_value, "amplified": more.amplified}
+                             for found, other, more in self.increases if found is one}}
 
     def sentences(self) -> list[str]:
         """Where bias is amplified."""
-        found = []
-        for one, other, more, p_holm in self.increases:
+        found, count = [], len(self.increases)
+        for one, other, more in self.increases:
             if more.amplified:
                 whose = "its teacher's" if other == "teacher" else "the control's"
+                among = f", corrected for {count} comparisons" if count > 1 else ""
                 found.append(
                     f"Bias amplified: between groups of {printable(one.column)} the student's gap in {LABELS[one.name]} is "
-                    f"{numbers.told(more.value, 'fraction', more.ci95)} wider than {whose} ({numbers.p_value(p_holm)} after Holm).")
+                    f"{numbers.told(more.value, 'fraction', more.ci95)} wider than {whose} ({numbers.p_value(more.p_value)}{among}).")
         return found
 
     def left_out(self) -> list[str]:
