@@ -148,3 +148,50 @@ def test_an_interval_excludes_zero_where_its_p_value_is_small() -> None:
     apart = [one.ci95 is not None and not one.ci95[0] <= 0 <= one.ci95[1] for one in found]
     assert apart == [one.p_value is not None and one.p_value < 0.05 for one in found]
     assert 0.1 < np.mean(apart) < 0.9
+
+
+def slow_clusters(values: np.ndarray, groups: dict[str, np.ndarray], ends: tuple[str, str], clusters: np.ndarray) -> np.ndarray:
+    """Pseudo-values by leaving out every cluster in turn, in plain loops; shifted to the figure's own mean."""
+    def figure(kept: set[int]) -> float:
+        means = [np.mean([values[at] for at in groups[end] if clusters[at] in kept]) for end in ends]
+        return float(means[0] - means[1])
+
+    names = set(clusters.tolist())
+    whole = figure(names)
+    found = [len(names) * whole - (len(names) - 1) * figure(names - {out}) for out in sorted(names)]
+    return np.array(found) + whole - np.mean(found)
+
+
+def test_clusters_are_left_out_whole() -> None:
+    rng = np.random.default_rng(9)
+    clusters = rng.integers(0, 12, 90)
+    groups = {"a": np.flatnonzero(clusters < 5), "b": np.flatnonzero((clusters >= 5) & (rng.random(90) < 0.9)),
+              "c": np.flatnonzero(clusters >= 9)}
+    values = drawn(rng, 2, {"a": 0.9, "b": 0.5, "c": 0.6}, {"a": groups["a"], "b": groups["b"]}, 90)
+    found = gaps.gap(values, groups, clusters)
+    ends = (found.largest, found.smallest)
+    twin = spread([np.stack([slow_clusters(one, groups, ends, clusters) for one in values])],
+                  guard=90 / min(len(groups[end]) for end in ends) * (12 / 90) ** 0.5)
+    assert twin is not None and found.ci95 == pytest.approx(twin.interval(found.value, 0, 1))
+    alone = gaps.increase(values, 1 - values[0], groups, 1, np.arange(90) * 3)
+    assert alone.ci95 == pytest.approx(gaps.increase(values, 1 - values[0], groups).ci95), "clusters of one row are rows"
+
+
+def test_amplified_is_rarely_said_where_speakers_differ_and_groups_do_not() -> None:
+    """Eight speakers a group who differ: by rows alone this calls many equal reports amplified, by speakers few."""
+    rng = np.random.default_rng(10)
+    clusters = np.repeat(np.arange(16), 40)
+    groups = {"f": np.flatnonzero(clusters % 2 == 0), "m": np.flatnonzero(clusters % 2 == 1)}
+    said = {"rows": 0, "speakers": 0}
+    for _ in range(200):
+        student, teacher = (np.clip(0.8 + rng.normal(0, 0.2, 16), 0, 1)[clusters] for _ in range(2))
+        mine, theirs = (rng.random((3, 640)) < student).astype(float), (rng.random(640) < teacher).astype(float)
+        for name, own in (("rows", None), ("speakers", clusters)):
+            said[name] += gaps.increase(mine, theirs, groups, 1, own).amplified
+    assert said["speakers"] <= 0.05 * 200 < said["rows"]
+
+
+def test_a_group_of_few_clusters_is_not_compared() -> None:
+    clusters = np.repeat(np.arange(9), 20)
+    kept, small = gaps.large({"f": np.flatnonzero(clusters < 5), "m": np.flatnonzero(clusters >= 5)}, clusters=clusters)
+    assert set(kept) == {"f"} and small == {"m": 80}

@@ -88,6 +88,15 @@ def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return mean + apart * (count / scores.shape[-1])
 
 
+def drawn(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """(the scores of what is drawn together, the guard that fits them, for scores that lie between 0 and 1): rows as they are where
+    `clusters` is None, else (..., K). Of one cluster there is one item, of which no interval can be made."""
+    if clusters is None:
+        return scores, 1.0
+    found = by_cluster(scores, clusters)
+    return found, math.sqrt(found.shape[-1] / scores.shape[-1])
+
+
 def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:
     """Variance of the sum of the parts' means (plus a fixed part's mean), where each part has seeds of its own and all share the items.
 

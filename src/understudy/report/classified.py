@@ -13,7 +13,7 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, fidelity, metrics, outside, slices
-from understudy.evaluation.compare import Interval, by_cluster, mean_interval, verdict
+from understudy.evaluation.compare import Interval, by_cluster, drawn, mean_interval, verdict
 from understudy.report.facts import Classification
 from understudy.report.gaps import Gaps
 from understudy.report.measured import Measured
@@ -169,7 +169,7 @@ class Classified(Measured):
         facts, found = self.facts, []
         if self.clusters is not None:
             found.append(f"The {len(self.rows)} test rows are of {len(np.unique(self.clusters))} groups, and verdict and intervals count a "
-                         "group as one item; those of single classes count rows.")
+                         "group as one item.")
         elif len(facts.clusters):
             found.append("All test rows are of one group: the intervals are over its rows, and say nothing about another group.")
         if self.worst is not None and self.worst[1] == "test":
@@ -216,13 +216,13 @@ def _slices(measured: Classified, rows: Mapping[str, np.ndarray], group_of: Mapp
     return [{"name": one.name, "group": group_of.get(one.name), "examples": one.examples, **one.values,
              "difference": {"value": one.difference.difference, "ci95": one.difference.ci95, "p_holm": one.p_holm}
              if one.difference else None}
-            for one in slices.table(measured.right, rows)]
+            for one in slices.table(measured.right, rows, measured.clusters)]
 
 
 def _worst(measured: Classified) -> dict[str, Any] | None:
     if measured.worst is None:
         return None
-    (found,) = slices.table(measured.right, {measured.worst[0]: measured.worst_rows})
+    (found,) = slices.table(measured.right, {measured.worst[0]: measured.worst_rows}, measured.clusters)
     return {"name": f"class={found.name}", "examples": found.examples, **found.values, "chosen_on": measured.worst[1]}
 
 
@@ -236,13 +236,21 @@ def _outside(measured: Classified) -> list[dict[str, Any]]:
         beside, validation = (metrics.log_softmax(one) if one.size else one for one in (arm.logits_test[:, facts.outside], arm.logits_val))
         answers[name] = (measured.students[name], beside, validation)
     sure = {name: tuple(outside.confidence(one) for one in parts) for name, parts in answers.items()}
-    found = []
-    for name, (label, scores) in outside.FIGURES.items():
+    own, found = measured.clusters, []
+    drawn_as = {} if own is None else {"inside": own, "outside": facts.clusters[facts.outside]}
+    for name, (label, scores, of) in outside.FIGURES.items():
         values = {model: scores(*parts) for model, parts in sure.items()}
         if all(one.size for one in values.values()):
+            together = np.concatenate([drawn_as[part] for part in of]) if drawn_as else None
             found.append({"name": name, "label": label, "unit": "fraction",
-                          **{model: {"value": one.mean(), "ci95": mean_interval(one, 0.0, 1.0)} for model, one in values.items()}})
+                          **{model: {"value": one.mean(), "ci95": _around(one, together)} for model, one in values.items()}})
     return found
+
+
+def _around(scores: np.ndarray, clusters: np.ndarray | None) -> Interval | None:
+    """95 % interval of a share, over rows or what is drawn together."""
+    items, guard = drawn(scores, clusters)
+    return mean_interval(items, 0.0, 1.0, guard)
 
 
 def _calibration(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -253,13 +261,14 @@ def _calibration(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 def _fidelity(measured: Classified, arm: str) -> dict[str, Any]:
     same, kl = fidelity.agreement(measured.students[arm], measured.teacher), fidelity.kl_nats(measured.students[arm], measured.teacher)
     seeds = measured.facts.arms[arm].seeds
-    return {"agreement": same.mean(), "agreement_ci95": mean_interval(same, 0.0, 1.0), "kl_nats": kl.mean(),
+    return {"agreement": same.mean(), "agreement_ci95": _around(same, measured.clusters), "kl_nats": kl.mean(),
             "per_seed": [{"seed": seed, "agreement": one, "kl_nats": far}
                          for seed, one, far in zip(seeds, same.mean(axis=1), kl.mean(axis=1), strict=True)]}
 
 
 def _inherited(measured: Classified) -> dict[str, Any]:
-    found, classes = fidelity.inherited(measured.students, measured.teacher, measured.labels), measured.facts.classes
+    found = fidelity.inherited(measured.students, measured.teacher, measured.labels, measured.clusters)
+    classes = measured.facts.classes
     return {"teacher_wrong": found.teacher_wrong, "repeated": found.repeated,
             "difference": {"value": found.difference.difference, "ci95": found.difference.ci95} if found.difference else None,
             "items": measured.facts.ids_test[measured.rows[found.items]],
@@ -331,6 +340,9 @@ def _duplicates(measured: Classified) -> dict[str, Any] | None:
                                       class_weights=facts.class_weights) for model, one in measured.said.items()}
         without = {model: one.mean() for model, one in left.items()}
         if "control" in left:
-            again = verdict(left["control"], left["distilled"], measured.higher)
-            without |= {"difference": again.difference, "ci95": again.ci95, "verdict": again.word}
+            own = None if measured.clusters is None else measured.clusters[clean]
+            (alone, guard), (taught, _) = (drawn(left[arm], own) for arm in ("control", "distilled"))
+            if alone.shape[-1] > 1:
+                again = verdict(alone, taught, measured.higher, guard)
+                without |= {"difference": again.difference, "ci95": again.ci95, "verdict": again.word}
     return {"count": len(facts.duplicates), "share": len(facts.duplicates) / len(facts.labels_test), "without": without}

@@ -20,13 +20,15 @@ LABELS = {"accuracy": "answers right", "positive_rate": "called positive", "true
 
 @dataclass(frozen=True)
 class Measure:
-    """One share by group. values: model -> (m,) or (S, m) zeros and ones. groups: those with enough rows. small: rows of the others."""
+    """One share by group. values: model -> (m,) or (S, m) zeros and ones. groups: those with enough rows. small: rows of the others.
+    clusters: (m,) which rows are drawn together; None: each by itself."""
 
     column: str
     name: str
     values: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     small: dict[str, int]
+    clusters: np.ndarray | None = None
 
     @property
     def comparable(self) -> bool:
@@ -56,11 +58,13 @@ class Gaps:
                 said = {model: (one.argmax(axis=-1) == self.positive).astype(np.float64) for model, one in self.measured.said.items()}
                 found.append(self._measure(column, "positive_rate", own, said))
                 at = np.flatnonzero(self.measured.labels == self.positive)
-                found.append(self._measure(column, "true_positive_rate", own[at], {name: one[..., at] for name, one in said.items()}))
+                found.append(self._measure(column, "true_positive_rate", own[at], {name: one[..., at] for name, one in said.items()}, at))
         return found
 
-    def _measure(self, column: str, name: str, groups: np.ndarray, values: dict[str, np.ndarray]) -> Measure:
-        return Measure(column, name, values, *gaps.large(gaps.members(groups)))
+    def _measure(self, column: str, name: str, groups: np.ndarray, values: dict[str, np.ndarray], at: np.ndarray | None = None) -> Measure:
+        clusters = self.measured.clusters
+        own = clusters if clusters is None or at is None else clusters[at]
+        return Measure(column, name, values, *gaps.large(gaps.members(groups), clusters=own), own)
 
     @cached_property
     def increases(self) -> list[tuple[Measure, str, gaps.Increase]]:
@@ -68,7 +72,8 @@ class Gaps:
         others = [other for other in ("teacher", "control")
                   if other in self.measured.said and not (other == "teacher" and self.measured.facts.self_taught)]
         pairs = [(one, other) for other in others for one in self.measures if one.comparable]
-        return [(one, other, gaps.increase(one.values["distilled"], one.values[other], one.groups, len(pairs))) for one, other in pairs]
+        return [(one, other, gaps.increase(one.values["distilled"], one.values[other], one.groups, len(pairs), one.clusters))
+                for one, other in pairs]
 
     @property
     def rule(self) -> str:
@@ -98,13 +103,13 @@ class Gaps:
                 "sentences": self.sentences(), "left_out": self.left_out()}
 
     def _row(self, one: Measure) -> dict[str, Any]:
-        table = slices.table(one.values, one.groups)
+        table = slices.table(one.values, one.groups, one.clusters)
         return {"column": one.column, "measure": one.name, "label": LABELS[one.name], "small": one.small,
                 "groups": [{"name": found.name, "examples": found.examples, **found.values} for found in table],
                 **(self._compared(one) if one.comparable else {"gaps": {}, "increase": {}})}
 
     def _compared(self, one: Measure) -> dict[str, Any]:
-        return {"gaps": {name: gaps.gap(values, one.groups) for name, values in one.values.items()},
+        return {"gaps": {name: gaps.gap(values, one.groups, one.clusters) for name, values in one.values.items()},
                 "increase": {other: {"value": more.value, "ci95": more.ci95, "p_corrected": more.p_value, "amplified": more.amplified}
                              for found, other, more in self.increases if found is one}}
 
@@ -122,7 +127,7 @@ class Gaps:
 
     def left_out(self) -> list[str]:
         """Which rows were not compared, a sentence a column."""
-        found = []
+        found, few = [], "" if self.measured.clusters is None else f", {gaps.LEAST_CLUSTERS} groups of rows that belong together"
         for column, names in self.measured.facts.sensitive.items():
             rows, positives = ({one.name: one.small for one in self.measures if one.column == column}.get(name, {})
                                for name in ("accuracy", "true_positive_rate"))
@@ -131,6 +136,6 @@ class Gaps:
             if unknown := int((names[self.measured.rows] == "").sum()):
                 parts.append(f"{unknown} rows of which it is not known")
             if parts:
-                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows or none that can be placed: "
+                found.append(f"Not compared by {printable(column)}, with fewer than {gaps.LEAST} rows{few} or none that can be placed: "
                              f"{printable(', '.join(parts))}.")
         return found

@@ -11,9 +11,9 @@ from typing import Any
 from understudy import kinds, recipe
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.compare import drawn, mean_interval
 from understudy.run_folder import RunFolder
-from understudy.stages.common import class_counts
+from understudy.stages.common import class_counts, together
 from understudy.stages.finish import probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared, prepare
@@ -21,7 +21,8 @@ from understudy.students import artefact
 
 
 def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) -> dict[str, Any]:
-    """The metric with its 95 % interval over test rows, log-loss, ECE, and the worst class; the student's own preprocessing is used."""
+    """The metric with its 95 % interval over test rows (or what of them is drawn together, a speaker's recordings), log-loss, ECE, and the
+    worst class; the student's own preprocessing is used."""
     found = artefact.load(student)
     data = prepare(wanted, given or Given())
     refuse_unclassed(data, "`evaluate`")
@@ -41,8 +42,9 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
     counts = class_counts(data)
     name = metrics.default(counts) if wanted.metric == "auto" else wanted.metric
     scores = metrics.scores(name, log_probs, labels, positive=metrics.positive_class(counts))
-    low, high = metrics.bounds(name)
-    around = mean_interval(scores, low, high)
+    clusters = together(data)
+    items, guard = drawn(scores, clusters)
+    around = mean_interval(items, *metrics.bounds(name), guard)
     right = log_probs.argmax(axis=1) == labels
     value, worst = min((float(right[rows].mean()), cls) for cls, rows in slices.members(labels, data.classes).items() if len(rows))
     return {
@@ -50,6 +52,7 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
         "value": float(scores.mean()),
         "ci95": list(around) if around else None,
         "examples": len(test),
+        "items": items.shape[-1],
         "log_loss": calibration.nll(log_probs, labels),
         "ece": calibration.ece(log_probs, labels),
         "worst_class": {"name": worst, "value": value},

@@ -20,12 +20,12 @@ from understudy.cache import Cache, beside
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
 from understudy.evaluation.claims import Gate
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.compare import drawn, mean_interval
 from understudy.evaluation.processes import Found
 from understudy.run_folder import RunFolder
 from understudy.sections import Profile
 from understudy.stages import costs, profiles
-from understudy.stages.common import class_counts
+from understudy.stages.common import class_counts, together
 from understudy.stages.costs import Declared
 from understudy.stages.entries import Named, models_of
 from understudy.stages.finish import rerender
@@ -207,9 +207,11 @@ def answers_of(found: Found, student: Found | None) -> dict[str, Any] | None:
 def _judge(
     tree: Mapping[str, Any], prepared: Prepared, details: Mapping[str, Any]
 ) -> Callable[[str, str, Found | None], dict[str, Any] | None]:
-    """The metric on the test rows with its 95 % interval over rows, of every model that answered about them; the teacher's is the run's."""
+    """The metric on the test rows with its 95 % interval over them (or what of them is drawn together), of every model that answered about
+    them; the teacher's is the run's."""
     known = {row["model"]: row for row in details["table"]}
     counts = class_counts(prepared) if prepared.task == "classification" else np.zeros(0)
+    clusters = together(prepared)
 
     def judge(name: str, role: str, found: Found | None) -> dict[str, Any] | None:
         if role == "teacher":
@@ -219,7 +221,8 @@ def _judge(
         scores = metrics.scores(
             tree["metric"], metrics.log_softmax(found.said), prepared.examples.labels[prepared.test.numpy()],
             positive=metrics.positive_class(counts), class_weights=class_weights(tree, prepared.classes))
-        return {"value": float(scores.mean()), "ci95": mean_interval(scores, *metrics.bounds(tree["metric"]))}
+        items, guard = drawn(scores, clusters)
+        return {"value": float(scores.mean()), "ci95": mean_interval(items, *metrics.bounds(tree["metric"]), guard)}
 
     return judge
 
