@@ -104,7 +104,7 @@ def measured(
         row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
-    training = costs.spent(folder.path, tree["training"]["threads"])
+    training = costs.spent(folder.path, tree, given)
     return {**conditions(wanted), "compared": "teacher", "student": student,
             "metric": details["metric"], "models": rows, "training": training,
             "break_even": costs.paid_back(rows, training, wanted.declared),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from understudy.cache import Cache, cpu_seconds
 from understudy.events import Event, OnEvent
 from understudy.records import Shapes
 from understudy.run_folder import RunFolder
@@ -19,18 +20,22 @@ T = TypeVar("T")
 
 
 class Stages:
-    """Announces a stage, times it, and announces its end."""
+    """Announces a stage, times it, and announces its end. cache: whose results the stages use, once there is one."""
 
     def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
         self.on_event, self.folder = on_event, folder
+        self.cache: Cache | None = None
 
     def __call__(self, name: str, work: Callable[[], T]) -> T:
-        """The work's result."""
+        """The work's result. Work that is stopped is timed as well; with what the results that it used had cost before."""
         self.on_event(Event(name, "start"))
-        begun = time.perf_counter()
-        result = work()
-        seconds = time.perf_counter() - begun
-        self.folder.note_time(name, seconds)
+        begun, spent, known = time.perf_counter(), cpu_seconds(), set(self.cache.before if self.cache else ())
+        try:
+            result = work()
+        finally:
+            seconds = time.perf_counter() - begun
+            before = {key: cost for key, cost in (self.cache.before if self.cache else {}).items() if key not in known}
+            self.folder.note_time(name, seconds, cpu_seconds=round(cpu_seconds() - spent, 4), **({"before": before} if before else {}))
         self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
         return result
 
