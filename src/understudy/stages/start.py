@@ -25,6 +25,7 @@ class Stages:
     def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
         self.on_event, self.folder = on_event, folder
         self.cache: Cache | None = None
+        self._times: list[tuple[str, float, dict[str, Any]]] = []
 
     def __call__(self, name: str, work: Callable[[], T]) -> T:
         """The work's result. Work that is stopped is timed as well; with what the results that it used had cost before."""
@@ -35,9 +36,16 @@ class Stages:
         finally:
             seconds = time.perf_counter() - begun
             before = {key: cost for key, cost in (self.cache.before if self.cache else {}).items() if key not in known}
-            self.folder.note_time(name, seconds, cpu_seconds=round(cpu_seconds() - spent, 4), **({"before": before} if before else {}))
+            more: dict[str, Any] = {"cpu_seconds": round(cpu_seconds() - spent, 4), **({"before": before} if before else {})}
+            self._times.append((name, seconds, more))
+            self.folder.note_time(name, seconds, **more)
         self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
         return result
+
+    def cleared(self) -> None:
+        """The folder was emptied of what another recipe left, and so of what this start has noted."""
+        for name, seconds, more in self._times:
+            self.folder.note_time(name, seconds, **more)
 
 
 def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
