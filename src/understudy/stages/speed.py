@@ -154,7 +154,8 @@ def run_all(
         if found is None or found.failed:
             rows.append(row | NOTHING)
             continue
-        rows.append(row | figures(found, teacher, student) | {
+        alike = student if one.role == "artefact" else None  # a teacher or control is another model: unlike the student is no fault of it
+        rows.append(row | figures(found, teacher, alike) | {
             "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
             "cost": costs.cost_of(found, wanted.declared)})
     return rows, results
@@ -166,7 +167,7 @@ NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "cold_start": None,
 
 
 def figures(found: Found, teacher: Found | None, student: Found | None) -> dict[str, Any]:
-    """What the processes say of one model."""
+    """What the processes say of one model. student: whose answers it should have, None where it should not have any other's."""
     entry, last = found.entry, found.starts[-1]
     return {
         "runtime": entry.runtime, "libraries": last["libraries"],
