@@ -77,6 +77,22 @@ def test_a_model_folder_needs_rows_and_no_run(understudy, there, tmp_path):
     assert done.code == 0 and "on 300 held-out rows" in done.out and (model / "exports/onnx/model.onnx").is_file(), done
     done = understudy("inspect", model / "exports/onnx/model.onnx")
     assert done.code == 0 and "setosa" in done.out and "vector" in done.out, done
+    assert "proved" not in json.loads((model / "exports/onnx/config.json").read_text()) and "warning" not in done.err
     assert understudy("export", tmp_path / "rows.npy", "onnx").code == 3
+
+
+def test_a_few_rows_prove_little_and_one_nothing(understudy, there, tmp_path):
+    """Prevents: a file that gives one right answer is called an export of the model."""
+    rows = np.random.default_rng(0).uniform(0, 8, (300, 4)).astype(np.float32)
+    model = shutil.copytree(there.path / "student", tmp_path / "model")
+    for count in (1, 31):
+        np.save(tmp_path / "few.npy", rows[:count])
+        done = understudy("export", model, "onnx", "--probe", tmp_path / "few.npy")
+        assert done.code == 3 and f"got {count} rows, expected 256 rows, 32 at the least" in done.err and not (model / "exports").exists()
+    np.save(tmp_path / "some.npy", rows[:60])
+    done = understudy("export", model, "onnx", "--probe", tmp_path / "some.npy")
+    assert done.code == 0 and "warning: proved on 60 rows, fewer than the 256 of the contract" in done.err, done
+    record = json.loads((model / "exports/onnx/config.json").read_text())["proved"]
+    assert (record["rows"], record["contract"]) == (60, 256) and "5.0%" in record["note"]
     (tmp_path / "cut.onnx").write_bytes((model / "exports/onnx/model.onnx").read_bytes()[:99])
     assert understudy("inspect", tmp_path / "cut.onnx").code == 3
