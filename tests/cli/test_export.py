@@ -96,3 +96,34 @@ def test_a_few_rows_prove_little_and_one_nothing(understudy, there, tmp_path):
     assert (record["rows"], record["contract"]) == (60, 256) and "5.0%" in record["note"]
     (tmp_path / "cut.onnx").write_bytes((model / "exports/onnx/model.onnx").read_bytes()[:99])
     assert understudy("inspect", tmp_path / "cut.onnx").code == 3
+
+
+@pytest.mark.slow
+def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_older_file_goes(understudy, toy, tmp_path, monkeypatch):
+    """Prevents: an artefact is made again with other options, under figures of a file that is gone."""
+    monkeypatch.chdir(tmp_path)
+    run = toy.run("export=[safetensors, {kind: onnx, opset: 18}]", "training.seeds=1").path
+
+    def opset():
+        return json.loads((run / "exports/onnx/config.json").read_text())["onnx"]["opset"]
+
+    assert opset() == 18
+    shutil.rmtree(run / "exports/onnx")
+    bench = json.loads((run / "bench.json").read_text())
+    rows = [{"name": name, "role": role, "failed": "not at hand", "batches": {}, "quality": None, "bytes": 1}
+            for name, role in (("student", "student"), ("onnx", "artefact"), ("safetensors", "artefact"))]
+    student = json.loads((run / "student/config.json").read_text())["weights"]["sha256"]
+    measured = {"student": student, "models": rows, "break_even": [], "repeats": 2, "threads": 1,
+                "machine": "m", "load": None, "call": "c", "rule": "r", "batches": [1, 4], "metric": {"label": "accuracy"}, "training": {}}
+    (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
+    done = understudy("export", "toy", "onnx")
+    assert done.code == 0 and opset() == 18 and "understudy bench toy" in done.err, done
+    after = json.loads((run / "bench.json").read_text())
+    assert [row["name"] for row in after["measured"]["models"]] == ["student", "safetensors"] and after["latency"] == bench["latency"]
+    page = (run / "report.html").read_text()
+    assert "safetensors is not measured" in page and "onnx is not measured" not in page
+    done = understudy("export", "toy", "onnx", "opset=19")
+    assert done.code == 0 and opset() == 19 and "measure again" not in done.err
+    (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
+    assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
+    assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]

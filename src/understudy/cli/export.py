@@ -49,6 +49,8 @@ def export(
         f"{row['path']}  {size(row['bytes'])}  largest difference of a number {parity['max_abs']:.1e}, "
         f"{alike} on {parity['rows']} held-out rows{lost}"
     )
+    if row.get("forgotten"):
+        note(f"what was measured of the older file is gone from bench.json and the page; measure again: understudy bench {run}")
     if "note" in row:
         note(f"warning: {row['note']}")
     done(folder / row["path"], f"understudy runs show {folder}" if folder != Path() else f"understudy export {run} onnx --probe {probe}")

@@ -12,7 +12,9 @@ from understudy import kinds, recipe
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
 from understudy.evaluation.compare import drawn, mean_interval
+from understudy.export._parity import Mismatch
 from understudy.run_folder import RunFolder
+from understudy.stages import speed
 from understudy.stages.common import class_counts, together
 from understudy.stages.finish import probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
@@ -60,7 +62,11 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
 
 
 def export_again(run: Path, format: str, options: Mapping[str, Any], given: Given) -> dict[str, Any]:
-    """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data."""
+    """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data.
+
+    options: beside those that the run's recipe names for the format, or in their place. What was measured of an older file of this format
+    goes (`speed.forget`); "forgotten" says that some did.
+    """
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None or not (run / "student").is_dir():
         raise DataError(
@@ -72,7 +78,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
                 do="Run its recipe to the end first",
             )
         )
-    exporter = kinds.configure("export", format, options)
+    exporter = kinds.configure("export", format, {**wanted_of(tree, format), **options})
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
@@ -80,8 +86,19 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     if exporter.rounds and (run / "aware").is_dir():
         folder = run / "aware"
         module = artefact.load(folder, module).module
-    found = exporter.export(folder, run / "exports", probe_of(data), module)
+    try:
+        found = exporter.export(folder, run / "exports", probe_of(data), module)
+    except Mismatch:  # it lies aside, and the older file is gone
+        speed.forget(run, format)
+        raise
+    forgotten = speed.forget(run, format)
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run), "forgotten": forgotten}
+
+
+def wanted_of(tree: Mapping[str, Any], format: str) -> dict[str, Any]:
+    """The options that a recipe names for a format; none where it does not name it."""
+    entry: Mapping[str, Any] = next((one for one in tree["export"] if one["kind"] == format), {})
+    return {name: value for name, value in entry.items() if name != "kind"}

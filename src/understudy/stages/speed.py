@@ -233,3 +233,20 @@ def keep(run: Path, found: Mapping[str, Any]) -> None:
     file = run / "bench.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"schema": SCHEMA}
     atomic.write_json(file, {**there, "measured": found})
+
+
+def forget(run: Path, name: str) -> bool:
+    """Drop what was measured of an artefact whose file is another now, from bench.json and the page; whether there was something.
+
+    Gates of a device profile that were judged on it stay as they were judged, until the run is measured again.
+    """
+    file = run / "bench.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = there.get("measured")
+    if not found or not any(row["name"] == name and row["role"] == "artefact" for row in found["models"]):
+        return False
+    kept = {**found, "models": [row for row in found["models"] if row["name"] != name],
+            "break_even": [row for row in found.get("break_even", ()) if row["model"] != name]}
+    atomic.write_json(file, {**there, "measured": kept})
+    rerender(run)
+    return True
