@@ -131,6 +131,17 @@ def test_a_quantised_artefact_is_asked_too(toy, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_quantised_artefact_is_asked_about_groups(toy, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(shifts, "quantised", lambda row: row["format"] == "onnx")
+    data = f"{{kind: table, path: {table(tmp_path)}, label: answer, sensitive: [sex], split: {{test: 0.4}}}}"
+    run = toy.run(f"data={data}", *PEOPLE, "export=[onnx]", "training.seeds=1")
+    assert len(run.summary["gaps"]) == 3
+    for row in run.summary["gaps"]:
+        assert row["gaps"]["onnx"]["value"] == row["gaps"]["distilled"]["value"] and row["increase"]["onnx"]["value"] == 0
+
+
+@pytest.mark.slow
 def test_texts_with_a_teacher_of_other_tokens(toy, folders, tmp_path):
     said = {"music": ("play music", "play the music"), "light": ("turn the light on", "light off"), "bank": ("send money", "the bank")}
     dice = random.Random(0)

@@ -193,6 +193,7 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             prune.unrecovered(tree, data, given),
             rounding.table if rounding else None,
             shifted,
+            shifts.by_group(data, exports, folder.path),
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))

@@ -170,3 +170,22 @@ def test_a_hostile_column_stays_a_name() -> None:
     said = details["gaps"]["sentences"]
     assert said and not any("\x1b" in one or "\x07" in one for one in said)
     assert "<script>" not in html.render(summary, details)
+
+
+@pytest.mark.parametrize("harm", [0.0, 0.4])
+def test_a_quantised_file_is_compared_with_the_student_it_was_made_of(harm: float) -> None:
+    """Prevents: int8 gets one group wrong, and the gaps of the float student are shown above it."""
+    found = facts(EVEN, EVEN)
+    logits = found.arms["distilled"].logits_test[2].copy()
+    worse = (SEX == "f") & (np.random.default_rng(3).random(ROWS) < harm)
+    logits[worse] = logits[worse][:, ::-1]
+    summary, details = summarise(facts(EVEN, EVEN, artefacts_test={"onnx_int8": logits}))
+    accuracy = summary["gaps"][0]
+    assert set(accuracy["increase"]) == {"teacher", "control", "onnx_int8"} and "9 differences" in details["gaps"]["rule"]
+    shares = [group["onnx_int8"]["value"] for group in details["gaps"]["measures"][0]["groups"]]
+    right = logits.argmax(-1) == LABELS
+    assert shares == pytest.approx([right[SEX == "f"].mean(), right[SEX == "m"].mean()])
+    assert accuracy["gaps"]["onnx_int8"]["value"] == pytest.approx(max(shares) - min(shares))
+    assert accuracy["increase"]["onnx_int8"]["amplified"] == (harm > 0) and (harm > 0 or accuracy["increase"]["onnx_int8"]["value"] == 0)
+    said = [one for one in details["gaps"]["sentences"] if "onnx_int8's gap in answers right" in one]
+    assert len(said) == (harm > 0) and "onnx_int8 − student" in html.render(summary, details)

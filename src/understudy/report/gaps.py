@@ -50,12 +50,15 @@ class Gaps:
     @cached_property
     def measures(self) -> list[Measure]:
         """Every share by every column."""
-        found = []
-        for column, names in self.measured.facts.sensitive.items():
+        facts, found = self.measured.facts, []
+        answers = {model: one.argmax(axis=-1) for model, one in self.measured.said.items()}
+        answers |= {name: np.asarray(one)[self.measured.rows].argmax(axis=-1) for name, one in facts.artefacts_test.items()}
+        right = {model: (one == self.measured.labels).astype(np.float64) for model, one in answers.items()}
+        for column, names in facts.sensitive.items():
             own = names[self.measured.rows]
-            found.append(self._measure(column, "accuracy", own, self.measured.right))
+            found.append(self._measure(column, "accuracy", own, right))
             if self.positive is not None:
-                said = {model: (one.argmax(axis=-1) == self.positive).astype(np.float64) for model, one in self.measured.said.items()}
+                said = {model: (one == self.positive).astype(np.float64) for model, one in answers.items()}
                 found.append(self._measure(column, "positive_rate", own, said))
                 at = np.flatnonzero(self.measured.labels == self.positive)
                 found.append(self._measure(column, "true_positive_rate", own[at], {name: one[..., at] for name, one in said.items()}, at))
@@ -68,18 +71,28 @@ class Gaps:
 
     @cached_property
     def increases(self) -> list[tuple[Measure, str, gaps.Increase]]:
-        """(share, the model it is compared with, how much wider the students' gap is), looked at together."""
+        """(share, with whom it is compared, how much wider the gap is), looked at together: the students' than the teacher's and the
+        control's, and, under its format's name, a quantised artefact's than that of the student that ships."""
         others = [other for other in ("teacher", "control")
                   if other in self.measured.said and not (other == "teacher" and self.measured.facts.self_taught)]
-        pairs = [(one, other) for other in others for one in self.measures if one.comparable]
-        return [(one, other, gaps.increase(one.values["distilled"], one.values[other], one.groups, len(pairs), one.clusters))
-                for one, other in pairs]
+        pairs = [(one, other) for other in (*others, *self.artefacts) for one in self.measures if one.comparable]
+        return [(one, other, gaps.increase(*self._pair(one, other), one.groups, len(pairs), one.clusters)) for one, other in pairs]
+
+    def _pair(self, one: Measure, other: str) -> tuple[np.ndarray, np.ndarray]:
+        if other in self.artefacts:
+            return one.values[other], one.values["distilled"][self.measured.facts.shipped]
+        return one.values["distilled"], one.values[other]
+
+    @property
+    def artefacts(self) -> list[str]:
+        """Formats of quantised artefacts that were asked."""
+        return list(self.measured.facts.artefacts_test)
 
     @property
     def rule(self) -> str:
         """When bias is called amplified, in words."""
         count = len(self.increases)
-        return ("Amplified is said where the student's gap is wider and the whole interval above zero"
+        return ("Amplified is said where a gap is wider and the whole interval above zero"
                 + (f"; the intervals and p-values of the {count} differences hold together at 95 % (Bonferroni: each one at "
                    f"{1 - 0.05 / count:.2%})." if count > 1 else "."))
 
@@ -99,7 +112,8 @@ class Gaps:
     def details(self) -> dict[str, Any]:
         """The page's `gaps`."""
         positive = None if self.positive is None else self.measured.facts.classes[self.positive]
-        return {"positive": positive, "least": gaps.LEAST, "rule": self.rule, "measures": [self._row(one) for one in self.measures],
+        return {"positive": positive, "least": gaps.LEAST, "rule": self.rule, "artefacts": self.artefacts,
+                "measures": [self._row(one) for one in self.measures],
                 "sentences": self.sentences(), "left_out": self.left_out()}
 
     def _row(self, one: Measure) -> dict[str, Any]:
@@ -118,10 +132,11 @@ class Gaps:
         found, count = [], len(self.increases)
         for one, other, more in self.increases:
             if more.amplified:
-                whose = "its teacher's" if other == "teacher" else "the control's"
+                whose = {"teacher": "its teacher's", "control": "the control's"}.get(other, "that of the student it was made of")
+                who = f"{other}'s" if other in self.artefacts else "the student's"
                 among = f", corrected for {count} comparisons" if count > 1 else ""
                 found.append(
-                    f"Bias amplified: between groups of {printable(one.column)} the student's gap in {LABELS[one.name]} is "
+                    f"Bias amplified: between groups of {printable(one.column)} {who} gap in {LABELS[one.name]} is "
                     f"{numbers.told(more.value, 'fraction', more.ci95)} wider than {whose} ({numbers.p_value(more.p_value)}{among}).")
         return found
 

@@ -69,11 +69,12 @@ def facts_of(
     unrecovered: Tensor | None = None,
     quantised: Mapping[str, Any] | None = None,
     shifted: Shifted | None = None,
+    artefacts: Mapping[str, np.ndarray] | None = None,
 ) -> Facts:
     """Everything the report is made from. trained: the student of an arm and a seed. drafts: what they did as drafts of the teacher.
 
     unrecovered: (n, C) what a pruned student said of the test rows before its first step. quantised: what training with quantisation gave.
-    shifted: what the models said of spoilt rows.
+    shifted: what the models said of spoilt rows. artefacts: (n, C) what quantised files said of the test rows, where groups are compared.
     """
     shipped = shipped_seed(tree, arms["distilled"])
     common: dict[str, Any] = {
@@ -99,7 +100,7 @@ def facts_of(
         return _told(tree, lessons, arms, common, trained, drafts)
     if lessons.data.task == "embedding":
         return _similar(lessons, arms, shipped, common)
-    return _classified(tree, lessons, arms, shipped, common, unrecovered, shifted)
+    return _classified(tree, lessons, arms, shipped, common, unrecovered, shifted, artefacts or {})
 
 
 def _classified(
@@ -110,6 +111,7 @@ def _classified(
     common: Mapping[str, Any],
     unrecovered: Tensor | None,
     shifted: Shifted | None,
+    artefacts: Mapping[str, np.ndarray],
 ) -> Facts:
     prepared, said = lessons.data, lessons.said(arms["distilled"], shipped)
     temperature = next((entry["temperature"] for entry in tree["objective"] if isinstance(entry.get("temperature"), int | float)), 1.0)
@@ -135,6 +137,7 @@ def _classified(
         duplicates=np.flatnonzero(np.isin(test, prepared.duplicates)),
         clusters=np.zeros(0, dtype=np.int64) if prepared.examples.clusters is None else prepared.examples.clusters[test],
         sensitive={name: groups[test] for name, groups in prepared.examples.sensitive.items()},
+        artefacts_test=artefacts,
         shifted=shifted,
         thumbnail=pictures.thumbnails(prepared.examples, test),
     )
