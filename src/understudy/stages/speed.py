@@ -28,8 +28,8 @@ from understudy.stages import costs, profiles
 from understudy.stages.common import class_counts, together
 from understudy.stages.costs import Declared
 from understudy.stages.entries import Named, models_of
-from understudy.stages.finish import rerender
 from understudy.stages.machine import hardware
+from understudy.stages.page import rerender
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.stages.start import computing_with
 from understudy.stages.tasks.classification import class_weights
