@@ -97,6 +97,12 @@ def drawn(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, 
     return found, math.sqrt(found.shape[-1] / scores.shape[-1])
 
 
+def share_interval(scores: np.ndarray, clusters: np.ndarray | None) -> Interval | None:
+    """95 % interval of a share, (n,) or (S, n), over rows or what of them is drawn together."""
+    items, guard = drawn(scores, clusters)
+    return mean_interval(items, 0.0, 1.0, guard)
+
+
 def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:
     """Variance of the sum of the parts' means (plus a fixed part's mean), where each part has seeds of its own and all share the items.
 

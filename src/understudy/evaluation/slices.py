@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.evaluation.compare import Interval, Verdict, drawn, holm, mean_interval, verdict
+from understudy.evaluation.compare import Interval, Verdict, drawn, holm, share_interval, verdict
 
 Right = Mapping[str, np.ndarray]
 """Model -> (n,) for the teacher or (S, n) for an arm: 1 where the answer is the label."""
@@ -93,6 +93,5 @@ def wilson(right: float, rows: int) -> Interval:
 def _value(right: np.ndarray, clusters: np.ndarray | None) -> Value:
     if right.ndim == 1 and clusters is None:
         return Value(float(right.mean()), wilson(float(right.sum()), len(right)))
-    items, guard = drawn(right, clusters)
-    return Value(float(right.mean()), mean_interval(items, 0.0, 1.0, guard))
+    return Value(float(right.mean()), share_interval(right, clusters))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from understudy import pictures
 from understudy.evaluation import similarity
 from understudy.records import Knowledge
+from understudy.report.alike import TEMPERATURES
 from understudy.report.facts import Arm, Classification, Drafts, Embedding, Facts, Language, Latency, Masked, Shifted, Size
 from understudy.selftest.subject import heard
 from understudy.stages.arms import ArmResult
@@ -26,7 +27,6 @@ from understudy.training.numerics import Numerics
 
 LONG = 0.25
 """The share of test pairs that stands beside the average: those with the longest sentences."""
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 
 
 def facts_of(
