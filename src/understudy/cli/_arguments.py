@@ -21,7 +21,7 @@ ACKNOWLEDGE = typer.Option(
 )
 ALLOW_CODE = typer.Option(False, "--allow-code", help="Let the recipe's `factory` import and run your own code.")
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document.")
-JOBS = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", min=1, show_default=False)
+JOBS = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", show_default=False)
 CHECKPOINT_SECONDS = typer.Option(5.0, "--checkpoint-seconds", help="Least time between two checkpoints of a student.", min=0.0)
 
 

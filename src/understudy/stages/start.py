@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from understudy.cache import Cache, cpu_seconds
 from understudy.events import Event, OnEvent
 from understudy.records import Shapes
 from understudy.run_folder import RunFolder
-from understudy.stages import aware, check, finish, layers, record, shifts, states, student, teach
+from understudy.stages import aware, check, finish, layers, provenance, record, settle, shifts, states, student, teach
 from understudy.stages.prepare import Given, Prepared
 
 T = TypeVar("T")
@@ -63,6 +63,27 @@ def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
     aware.refuse(tree, data, given)
     shifts.refuse(tree, data)
     return shapes
+
+
+def settle_many(
+    stage: Stages, tree: dict[str, Any], data: Prepared, given: Given, rights: Mapping[str, Any], folder: RunFolder, cache: Cache,
+    verb: str, goes_on: bool,
+) -> None:
+    """Settle a recipe of which many students are trained, and write it and its provenance into the folder, emptied unless it `goes_on`.
+
+    Threads are 1 where the recipe leaves them open: many small students beside each other are done sooner than one by one on all cores.
+    """
+    if not goes_on:
+        folder.clear()
+        stage.cleared()
+    stage.cache = cache
+    open_threads = tree["training"]["threads"] == "auto"
+    noted = provenance.settled(folder) if goes_on else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
+    if open_threads:
+        tree["training"]["threads"] = 1
+    about = provenance.collect(tree, data, rights, noted, folder.path)
+    provenance.write(folder, about | {"command": f"understudy {verb} {folder.path / 'recipe.yaml'}"})
+    folder.write_recipe(tree)
 
 
 @contextmanager
