@@ -208,3 +208,83 @@ def test_the_cache_of_a_run_in_a_series_is_the_series_own(tmp_path):
     assert beside(tmp_path / "runs" / "folds" / "one") == tmp_path / "runs" / "_cache"
     (tmp_path / "runs" / "folds" / "_cache").mkdir(parents=True)
     assert beside(tmp_path / "runs" / "folds" / "one") == tmp_path / "runs" / "folds" / "_cache"
+
+
+@pytest.fixture
+def compute(monkeypatch):
+    """Spends so many CPU-seconds of a clock that stands still otherwise."""
+    clock = [0.0]
+    monkeypatch.setattr(cache, "cpu_seconds", lambda: clock[0])
+
+    def spend(seconds):
+        clock[0] += seconds
+
+    return spend
+
+
+def cost(path):
+    return json.loads((path / "entry.json").read_text())["cpu_seconds"]
+
+
+def test_a_result_knows_what_it_cost(runs, compute):
+    store = Cache(runs / "_cache", runs / "a")
+    path = store.folder("teacher", {}, 1)
+    with store.claim(path):
+        compute(5)
+        store.finish(path)
+        compute(1)
+    compute(7)
+    assert cost(path) == 5 and store.before == {path.name: 0}, "not what came afterwards"
+    again = Cache(runs / "_cache", runs / "b")
+    with again.claim(path):
+        compute(3)
+    assert again.before == {path.name: 5} and cost(path) == 5, "reading it back is no part of it"
+    with again.claim(path):
+        compute(2)
+        again.finish(path)
+    assert cost(path) == 7 and again.before == {path.name: 5}, "a store that grew"
+
+
+def test_work_that_was_stopped_counts(runs, compute):
+    """Prevents: a teacher that was trained in ten starts costs the last one."""
+    store = Cache(runs / "_cache", runs / "a")
+    path = store.folder("teacher", {}, 1)
+    with pytest.raises(KeyboardInterrupt), store.claim(path):
+        compute(5)
+        raise KeyboardInterrupt
+    after = Cache(runs / "_cache", runs / "b")
+    with after.claim(path):
+        compute(2)
+        after.finish(path)
+    assert after.before == {path.name: 5} and cost(path) == 7 and not (path / "spent.json").exists()
+
+
+def test_results_within_results_are_counted_once(runs, compute):
+    store = Cache(runs / "_cache", runs / "a")
+    outer, first, second = (store.folder(stage, {}, 1) for stage in ("outer", "first", "second"))
+    with store.claim(outer):
+        compute(2)
+        with store.claim(first), store.claim(second):
+            compute(5)
+            store.finish(first)
+            store.finish(second)
+        compute(1)
+        store.finish(outer)
+    assert cost(outer) == 3 and cost(first) + cost(second) == 5
+
+
+def test_what_an_older_version_made_has_no_known_cost(runs):
+    path = make(runs, "teacher")
+    found = json.loads((path / "entry.json").read_text())
+    del found["cpu_seconds"]
+    (path / "entry.json").write_text(json.dumps(found))
+    store = Cache(runs / "_cache", runs / "b")
+    with store.claim(path):
+        pass
+    assert store.before == {path.name: None}
+
+
+def test_the_clock_counts_this_process_and_does_not_run_backwards():
+    begun = cache.cpu_seconds()
+    sum(range(200_000))
+    assert cache.cpu_seconds() >= begun >= 0

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from understudy import pipeline, recipe
 from understudy.data import from_arrays
 from understudy.errors import DataError, GateError, Interrupted, RecipeError, RightsError
+from understudy.stages import costs
 from understudy.stages.prepare import Given, prepare
 from understudy.store.reader import Reader
 from understudy.store.writer import Writer
@@ -144,7 +145,7 @@ def test_rows_of_metrics_hold_no_clock(digits):
     assert not [key for row in rows for key in row if re.search("second|time|rate|_s$", key)]
     timing = [json.loads(line) for line in (run.path / "timing.jsonl").read_text().splitlines()]
     assert {"data", "teacher", "record", "train", "report"} <= {row["stage"] for row in timing} and all(
-        row["seconds"] >= 0 for row in timing
+        row["seconds"] >= 0 and row["cpu_seconds"] >= 0 for row in timing
     )
 
 
@@ -224,6 +225,23 @@ def test_the_student_predicts_without_the_package_s_pipeline(digits):
 
 
 # --- paid once
+
+
+def test_what_a_run_stands_on_costs_what_it_cost(toy):
+    """Prevents: a run whose teacher came out of the cache has paid for itself after a few predictions."""
+    def cost(run):
+        return costs.spent(run.path, recipe.resolved(toy.recipe()), Given())
+
+    first = toy.run("training.seeds=1")
+    second = toy.run("name=other", "training.seeds=1")
+    mine, theirs = cost(first), cost(second)
+    assert mine["kept"] == {} and mine["not_counted"] == [] and toy.trained() == set()
+    assert {"teacher", "store", "arm"} <= set(theirs["kept"])
+    assert theirs["kept"]["arm"] > 0.5 * mine["cpu_seconds"]["train"] and theirs["kept"]["teacher"] > 0
+    assert theirs["core_seconds"] == pytest.approx(sum(theirs["kept"].values()) + sum(theirs["cpu_seconds"].values()))
+    again = cost(toy.run("training.seeds=1"))
+    assert again["kept"] == {}, "a run's second start finds what it has paid itself"
+    assert again["core_seconds"] >= mine["core_seconds"]
 
 
 def test_a_second_run_asks_and_trains_nothing(toy):

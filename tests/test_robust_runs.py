@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import wave
 
 import numpy as np
 import pytest
@@ -130,6 +131,17 @@ def test_a_quantised_artefact_is_asked_too(toy, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_quantised_artefact_is_asked_about_groups(toy, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(shifts, "quantised", lambda row: row["format"] == "onnx")
+    data = f"{{kind: table, path: {table(tmp_path)}, label: answer, sensitive: [sex], split: {{test: 0.4}}}}"
+    run = toy.run(f"data={data}", *PEOPLE, "export=[onnx]", "training.seeds=1")
+    assert len(run.summary["gaps"]) == 3
+    for row in run.summary["gaps"]:
+        assert row["gaps"]["onnx"]["value"] == row["gaps"]["distilled"]["value"] and row["increase"]["onnx"]["value"] == 0
+
+
+@pytest.mark.slow
 def test_texts_with_a_teacher_of_other_tokens(toy, folders, tmp_path):
     said = {"music": ("play music", "play the music"), "light": ("turn the light on", "light off"), "bank": ("send money", "the bank")}
     dice = random.Random(0)
@@ -146,3 +158,26 @@ def test_texts_with_a_teacher_of_other_tokens(toy, folders, tmp_path):
     assert spoilt["words"] == "20 % of the letters mistyped" and run.details["robustness"]["why_not"] == ""
     assert spoilt["teacher"]["value"] < plain["teacher"]["value"], "it reads the spoilt texts, not the plain ones"
     shutil.rmtree(run.path)
+
+
+@pytest.mark.slow
+def test_recordings_under_every_shift(toy, tmp_path):
+    """Two tones by four speakers: figures and curves as of pictures, with a whole speaker as one item."""
+    rng, rate = np.random.default_rng(0), 8000
+    (tmp_path / "set").mkdir()
+    for number, (tone, speaker, _) in enumerate((t, s, a) for t in ("low", "high") for s in "abcd" for a in range(12)):
+        pitch = (400 if tone == "low" else 1500) * rng.uniform(0.9, 1.1)
+        said = 8000 * np.sin(2 * np.pi * pitch * np.arange(2400) / rate) + rng.normal(0, 300, 2400)
+        with wave.open(str(tmp_path / "set" / f"{tone}_{speaker}_{number}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(said.astype("<i2").tobytes())
+    data = (f"data={{kind: audio, path: {tmp_path / 'set'}, files: '{{label}}_{{group}}_*.wav', test_groups: [c, d], seconds: 0.3, "
+            "bands: 12, split: {validation: 0}}")
+    run = toy.run(data, *DIGITS[1:], "training.epochs=8", "robustness={severities: [1, 5], rows: 48}")
+    found, rows = run.summary["robustness"], run.details["robustness"]["conditions"]
+    assert list(found["shifts"]) == ["noise", "loudness", "clipping", "loss"] and len(rows) == 9 and found["rows"] == 48
+    assert rows[1]["words"].startswith("white noise at a signal-to-noise ratio of 20 dB")
+    assert all(0 <= row[name]["value"] <= 1 for row in rows for name in ("teacher", "control", "distilled"))
+    assert rows[0]["distilled"]["value"] > 0.9 and 'id="robustness"' in (run.path / "report.html").read_text()

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ENTRY = "entry.json"
 LOCKS = "_locks"
 TRASH = ".removing."
+SPENT = "spent.json"
 LEFTOVER_SECONDS = 24 * 3600.0  # what a killed run left is worth going on with for a day
 
 
@@ -49,12 +50,25 @@ class Entry:
     path: Path
 
 
+@dataclass
+class _Tally:
+    """What a claimed result has cost, in CPU-seconds, and the clock and the sum of all charges when that was last counted."""
+
+    total: float | None
+    then: float
+    charged: float
+
+
 class Cache:
     """The results under one folder (`<runs>/_cache`). `user` is the run folder on whose behalf it is asked; `gc` spares what it used."""
 
     def __init__(self, root: str | os.PathLike[str], user: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root)
         self.user = None if user is None else os.path.relpath(user, self.root)  # relative: the two are mostly moved together
+        self.before: dict[str, float | None] = {}
+        """CPU-seconds that each result had taken when it was first claimed here; None of one that a version made which did not count."""
+        self._claimed: dict[str, _Tally] = {}
+        self._charged = 0.0  # to all results together
 
     def place(self, stage: str, inputs: Mapping[str, Any], version: int) -> Path:
         """Where this result belongs; nothing is made, so it does for a look (`done`) and before a `claim`, which makes the folder.
@@ -77,7 +91,8 @@ class Cache:
         """Keep the folder while it is made (or, `shared`, while it is read): `gc` leaves it, and only one process makes it.
 
         Gives True; with `wait=False` False at once where another is in the way. A second run of the same stage waits here,
-        and then finds the result done. The folder is there again even if it was removed while this one waited.
+        and then finds the result done. The folder is there again even if it was removed while this one waited. What this process
+        computes meanwhile, all threads and ended children, is counted for the result, or for one that is claimed within.
         """
         lock = self.root / LOCKS / path.name
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +110,14 @@ class Cache:
                 yield True
                 return
             path.mkdir(parents=True, exist_ok=True)
-            yield True
+            tally = self._claimed[path.name] = _Tally(_cost(path), cpu_seconds(), self._charged)
+            self.before.setdefault(path.name, tally.total)
+            try:
+                yield True
+            finally:
+                self._charge(tally)
+                if path.is_dir() and not self.done(path) and tally.total:
+                    atomic.write_json(path / SPENT, tally.total)
             if self.done(path):
                 self._note_use(path)
 
@@ -109,12 +131,25 @@ class Cache:
         meta: JSON values to keep with it; read back by `meta(path)`. A second call replaces them.
         """
         users = _read_entry(path)["used_by"] if self.done(path) else []
+        tally = self._claimed.get(path.name)
+        if tally is not None:
+            self._charge(tally)
+        (path / SPENT).unlink(missing_ok=True)
         atomic.write_json(path / ENTRY, {"stage": stage_of(path.name), "created": time.time(), "bytes": size(path),
+                                         "cpu_seconds": None if tally is None else tally.total,
                                          "used_by": users or ([self.user] if self.user else []), "meta": dict(meta or {})})
 
     def meta(self, path: Path) -> dict[str, Any]:
         """What `finish` was given."""
         return dict(_read_entry(path).get("meta", {}))
+
+    def _charge(self, tally: _Tally) -> None:
+        """Count for a claimed result what was computed since it was claimed or charged last, less what was counted for others meanwhile."""
+        now = cpu_seconds()
+        spent = now - tally.then - (self._charged - tally.charged)
+        self._charged += spent
+        tally.total = None if tally.total is None else tally.total + spent
+        tally.then, tally.charged = now, self._charged
 
     def _note_use(self, path: Path) -> None:
         """The run refers to this result, which is now the most recently used one."""
@@ -123,6 +158,11 @@ class Cache:
             os.utime(path / ENTRY)
         else:
             atomic.write_json(path / ENTRY, {**record, "used_by": sorted([*record["used_by"], self.user])})
+
+
+def cpu_seconds() -> float:
+    """What this process has computed so far, over all threads, and its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def key(stage: str, inputs: Mapping[str, Any], version: int) -> str:
@@ -204,6 +244,17 @@ def _remove(cache: Cache, path: Path) -> bool:
         os.replace(path, trash)
         shutil.rmtree(trash, ignore_errors=True)
     return True
+
+
+def _cost(path: Path) -> float | None:
+    """CPU-seconds that went into a result, or into work in progress by runs that were stopped."""
+    if (path / ENTRY).is_file():
+        found: float | None = _read_entry(path).get("cpu_seconds")
+        return found
+    try:
+        return float(json.loads((path / SPENT).read_text()))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _last_change(folder: Path) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from understudy import atomic, pipeline, threads
 from understudy import recipe as recipes
 from understudy.cache import Cache
-from understudy.errors import DataError, RecipeError, four_parts
+from understudy.errors import DataError, four_parts
 from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
@@ -29,10 +29,8 @@ from understudy.stages import (
     finish,
     modes_of_tasks,
     prepare,
-    provenance,
     ready,
     rounds,
-    settle,
     start,
     teach,
     variants,
@@ -87,16 +85,7 @@ def compare(
     A script that calls this has to do so under `if __name__ == "__main__":`, or with `jobs=1`: each process imports the script again.
     """
     given, options = given or Given(), options or Options()
-    if jobs is not None and jobs < 1:
-        raise RecipeError(
-            four_parts(
-                "jobs is not usable",
-                got=jobs,
-                expected="1 or more students at a time",
-                otherwise="Nobody would train",
-                do="Use --jobs 1, or leave it out for one a core",
-            )
-        )
+    workers.refuse_jobs(jobs)
     recipe = variants.folded(recipe, objectives, seeds)
     variants.expand(recipe)
     rights = gate.gate(pipeline.named_rights(recipe), options.acknowledge)
@@ -111,17 +100,9 @@ def compare(
         for one in _variants(tree):
             with ready.naming(one):
                 start.refuse(copy.deepcopy(one.tree), data, given)
-        if before is None:
-            folder.clear()
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
-        own_threads = tree["training"]["threads"] != "auto"
-        trials = provenance.settled(folder) if before else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
-        if not own_threads:
-            tree["training"]["threads"] = 1  # many small students beside each other are done sooner than one by one on all cores
-        about = provenance.collect(tree, data, rights, trials, folder.path)
+        start.settle_many(stage, tree, data, given, rights, folder, cache, "compare", before is not None)
         command = f"understudy compare {folder.path / 'recipe.yaml'}"
-        provenance.write(folder, about | {"command": command})
-        folder.write_recipe(tree)
 
         taught = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
         rehearsal = Rehearsal(data, taught, rights, given, cache, on_event, cancel)

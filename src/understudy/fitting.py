@@ -20,7 +20,7 @@ from understudy.recipe import Recipe
 from understudy.report import fitted
 from understudy.rights import gate
 from understudy.run_folder import RunFolder
-from understudy.stages import candidates, derive, modes_of_tasks, prepare, provenance, settle, start, teach, trials
+from understudy.stages import candidates, derive, modes_of_tasks, prepare, start, teach, trials, workers
 from understudy.stages.hunt import PICK, Hunt, Wanted
 from understudy.stages.prepare import Given
 from understudy.stages.trials import Yard
@@ -57,6 +57,7 @@ def fit(
     """
     given, options = given or Given(), options or Options()
     wanted.refuse()
+    workers.refuse_jobs(jobs)
     _refuse(recipe)
     rights = gate.gate(pipeline.named_rights(recipe), options.acknowledge)
     folder = RunFolder(options.runs, f"{recipe.name}-fit")
@@ -118,16 +119,8 @@ def _begin(
     forms = trials.forms()
     derive.settle_student(tree, data)
     designs = candidates.designs(tree, data, given)
-    if before is None:
-        folder.clear()
     cache = Cache(options.cache or options.runs / "_cache", folder.path)
-    own_threads = tree["training"]["threads"] != "auto"
-    noted = provenance.settled(folder) if before else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
-    if not own_threads:
-        tree["training"]["threads"] = 1  # many small students beside each other are done sooner than one by one on all cores
-    provenance.write(folder, provenance.collect(tree, data, rights, noted, folder.path)
-                     | {"command": f"understudy fit {folder.path / 'recipe.yaml'}"})
-    folder.write_recipe(tree)
+    start.settle_many(stage, tree, data, given, rights, folder, cache, "fit", before is not None)
     settled = {key: tree[key] for key in ("training", "metric", "teacher")}
     designs = [replace(one, tree=one.tree | settled) for one in designs]
     yard = Yard(tree, data, given, cache)

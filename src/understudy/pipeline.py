@@ -46,6 +46,9 @@ from understudy.stages import (
     teach,
 )
 from understudy.stages.common import class_counts
+from understudy.stages.facts import facts_of
+from understudy.stages.latency import latency_of
+from understudy.stages.page import write_report
 from understudy.stages.prepare import Given
 from understudy.stages.start import Stages, computing_with, refuse
 
@@ -173,14 +176,14 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
         if rounding:
             finish.ship(tree, data, rounding.module, folder, shipped, "", "aware", rounding.extra)
         exports = stage("export", lambda: finish.export(tree, data, module, folder, on_event, rounding.module if rounding else None))
-        latency = stage("measure", lambda: finish.latency_of(tree, found, module, about["hardware"]["words"]))
+        latency = stage("measure", lambda: latency_of(tree, found, module, about["hardware"]["words"]))
         trained = partial(finish.trained_module, tree, data, given, folder)
         shifted = None
         if tree["robustness"]:
             shifted = stage("shift", lambda: shifts.ask(tree, found, students, trained, exports, folder.path, on_event, cancel))
         drafts = stage("draft", lambda: _drafts(begun, found, students, on_event, cancel)) if tree["draft"] else None
         about |= provenance.of_models(teacher, student)
-        facts = finish.facts_of(
+        facts = facts_of(
             tree,
             found,
             students,
@@ -193,12 +196,13 @@ def _run(recipe: Recipe, on_event: OnEvent, cancel: Cancel, given: Given, option
             prune.unrecovered(tree, data, given),
             rounding.table if rounding else None,
             shifted,
+            shifts.by_group(data, exports, folder.path),
         )
         summary, details = stage("evaluate", lambda: summarise(facts))
         finish.ship(tree, data, module, folder, shipped, card.render(summary, details))
         finish.tell_exports(tree, folder, summary)
         provenance.write(folder, about)
-        page = stage("report", lambda: finish.write_report(folder, summary, details))
+        page = stage("report", lambda: write_report(folder, summary, details))
         if recipe.profiles:
             summary = stage("bench", lambda: _on_devices(begun, recipe, on_event))
             details = {**details, "gates": summary["gates"]}
@@ -338,7 +342,8 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         shapes = refuse(tree, data, given)
         if before is None:
             folder.clear()
-        cache = Cache(options.cache or options.runs / "_cache", folder.path)
+            stage.cleared()
+        stage.cache = cache = Cache(options.cache or options.runs / "_cache", folder.path)
         trials = provenance.settled(folder) if before else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
         torch.set_num_threads(tree["training"]["threads"])
         about = provenance.collect(tree, data, rights, trials, folder.path)

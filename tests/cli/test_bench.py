@@ -49,6 +49,7 @@ def test_a_whole_run(understudy, there):
     assert rows["teacher"]["quality"]["value"] == summary["teacher"]["value"]
     assert rows["teacher"]["bytes"] == summary["teacher"]["bytes"] and rows["teacher"]["batches"]["1"]["times_teacher"] is None
     assert rows["onnx"]["quality"] == student["quality"] and rows["onnx"]["answers"]["agreement"] == 1.0
+    assert all(rows[name]["answers"] is None for name in ("teacher", "control", "student")), "another model, or itself"
     assert rows["onnx"]["wire"]["input"] == 4 * 4 and rows["onnx"]["wire"]["answer"] == 3 * 4, "four numbers in, three logits out"
     assert {one["instead_of"] for one in found["break_even"]} == {"the teacher", "language model by token"}
 

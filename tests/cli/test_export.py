@@ -77,6 +77,53 @@ def test_a_model_folder_needs_rows_and_no_run(understudy, there, tmp_path):
     assert done.code == 0 and "on 300 held-out rows" in done.out and (model / "exports/onnx/model.onnx").is_file(), done
     done = understudy("inspect", model / "exports/onnx/model.onnx")
     assert done.code == 0 and "setosa" in done.out and "vector" in done.out, done
+    assert "proved" not in json.loads((model / "exports/onnx/config.json").read_text()) and "warning" not in done.err
     assert understudy("export", tmp_path / "rows.npy", "onnx").code == 3
+
+
+def test_a_few_rows_prove_little_and_one_nothing(understudy, there, tmp_path):
+    """Prevents: a file that gives one right answer is called an export of the model."""
+    rows = np.random.default_rng(0).uniform(0, 8, (300, 4)).astype(np.float32)
+    model = shutil.copytree(there.path / "student", tmp_path / "model")
+    for count in (1, 31):
+        np.save(tmp_path / "few.npy", rows[:count])
+        done = understudy("export", model, "onnx", "--probe", tmp_path / "few.npy")
+        assert done.code == 3 and f"got {count} rows, expected 256 rows, 32 at the least" in done.err and not (model / "exports").exists()
+    np.save(tmp_path / "some.npy", rows[:60])
+    done = understudy("export", model, "onnx", "--probe", tmp_path / "some.npy")
+    assert done.code == 0 and "warning: proved on 60 rows, fewer than the 256 of the contract" in done.err, done
+    record = json.loads((model / "exports/onnx/config.json").read_text())["proved"]
+    assert (record["rows"], record["contract"]) == (60, 256) and "5.0%" in record["note"]
     (tmp_path / "cut.onnx").write_bytes((model / "exports/onnx/model.onnx").read_bytes()[:99])
     assert understudy("inspect", tmp_path / "cut.onnx").code == 3
+
+
+@pytest.mark.slow
+def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_older_file_goes(understudy, toy, tmp_path, monkeypatch):
+    """Prevents: an artefact is made again with other options, under figures of a file that is gone."""
+    monkeypatch.chdir(tmp_path)
+    run = toy.run("export=[safetensors, {kind: onnx, opset: 18}]", "training.seeds=1").path
+
+    def opset():
+        return json.loads((run / "exports/onnx/config.json").read_text())["onnx"]["opset"]
+
+    assert opset() == 18
+    shutil.rmtree(run / "exports/onnx")
+    bench = json.loads((run / "bench.json").read_text())
+    rows = [{"name": name, "role": role, "failed": "not at hand", "batches": {}, "quality": None, "bytes": 1}
+            for name, role in (("student", "student"), ("onnx", "artefact"), ("safetensors", "artefact"))]
+    student = json.loads((run / "student/config.json").read_text())["weights"]["sha256"]
+    measured = {"student": student, "models": rows, "break_even": [], "repeats": 2, "threads": 1,
+                "machine": "m", "load": None, "call": "c", "rule": "r", "batches": [1, 4], "metric": {"label": "accuracy"}, "training": {}}
+    (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
+    done = understudy("export", "toy", "onnx")
+    assert done.code == 0 and opset() == 18 and "understudy bench toy" in done.err, done
+    after = json.loads((run / "bench.json").read_text())
+    assert [row["name"] for row in after["measured"]["models"]] == ["student", "safetensors"] and after["latency"] == bench["latency"]
+    page = (run / "report.html").read_text()
+    assert "safetensors is not measured" in page and "onnx is not measured" not in page
+    done = understudy("export", "toy", "onnx", "opset=19")
+    assert done.code == 0 and opset() == 19 and "measure again" not in done.err
+    (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
+    assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
+    assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]

@@ -41,6 +41,7 @@ def result(there):
         (("--max-mb", "0", "--pick", "best"), 2, "--max-mb is not usable: got 0.0, expected a number above 0"),
         (("--max-ms", "-1", "--pick", "best"), 2, "--max-ms is not usable"),
         (("--min-retention", "0.9", "--budget-minutes", "0"), 2, "--budget-minutes is not usable"),
+        (("--min-retention", "0.9", "--jobs", "0"), 2, "got 0, expected 1 or more students"),
         (("--min-retention", "0.9", "data.split.validation=0"), 2, "a search chooses by validation"),
         (("--min-retention", "0.9", "sweep={over: {training.lr: [1, 2]}}"), 2, "sweep=null"),
         (("--min-retention", "0.9", "series={key: training.lr, values: [1, 2]}"), 2, "series=null"),

@@ -80,3 +80,16 @@ def test_the_ranking_puts_confident_disagreement_first() -> None:
 
 def test_softness() -> None:
     assert fidelity.softness(np.log(np.full((5, 4), 0.25))) == pytest.approx((np.log(4), 0.25))
+
+
+def test_inherited_mistakes_are_compared_by_clusters() -> None:
+    """The same shares, of three voices instead of thirty rows."""
+    rng = np.random.default_rng(5)
+    labels, teacher = np.zeros(30, dtype=int), np.log(np.tile([0.1, 0.9], (30, 1)))
+    arms = {name: np.log(np.eye(2)[(rng.random((3, 30)) < share).astype(int)] * 0.8 + 0.1)
+            for name, share in (("control", 0.3), ("distilled", 0.7))}
+    rows, voices = fidelity.inherited(arms, teacher, labels), fidelity.inherited(arms, teacher, labels, np.arange(30) % 3)
+    assert rows.difference is not None and voices.difference is not None
+    assert (rows.difference.items, voices.difference.items) == (30, 3)
+    assert voices.difference.difference == pytest.approx(rows.difference.difference)
+    assert fidelity.inherited(arms, teacher, labels, np.zeros(30)).difference is None, "one voice says nothing of another"

@@ -119,3 +119,79 @@ def test_amplified_is_said_of_a_student_that_is() -> None:
     assert np.mean([one.value for one in seen]) == pytest.approx(0.2, abs=0.02)
     other = [gaps.increase(drawn(rng, 3, narrow, groups, 800), drawn(rng, 1, wide, groups, 800)[0], groups) for _ in range(50)]
     assert not any(one.amplified for one in other)
+
+
+def several(rng: np.random.Generator, rows: int, columns: int, student: dict[str, float], teacher: dict[str, float]) -> list[gaps.Increase]:
+    """The increases of one report: columns of two groups on the same rows, of which the first one matters, against teacher and control."""
+    groups = [gaps.members(np.where(rng.random(rows) < 0.5, "a", "b")) for _ in range(columns)]
+    mine, theirs, alone = (drawn(rng, seeds, shares, groups[0], rows) for seeds, shares in ((3, student), (1, teacher), (3, teacher)))
+    return [gaps.increase(mine, other, one, 2 * columns) for one in groups for other in (theirs[0], alone)]
+
+
+@pytest.mark.parametrize("columns", [1, 4, 10])
+def test_amplified_is_rarely_said_of_any_column_where_nothing_grew(columns: int) -> None:
+    """Prevents: with ten columns, some of them is called amplified in every second report."""
+    rng, shares = np.random.default_rng(6), {"a": 0.9, "b": 0.8}
+    said = [any(one.amplified for one in several(rng, 300, columns, shares, shares)) for _ in range(200)]
+    assert np.mean(said) <= 0.05
+
+
+def test_amplified_is_said_among_ten_columns_where_one_grew_much() -> None:
+    rng = np.random.default_rng(7)
+    found = [several(rng, 800, 10, {"a": 0.9, "b": 0.5}, {"a": 0.9, "b": 0.85}) for _ in range(40)]
+    assert np.mean([one[0].amplified and one[1].amplified for one in found]) > 0.95
+
+
+def test_an_interval_excludes_zero_where_its_p_value_is_small() -> None:
+    rng = np.random.default_rng(8)
+    found = [one for _ in range(40) for one in several(rng, 400, 3, {"a": 0.9, "b": 0.72}, {"a": 0.9, "b": 0.85})]
+    apart = [one.ci95 is not None and not one.ci95[0] <= 0 <= one.ci95[1] for one in found]
+    assert apart == [one.p_value is not None and one.p_value < 0.05 for one in found]
+    assert 0.1 < np.mean(apart) < 0.9
+
+
+def slow_clusters(values: np.ndarray, groups: dict[str, np.ndarray], ends: tuple[str, str], clusters: np.ndarray) -> np.ndarray:
+    """Pseudo-values by leaving out every cluster in turn, in plain loops; shifted to the figure's own mean."""
+    def figure(kept: set[int]) -> float:
+        means = [np.mean([values[at] for at in groups[end] if clusters[at] in kept]) for end in ends]
+        return float(means[0] - means[1])
+
+    names = set(clusters.tolist())
+    whole = figure(names)
+    found = [len(names) * whole - (len(names) - 1) * figure(names - {out}) for out in sorted(names)]
+    return np.array(found) + whole - np.mean(found)
+
+
+def test_clusters_are_left_out_whole() -> None:
+    rng = np.random.default_rng(9)
+    clusters = rng.integers(0, 12, 90)
+    groups = {"a": np.flatnonzero(clusters < 5), "b": np.flatnonzero((clusters >= 5) & (rng.random(90) < 0.9)),
+              "c": np.flatnonzero(clusters >= 9)}
+    values = drawn(rng, 2, {"a": 0.9, "b": 0.5, "c": 0.6}, {"a": groups["a"], "b": groups["b"]}, 90)
+    found = gaps.gap(values, groups, clusters)
+    ends = (found.largest, found.smallest)
+    twin = spread([np.stack([slow_clusters(one, groups, ends, clusters) for one in values])],
+                  guard=90 / min(len(groups[end]) for end in ends) * (12 / 90) ** 0.5)
+    assert twin is not None and found.ci95 == pytest.approx(twin.interval(found.value, 0, 1))
+    alone = gaps.increase(values, 1 - values[0], groups, 1, np.arange(90) * 3)
+    assert alone.ci95 == pytest.approx(gaps.increase(values, 1 - values[0], groups).ci95), "clusters of one row are rows"
+
+
+def test_amplified_is_rarely_said_where_speakers_differ_and_groups_do_not() -> None:
+    """Eight speakers a group who differ: by rows alone this calls many equal reports amplified, by speakers few."""
+    rng = np.random.default_rng(10)
+    clusters = np.repeat(np.arange(16), 40)
+    groups = {"f": np.flatnonzero(clusters % 2 == 0), "m": np.flatnonzero(clusters % 2 == 1)}
+    said = {"rows": 0, "speakers": 0}
+    for _ in range(200):
+        student, teacher = (np.clip(0.8 + rng.normal(0, 0.2, 16), 0, 1)[clusters] for _ in range(2))
+        mine, theirs = (rng.random((3, 640)) < student).astype(float), (rng.random(640) < teacher).astype(float)
+        for name, own in (("rows", None), ("speakers", clusters)):
+            said[name] += gaps.increase(mine, theirs, groups, 1, own).amplified
+    assert said["speakers"] <= 0.05 * 200 < said["rows"]
+
+
+def test_a_group_of_few_clusters_is_not_compared() -> None:
+    clusters = np.repeat(np.arange(9), 20)
+    kept, small = gaps.large({"f": np.flatnonzero(clusters < 5), "m": np.flatnonzero(clusters >= 5)}, clusters=clusters)
+    assert set(kept) == {"f"} and small == {"m": 80}

@@ -47,9 +47,26 @@ def test_break_even():
     assert price.break_even(*(v * machine.per_core_second for v in (1000.0, 0.75, 0.25))) == pytest.approx(needed), "any unit of work"
 
 
-def test_what_a_run_took_is_all_of_its_starts():
-    lines = [{"stage": "teacher", "seconds": 10.0}, {"stage": "train", "seconds": 5.0}, {"stage": "train", "seconds": 2.5}]
-    assert price.training(lines, threads=2) == {"seconds": {"teacher": 10.0, "train": 7.5}, "core_seconds": 35.0}
+def test_what_a_run_took_is_all_of_its_starts_and_what_it_found_made():
+    """CPU-seconds on both sides: the seconds on the wall are shown and not counted. Of a result that two starts claim, the first knows what
+    others had paid; the second's cost is this run's own, which is in its lines."""
+    lines = [{"stage": "teacher", "seconds": 10.0, "cpu_seconds": 1.0, "before": {"teacher-aa": 100.0, "teacher-bb": 20.0}},
+             {"stage": "train", "seconds": 5.0, "cpu_seconds": 9.0}, {"stage": "train", "seconds": 2.5, "cpu_seconds": 4.0,
+                                                                      "before": {"arm-cc": 9.0, "teacher-aa": 101.0}}]
+    found = price.training(lines[:2])
+    assert found == {"seconds": {"teacher": 10.0, "train": 5.0}, "cpu_seconds": {"teacher": 1.0, "train": 9.0}, "kept": {"teacher": 120.0},
+                     "not_counted": [], "core_seconds": 130.0}
+    assert price.training(lines)["core_seconds"] == 14.0 + 120.0 + 9.0 and price.training(lines)["kept"] == {"teacher": 120.0, "arm": 9.0}
+    assert "143 core-seconds" in price.cost_in_words(price.training(lines)) and "129 of them" in price.cost_in_words(price.training(lines))
+
+
+def test_what_nobody_counted_is_named():
+    lines = [{"stage": "train", "seconds": 5.0, "cpu_seconds": 9.0, "before": {"store-aa": None, "teacher-bb": 1.0}}]
+    found = price.training(lines, ["the teacher in t.onnx"])
+    assert found["core_seconds"] == 10.0 and found["not_counted"] == ["the teacher in t.onnx", "results of the stage store in the cache"]
+    assert "Not counted: the teacher in t.onnx, results of the stage store" in price.cost_in_words(found)
+    older = price.training([*lines, {"stage": "report", "seconds": 5.0}])
+    assert older["core_seconds"] is None and "did not count" in price.cost_in_words(older), "prevents: half of the stages for the whole"
 
 
 def test_the_example_can_be_read():

@@ -7,6 +7,7 @@ import pytest
 
 from understudy.evaluation import shift
 from understudy.preprocess import Preprocess
+from understudy.preprocess.audio import LogMel
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (20, 12, 10), dtype=np.uint8)
@@ -171,13 +172,78 @@ def test_a_text_keeps_a_letter() -> None:
     assert shift.misspelt(["123 - 456"], 1.0, ["x"])[0] == "123 - 456"
 
 
+# --- recordings
+
+
+RATE = 8000
+WAVES = (0.3 * np.sin(np.arange(4000) * np.linspace(0.05, 0.4, 30)[:, None]) + RNG.normal(0, 0.02, (30, 4000))).astype(np.float32)
+WAVES[:10, 3000:] = 0  # filled up with silence
+HEARD = Preprocess.fit("audio", WAVES, log_mel=LogMel(RATE, 4000, 200, 80, bands=12))
+
+
+@pytest.mark.parametrize("decibels", [20.0, 5.0, 0.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_the_signal_to_noise_ratio_is_the_one_that_was_asked_for(decibels: float, dtype: type) -> None:
+    """Over what was recorded, of each recording by itself; recordings of whole numbers are off by their rounding."""
+    waves = WAVES if dtype is np.float32 else (WAVES * 16000).astype(np.int16)
+    noise = shift.hiss(waves, decibels, IDS[:30]).astype(float) - waves
+    for row, wave in enumerate(waves.astype(float)):
+        long = 3000 if row < 10 else 4000
+        ratio = 10 * np.log10(np.square(wave[:long]).mean() / np.square(noise[row, :long]).mean())
+        assert ratio == pytest.approx(decibels, abs=0.01)
+    assert (noise[:10, 3000:] != 0).any(axis=1).all() and shift.hiss(waves, decibels, IDS[:30]).dtype == dtype
+    assert not shift.hiss(np.zeros((1, 9), dtype), decibels, IDS[:1]).any(), "noise of a silent recording has no loudness"
+
+
+def test_loudness_is_a_factor_up_to_full_scale() -> None:
+    found = shift.loudened(WAVES * 0.1, 20.0, IDS[:30]).astype(float)  # nothing reaches 1
+    factors = np.array([one[:3000] @ wave[:3000] / (wave[:3000] @ wave[:3000]) for one, wave in zip(found, WAVES * 0.1, strict=True)])
+    assert np.isclose(factors, 10, rtol=1e-4).sum() + np.isclose(factors, 0.1, rtol=1e-4).sum() == 30 and 5 < (factors > 1).sum() < 25
+    loud = shift.loudened(WAVES, 30.0, IDS[:30])
+    assert np.abs(loud).max() == 1.0 and (np.abs(loud) == 1.0).any(axis=1).sum() == (factors > 1).sum()
+    beyond = np.abs(shift.loudened(WAVES * 4, 30.0, IDS[:30])).max(axis=1)[factors > 1]
+    assert beyond == pytest.approx(np.abs(WAVES * 4).max(axis=1)[factors > 1]), "recordings that were never within full scale"
+    whole = shift.loudened((WAVES * 30000).astype(np.int16), 30.0, IDS[:30])
+    assert whole.dtype == np.int16 and whole.max() == 32767 and whole.min() == -32767
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2])
+def test_the_stated_share_of_the_loudest_samples_is_cut_off(share: float) -> None:
+    for wave, found in zip(WAVES, shift.overdriven(WAVES, share), strict=True):
+        long, changed = int(np.flatnonzero(wave)[-1]) + 1, wave != found
+        assert changed.sum() == pytest.approx(share * long, abs=2) and np.abs(wave[changed]).min() > np.abs(wave[~changed]).max() - 1e-6
+        assert np.abs(found).max() == pytest.approx(np.abs(wave[~changed]).max()) and (np.sign(found) == np.sign(wave)).all()
+
+
+def test_the_stated_share_of_stretches_is_lost_and_more_of_them_at_the_next_severity() -> None:
+    lost = [shift.dropped(WAVES, share, IDS[:30], 160) == 0 for share in (0.1, 0.2, 0.4)]
+    assert (lost[0] <= lost[1]).all() and (lost[1] <= lost[2]).all()
+    for share, found in zip((0.1, 0.2, 0.4), lost, strict=True):
+        assert [one[:4000].reshape(25, 160).all(axis=1).sum() for one in found[10:]] == [round(share * 25)] * 20
+    assert len({np.argmax(one) for one in lost[0][10:]}) > 5, "not always in one place"
+
+
+@pytest.mark.parametrize("name", list(shift.SHIFTS["audio"]))
+def test_a_recording_is_spoilt_alike_alone_and_among_others(name: str) -> None:
+    whole = shift.shifted(name, 4, WAVES, IDS[:30], HEARD)
+    assert np.array_equal(whole[7:8], shift.shifted(name, 4, WAVES[7:8], IDS[7:8], HEARD)) and not np.array_equal(whole, WAVES)
+    assert whole.shape == WAVES.shape and whole.dtype == WAVES.dtype and np.isfinite(HEARD.encode(whole)).all()
+
+
+def test_recordings_are_left_alone_at_nothing() -> None:
+    for found in (shift.hiss(WAVES, np.inf, IDS[:30]), shift.loudened(WAVES, 0, IDS[:30]), shift.overdriven(WAVES, 0),
+                  shift.dropped(WAVES, 0, IDS[:30], 160)):
+        assert found is not WAVES and np.array_equal(found, WAVES)
+
+
 # --- which there are
 
 
 def test_every_shift_grows_with_its_severity_and_says_what_it_is() -> None:
     for named in shift.SHIFTS.values():
         for one in named.values():
-            assert list(one.levels) == sorted(set(one.levels)) and min(one.levels) > 0
+            amounts = [-level for level in one.levels] if "ratio" in one.says else list(one.levels)  # less signal is more
+            assert amounts == sorted(set(amounts)) and min(one.levels) >= 0
             assert one.words(1) != one.words(5) and "{" not in one.words(3)
     assert shift.SHIFTS["image"]["noise"].words(1) == "normal noise, deviation 8 % of white"
     assert shift.SHIFTS["table"]["noise"].words(5) == "numbers off by 1 training deviations"

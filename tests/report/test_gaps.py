@@ -87,13 +87,30 @@ def test_nothing_is_said_of_students_that_treat_groups_no_worse(teacher: dict[st
     assert not [one for one in details["gaps"]["sentences"] if "answers right" in one]
 
 
-def test_p_values_are_corrected_over_all_shares() -> None:
-    row = summarise(facts(EVEN, UNEVEN))[0]["gaps"][0]["increase"]["teacher"]
+def test_intervals_and_p_values_are_corrected_over_all_that_is_compared() -> None:
+    """Three shares against teacher and control: six differences."""
     found = facts(EVEN, UNEVEN)
+    summary, details = summarise(found)
+    row = summary["gaps"][0]["increase"]["teacher"]
     right = {"d": (found.arms["distilled"].logits_test.argmax(-1) == LABELS).astype(float),
              "t": (found.teacher_log_probs_test.argmax(-1) == LABELS).astype(float)}
     own = gaps.increase(right["d"], right["t"], gaps.members(SEX))
-    assert own.p_value is not None and row["p_holm"] >= own.p_value and row["ci95"] == pytest.approx(own.ci95)
+    assert own.p_value is not None and own.ci95 is not None and row["p_corrected"] == pytest.approx(min(1.0, 6 * own.p_value))
+    assert row["ci95"][0] < own.ci95[0] and row["ci95"][1] > own.ci95[1]
+    assert "6 differences" in details["gaps"]["rule"] and "99.17%" in details["gaps"]["rule"]
+    assert details["gaps"]["rule"].replace("'", "&#39;") in html.render(summary, details)
+
+
+@pytest.mark.parametrize("student", [EVEN, {"f": 0.8, "m": 0.87}, {"f": 0.78, "m": 0.87}, {"f": 0.75, "m": 0.88}, UNEVEN])
+def test_what_is_said_and_the_p_value_beside_it_agree(student: dict[str, float]) -> None:
+    """Prevents: "bias amplified" beside a corrected p-value that shows nothing."""
+    other = np.where(RNG.random(ROWS) < 0.5, "old", "young").astype(object)
+    summary, details = summarise(facts(EVEN, student, sensitive={"sex": SEX, "age": other}))
+    rows = [one for row in summary["gaps"] for one in row["increase"].values()]
+    assert len(rows) == 12
+    for one in rows:
+        assert one["amplified"] == (one["value"] > 0 and one["p_corrected"] < 0.05) == (one["ci95"][0] > 0)
+    assert len(details["gaps"]["sentences"]) == sum(one["amplified"] for one in rows)
 
 
 def test_small_groups_and_unknown_rows_are_named_and_not_compared() -> None:
@@ -143,7 +160,7 @@ def test_the_gate_is_the_shipped_student_s_widest_increase() -> None:
 def test_one_seed_has_gaps_without_a_word() -> None:
     summary, details = summarise(facts(EVEN, UNEVEN, seeds=1))
     row = summary["gaps"][0]["increase"]["teacher"]
-    assert row["value"] > 0.1 and row["ci95"] is None and row["p_holm"] is None and not row["amplified"]
+    assert row["value"] > 0.1 and row["ci95"] is None and row["p_corrected"] is None and not row["amplified"]
     assert 'id="gaps"' in html.render(summary, details)
 
 
@@ -153,3 +170,22 @@ def test_a_hostile_column_stays_a_name() -> None:
     said = details["gaps"]["sentences"]
     assert said and not any("\x1b" in one or "\x07" in one for one in said)
     assert "<script>" not in html.render(summary, details)
+
+
+@pytest.mark.parametrize("harm", [0.0, 0.4])
+def test_a_quantised_file_is_compared_with_the_student_it_was_made_of(harm: float) -> None:
+    """Prevents: int8 gets one group wrong, and the gaps of the float student are shown above it."""
+    found = facts(EVEN, EVEN)
+    logits = found.arms["distilled"].logits_test[2].copy()
+    worse = (SEX == "f") & (np.random.default_rng(3).random(ROWS) < harm)
+    logits[worse] = logits[worse][:, ::-1]
+    summary, details = summarise(facts(EVEN, EVEN, artefacts_test={"onnx_int8": logits}))
+    accuracy = summary["gaps"][0]
+    assert set(accuracy["increase"]) == {"teacher", "control", "onnx_int8"} and "9 differences" in details["gaps"]["rule"]
+    shares = [group["onnx_int8"]["value"] for group in details["gaps"]["measures"][0]["groups"]]
+    right = logits.argmax(-1) == LABELS
+    assert shares == pytest.approx([right[SEX == "f"].mean(), right[SEX == "m"].mean()])
+    assert accuracy["gaps"]["onnx_int8"]["value"] == pytest.approx(max(shares) - min(shares))
+    assert accuracy["increase"]["onnx_int8"]["amplified"] == (harm > 0) and (harm > 0 or accuracy["increase"]["onnx_int8"]["value"] == 0)
+    said = [one for one in details["gaps"]["sentences"] if "onnx_int8's gap in answers right" in one]
+    assert len(said) == (harm > 0) and "onnx_int8 − student" in html.render(summary, details)

@@ -319,5 +319,33 @@ def test_recordings_of_one_speaker_count_as_one(plain: Classification) -> None:
         assert voices["arms"][arm]["mean"] == pytest.approx(rows["arms"][arm]["mean"])
     assert voices["examples"] == 240 and details["verdict"]["items"] == 5
     assert any("240 test rows are of 5 groups" in note for note in details["notes"])
+    by_rows = summarise(plain)[1]
+
+    def width(found: dict[str, Any]) -> float:
+        return found["ci95"][1] - found["ci95"][0]
+
+    widths = [[width(one["distilled"]) for one in found["classes"]] for found in (details, by_rows)]
+    assert widths[0] != pytest.approx(widths[1])
+    assert details["fidelity"]["distilled"]["agreement_ci95"] != by_rows["fidelity"]["distilled"]["agreement_ci95"]
     alone, said = summarise(replace(plain, clusters=np.zeros(240, dtype=np.int64)))
     assert alone == rows and any("All test rows are of one group" in note for note in said["notes"])
+
+
+def test_the_verdict_without_duplicates_counts_speakers_too(plain: Classification) -> None:
+    """Prevents: the figures beside, without the duplicates, are surer than the verdict itself."""
+    twice = replace(plain, duplicates=np.arange(20))
+    rows, voices = (summarise(one)[1]["duplicates"]["without"] for one in (twice, replace(twice, clusters=np.arange(240) % 5)))
+    assert rows["difference"] == pytest.approx(voices["difference"]) and rows["ci95"] != pytest.approx(voices["ci95"])
+    left = summarise(replace(twice, clusters=np.where(np.arange(240) < 20, 1, 0)))[1]["duplicates"]["without"]
+    assert "verdict" not in left and left["distilled"] == pytest.approx(rows["distilled"]), "what is left is of one speaker"
+
+
+def test_rows_outside_are_told_apart_by_speakers(plain: Classification) -> None:
+    outside = np.zeros(240, dtype=bool)
+    outside[100:160] = True
+    found = replace(plain, outside=outside, labels_test=np.where(outside, -1, plain.labels_test))
+    rows, voices = (summarise(one)[1]["measures"] for one in (found, replace(found, clusters=np.arange(240) % 7)))
+    assert [one["name"] for one in rows] == [one["name"] for one in voices] and len(rows) == 3
+    for a, b in zip(rows, voices, strict=True):
+        assert a["distilled"]["value"] == pytest.approx(b["distilled"]["value"])
+        assert a["distilled"]["ci95"] != pytest.approx(b["distilled"]["ci95"])

@@ -181,6 +181,50 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
     assert "was laid aside" in said(export.rename(export.with_name("onnx.failed")))
 
 
+def test_what_rounds_runs_only_where_it_is_asked_for(ask, make_run, pixels, tmp_path):
+    """Prevents: load("student/") answers with an int8 file, because it is the only one there, and nobody knows."""
+    run = make_run("linear", Preprocess.fit("image", pixels), pixels)
+    student, export = run / "student", run / "exports" / "onnx"
+    np.save(tmp_path / "pixels.npy", pixels)
+    rounded = export.with_name("onnx_int8")
+    shutil.copytree(export, rounded)
+    model = onnx.load(rounded / "model.onnx")
+    for one in model.graph.initializer:  # another model's answers, which show which file ran
+        values = onnx.numpy_helper.to_array(one)
+        if values.dtype == np.float32:
+            one.CopyFrom(onnx.numpy_helper.from_array(2 * values, one.name))
+    onnx.save(model, rounded / "model.onnx")
+    digest = hashlib.sha256((rounded / "model.onnx").read_bytes()).hexdigest()
+    config = json.loads((export / "config.json").read_text())
+    config = {**config, "onnx": {**config["onnx"], "sha256": digest}, "quantised": {"method": "dynamic"}}
+    (rounded / "config.json").write_text(json.dumps(config))
+
+    def asked(where, **more):
+        words = "".join(f", {name}={value!r}" for name, value in more.items())
+        return np.array(ask(f"print(json.dumps(load({str(where)!r}{words}).predict(np.load('pixels.npy')).tolist()))"))
+
+    expected, other = artefact.load(student).predict(pixels), asked(rounded)
+    assert np.abs(other - expected).max() > 1e-3
+    np.testing.assert_allclose(asked(student), expected, atol=1e-5)
+    np.testing.assert_allclose(asked(student, kind="onnx"), expected, atol=1e-5)
+    np.testing.assert_allclose(asked(student, kind="onnx_int8"), other, atol=1e-6)
+    missing = ask(f"load({str(student)!r}, kind='onnx_int4')", fails=True)
+    assert "got exports/onnx, exports/onnx_int8, expected exports/onnx_int4" in missing
+    assert "is one export by itself" in ask(f"load({str(rounded)!r}, kind='onnx')", fails=True)
+    shutil.rmtree(export)
+    alone = ask(f"load({str(student)!r})", fails=True)
+    assert "no export in float: got exports/onnx_int8" in alone and 'kind="onnx_int8"' in alone
+    np.testing.assert_allclose(asked(student, kind="onnx_int8"), other, atol=1e-6)
+    theirs = json.loads((student / "config.json").read_text())
+    (run / "aware").mkdir()
+    aware = {**theirs, "weights": {**theirs["weights"], "sha256": "aware"}}
+    (run / "aware" / "config.json").write_text(json.dumps(aware))
+    (rounded / "config.json").write_text(json.dumps({**config, "weights": aware["weights"]}))
+    np.testing.assert_allclose(asked(student, kind="onnx_int8"), other, atol=1e-6)
+    (rounded / "config.json").write_text(json.dumps({**config, "weights": {**aware["weights"], "sha256": "another"}}))
+    assert "got none of its weights" in ask(f"load({str(student)!r}, kind='onnx_int8')", fails=True)
+
+
 def test_the_command_prints_a_line_of_json_a_row(installed, make_run, pixels, tmp_path):
     run = make_run("linear", Preprocess.fit("image", pixels), pixels)
     np.save(tmp_path / "pixels.npy", pixels)

@@ -1,4 +1,4 @@
-"""stages/finish.py: which seed ships, what is measured, and the page made again."""
+"""stages/finish.py: which seed ships, and what becomes of its artefacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.errors import DataError, GateError, RecipeError
+from understudy.errors import GateError, RecipeError
 from understudy.recipe import resolved
 from understudy.stages import finish
 from understudy.stages.arms import ArmResult
@@ -28,20 +28,6 @@ def test_the_seed_that_ships_is_the_best_by_validation(metric, best, seed):
     assert finish.shipped_seed({"metric": metric}, arm(*best)) == seed
 
 
-def test_the_page_is_made_again_from_what_lies_there(toy):
-    run = toy.run("training.seeds=1")
-    page = (run.path / "report.html").read_bytes()
-    (run.path / "report.html").unlink()
-    assert finish.rerender(run.path).read_bytes() == page
-    for damage in ("{", "[]"):
-        (run.path / "details.json").write_text(damage)
-        if damage == "{":
-            with pytest.raises(DataError, match="finished"):
-                finish.rerender(run.path)
-    with pytest.raises(DataError, match="finished"):
-        finish.rerender(run.path / "nowhere")
-
-
 @pytest.mark.slow
 def test_what_the_report_shows_of_the_self_test_and_the_exports(toy):
     run = toy.run("training.seeds=1", "export=[safetensors, onnx]")
@@ -52,14 +38,6 @@ def test_what_the_report_shows_of_the_self_test_and_the_exports(toy):
     assert found["onnx"]["bytes"] == (run.path / "exports/onnx/model.onnx").stat().st_size
     assert found["safetensors"]["parity"]["max_abs"] == 0
     assert run.details["latency"]["student"] > 0 and json.loads((run.path / "bench.json").read_text())["latency"] == run.details["latency"]
-
-
-def test_a_store_is_not_timed_as_a_teacher(toy):
-    """Prevents: "300 times slower than the teacher", because the teacher's answers were only looked up."""
-    toy.run("name=first", "training.seeds=1")
-    [store] = (toy.runs / "_cache").glob("store-*")
-    run = toy.run(f"teacher={{kind: stored, path: {store}}}", "training.seeds=1")
-    assert run.details["latency"] is None and "latency" in json.loads((run.path / "bench.json").read_text())
 
 
 def test_an_exporter_that_does_not_agree_is_laid_aside_and_said(toy, monkeypatch):

@@ -2,7 +2,8 @@
 
     from understudy_runtime import load
 
-    student = load("student/")                   # or exports/onnx, a folder of a static embedding, one .onnx file
+    student = load("student/")                   # its float export; kind="onnx_int8" for that one; or exports/onnx, a static
+                                                 # embedding, one .onnx file
     student.predict(raw)                         # (N, C) probabilities: pixels, columns of a table, texts, waveforms
     student.answer(raw)                          # (N,) names of classes
     student.encode(["a text"])                   # (N, D), of a student of sentence vectors

@@ -17,10 +17,11 @@ def main(arguments: list[str] | None = None) -> None:
     predict = verbs.add_parser("predict", help="print what a student says of a file, a line of JSON for each of its rows")
     predict.add_argument("student", help="student/ or exports/onnx of a run, a static embedding, or an .onnx file")
     predict.add_argument("input", help="an image, a CSV or TSV table, a .npy array, a text file, a .wav file: of the kind that it knows")
+    predict.add_argument("--kind", help="of student/: which of the run's exports, as in onnx_int8 (one in float)")
     predict.add_argument("--top", type=int, default=3, help="how many classes of each row (3)")
     given = parser.parse_args(arguments)
     try:
-        found = load(given.student)
+        found = load(given.student, kind=given.kind)
         if found.vectors is not None:
             rows = [[round(float(number), 6) for number in row] for row in found.encode(found.read(given.input))]
         else:

@@ -21,6 +21,9 @@ SCHEMA = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KINDS = ("image", "vector", "table", "text", "audio")
 EXPORT = "understudy export RUN"
+ROUNDS = "quantised"
+"""What the config.json of an artefact in fewer bits has and no other."""
+AWARE = "aware"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +70,15 @@ class Student:
         return self.predict(self.read(path))
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Student:
+def load(path: str | os.PathLike[str], *, kind: str | None = None, threads: int | None = None) -> Student:
     """The student of a folder, or of one .onnx file.
 
     path: a folder with an ONNX file and its config.json (`exports/onnx` of a run), a student folder with such an export of it beside
-    (`student/` of a run), a static embedding, or an .onnx file that says itself what it reads. threads: of ONNX Runtime; None: its choice.
+    (`student/` of a run), a static embedding, or an .onnx file that says itself what it reads. kind: of a student folder, which of the
+    run's exports: "onnx", "onnx_int8"; None: one in float, never one that rounds. threads: of ONNX Runtime; None: its choice.
 
-    Raises DataError for a folder that understudy did not write, that another version wrote, or whose file is not the one that was checked;
-    RecipeError where a package is missing.
+    Raises DataError for a folder that understudy did not write, that another version wrote, or whose file is not the one that was checked,
+    and where the export is not there; RecipeError where a package is missing, or a kind is named of what is one export itself.
     """
     path = Path(path)
     if any(part.suffix == ".failed" for part in (path, path.parent)):
@@ -82,14 +86,23 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Student
             f'"{path}" was laid aside', got="an artefact that does not agree with its student (reason.txt)", expected="one that was proved",
             otherwise="Its answers would be taken for the student's", do="Export it again, or in another format"))
     if path.is_file() and path.suffix == ".onnx":
+        _refuse_kind(path, kind)
         return _alone(path, threads)
-    if _is_static(path):
+    if kind is None and _is_static(path):
         return _static(path)
     config = _config(path)
     exported = _section(config)
     if exported is not None:
+        _refuse_kind(path, kind)
         return _student(path / exported["file"], config, exported, threads)
-    return _beside(path, config, threads)
+    return _beside(path, config, kind, threads)
+
+
+def _refuse_kind(path: Path, kind: str | None) -> None:
+    if kind is not None:
+        raise RecipeError(four_parts(
+            f'"{path}" is one export by itself', got=f'kind "{kind}"', expected="a kind for student/ of a run alone",
+            otherwise="Another file than the one that was named would run", do="Leave kind out, or name the student's folder"))
 
 
 def _alone(file: Path, threads: int | None) -> Student:
@@ -104,25 +117,46 @@ def _alone(file: Path, threads: int | None) -> Student:
         raise DataError(four_parts(
             f'"{file}" does not say what it reads', got=f"an ONNX file without {CONFIG} beside it, or metadata of understudy in it",
             expected="one that understudy exported", otherwise="Input would be scaled and labelled by guess",
-            do=f"Export it again: {EXPORT} --to onnx"))
+            do=f"Export it again: {EXPORT} onnx"))
     _refuse_other_schema(file, said)
     return _student(file, said, {}, threads)
 
 
-def _beside(folder: Path, config: Mapping[str, Any], threads: int | None) -> Student:
-    """The export, among a run's, of the student in this folder: that of the same weights, plain ONNX before others."""
-    stated = (config.get("weights") or {}).get("sha256")
-    found = sorted(folder.absolute().parent.glob(f"exports/*/{CONFIG}"), key=lambda file: (file.parent.name != "onnx", file))
-    for file in found:
+def _beside(folder: Path, config: Mapping[str, Any], kind: str | None, threads: int | None) -> Student:
+    """The export, among a run's, of the student in this folder: that of the kind, or one in float, plain ONNX before others.
+
+    An export is the student's where it was made of the same weights; of those that round, also of `aware/`, the student that was trained on
+    with their rounding.
+    """
+    there = {}
+    for file in sorted(folder.absolute().parent.glob(f"exports/*/{CONFIG}"), key=lambda file: (file.parent.name != "onnx", file)):
         if file.parent.suffix == ".failed":
             continue
         other = _config(file.parent)
-        exported = _section(other)
-        if exported is not None and stated is not None and (other.get("weights") or {}).get("sha256") == stated:
-            return _student(file.parent / exported["file"], other, exported, threads)
+        exported, rounds = _section(other), ROUNDS in other
+        own = {_stated(config), *([_stated(_config(aware))] if rounds and (aware := folder.absolute().parent / AWARE).is_dir() else [])}
+        if exported is not None and _stated(other) in own - {None}:
+            there[file.parent.name] = rounds
+            if kind == file.parent.name or (kind is None and not rounds):
+                return _student(file.parent / exported["file"], other, exported, threads)
+    if kind is None and there:
+        raise DataError(four_parts(
+            f'"{folder}" has no export in float', got=", ".join(f"exports/{name}" for name in there), expected="exports/onnx",
+            otherwise="A model that rounds would answer in the student's name",
+            do=f'Say so, load(..., kind="{next(iter(there))}"), or run {EXPORT} onnx where understudy is installed'))
+    if kind is not None:
+        raise DataError(four_parts(
+            f'"{folder}" has no export of this kind', got=", ".join(f"exports/{name}" for name in there) or "none of its weights",
+            expected=f"exports/{kind}", otherwise="Another file than the one that was asked for would run",
+            do=f"Name one that is there, or run {EXPORT} {kind} where understudy is installed"))
     raise DataError(four_parts(
         f'"{folder}" needs torch', got=f"{WEIGHTS} alone", expected="an ONNX file of it in exports/ beside the folder",
-        otherwise="There would be nothing to run it with", do=f"Run {EXPORT} --to onnx where understudy is installed, or load it there"))
+        otherwise="There would be nothing to run it with", do=f"Run {EXPORT} onnx where understudy is installed, or load it there"))
+
+
+def _stated(config: Mapping[str, Any]) -> Any:
+    """The sha256 of the weights that a folder's artefact was made of; None where it does not say."""
+    return (config.get("weights") or {}).get("sha256")
 
 
 def _student(file: Path, config: Mapping[str, Any], exported: Mapping[str, Any], threads: int | None) -> Student:

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import typer
 
-from understudy.cli._arguments import ACKNOWLEDGE, ALLOW_CODE, AS_JSON, CACHE, OVERRIDES, RECIPE, REPLACE, RUNS
+from understudy.cli._arguments import (
+    ACKNOWLEDGE,
+    ALLOW_CODE,
+    AS_JSON,
+    CACHE,
+    CHECKPOINT_SECONDS,
+    JOBS,
+    OVERRIDES,
+    RECIPE,
+    REPLACE,
+    RUNS,
+    options_of,
+)
 from understudy.cli._console import done, note, safe, say, say_json, table
 from understudy.cli._watch import Watch, stoppable
 
@@ -26,24 +38,23 @@ def advise(
     ),
     share: float = typer.Option(0.05, "--share", help="Share of the training rows that the pilot takes; above 0, at most 0.5."),
     seeds: int = typer.Option(3, "--seeds", help="Students of each arm in the pilot.", min=2),
-    jobs: int = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", min=1, show_default=False),
+    jobs: int = JOBS,
     runs: Path = RUNS,
     cache: Path = CACHE,
     replace: bool = REPLACE,
     acknowledge: list[str] = ACKNOWLEDGE,
     allow_code: bool = ALLOW_CODE,
     as_json: bool = AS_JSON,
-    checkpoint_seconds: float = typer.Option(5.0, "--checkpoint-seconds", help="Least time between two checkpoints of a student.", min=0.0),
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Try objectives on a few training rows, foretell what each keeps of the teacher in the full run, and say which to pick, or none."""
     from understudy import advice
     from understudy.comparison import PAGE
-    from understudy.pipeline import Options
     from understudy.recipe import load
     from understudy.stages.prepare import Given
 
     wanted = load(recipe, overrides or [])
-    options = Options(runs=runs, cache=cache, replace=replace, acknowledge=tuple(acknowledge), checkpoint_seconds=checkpoint_seconds)
+    options = options_of(runs, cache, replace, acknowledge, checkpoint_seconds)
     given = Given(allow_code=allow_code)
     with stoppable() as asked:
         made = advice.advise(wanted, objective, share, seeds, Watch(), lambda: asked[0], given=given, options=options, jobs=jobs)

@@ -129,6 +129,8 @@ def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         say(safe(f"{one['machine']}: {one['assumption']}."))
     if not machines:
         say("No prices: no --prices were given.")
+    if "training" in found:
+        say(safe(found["training"]["sentence"]))
     for one in found.get("break_even", ()):
         needed = "never pays for itself" if one["predictions"] is None else (
             f"pays for itself after {one['predictions']:,.0f} predictions, {one['per_day']['365']:,.3g} a day within a year")

@@ -28,8 +28,9 @@ def evaluate(
         say_json(found)
     else:
         around = "[{:.4f}, {:.4f}] ".format(*found["ci95"]) if found["ci95"] else ""
+        of = "" if found["items"] == found["examples"] else f" of {found['items']:,} groups, each counted as one item"
         say(
-            f"{found['metric']} {found['value']:.4f} {around}on {found['examples']:,} test rows; "
+            f"{found['metric']} {found['value']:.4f} {around}on {found['examples']:,} test rows{of}; "
             f"log-loss {found['log_loss']:.4f} nats; ECE {found['ece']:.4f}; "
             f"worst class {cell(found['worst_class']['name'])} {found['worst_class']['value']:.4f}"
         )

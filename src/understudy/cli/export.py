@@ -8,7 +8,7 @@ from typing import Any, Literal
 import typer
 
 from understudy.cli._arguments import ALLOW_CODE, CACHE, RUNS
-from understudy.cli._console import done, say, size
+from understudy.cli._console import done, note, say, size
 from understudy.cli._runs import find
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,7 +20,8 @@ def export(
     format: str = typer.Argument(help="A file of `export/`: safetensors, onnx, ..."),
     options: list[str] = typer.Argument(None, help="The format's own fields, as in tolerance=1e-5.", metavar="[KEY=VALUE]..."),
     of: Literal["student", "teacher"] = typer.Option("student", "--of", help="Of a run: whose artefact."),
-    probe: Path = typer.Option(None, "--probe", help="Of a model folder: inputs to compare on.", metavar="FILE", show_default=False),
+    probe: Path = typer.Option(None, "--probe", help="Of a model folder: inputs to compare on, 256 rows or more.", metavar="FILE",
+                               show_default=False),
     out: Path = typer.Option(None, "--out", help="Of a model folder: where to; exports/ in it by default.", show_default=False),
     runs: Path = RUNS,
     cache: Path = CACHE,
@@ -49,4 +50,8 @@ def export(
         f"{row['path']}  {size(row['bytes'])}  largest difference of a number {parity['max_abs']:.1e}, "
         f"{alike} on {parity['rows']} held-out rows{lost}"
     )
+    if row.get("forgotten"):
+        note(f"what was measured of the older file is gone from bench.json and the page; measure again: understudy bench {run}")
+    if "note" in row:
+        note(f"warning: {row['note']}")
     done(folder / row["path"], f"understudy runs show {folder}" if folder != Path() else f"understudy export {run} onnx --probe {probe}")

@@ -7,7 +7,19 @@ from typing import Literal
 
 import typer
 
-from understudy.cli._arguments import ACKNOWLEDGE, ALLOW_CODE, AS_JSON, CACHE, OVERRIDES, RECIPE, REPLACE, RUNS
+from understudy.cli._arguments import (
+    ACKNOWLEDGE,
+    ALLOW_CODE,
+    AS_JSON,
+    CACHE,
+    CHECKPOINT_SECONDS,
+    JOBS,
+    OVERRIDES,
+    RECIPE,
+    REPLACE,
+    RUNS,
+    options_of,
+)
 from understudy.cli._console import done, note, safe, say, say_json, table
 from understudy.cli._watch import Watch, stoppable
 
@@ -33,19 +45,18 @@ def fit(
     ),
     pick: Literal["smallest", "fastest", "best"] = typer.Option("smallest", "--pick", help="Which of those that meet all targets."),
     budget_minutes: float = typer.Option(None, "--budget-minutes", help="Stop the search after so long, with exit 5.", show_default=False),
-    jobs: int = typer.Option(None, "--jobs", help="Students trained at a time; all cores by default.", min=1, show_default=False),
+    jobs: int = JOBS,
     runs: Path = RUNS,
     cache: Path = CACHE,
     replace: bool = REPLACE,
     acknowledge: list[str] = ACKNOWLEDGE,
     allow_code: bool = ALLOW_CODE,
     as_json: bool = AS_JSON,
-    checkpoint_seconds: float = typer.Option(5.0, "--checkpoint-seconds", help="Least time between two checkpoints of a student.", min=0.0),
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Search width, depth, pruning and precision for a student that meets the targets, and run the pick. Exit 4 where nothing does."""
     from understudy import fitting
     from understudy.cli._runs import asking
-    from understudy.pipeline import Options
     from understudy.recipe import load
     from understudy.report import fitted
     from understudy.stages.hunt import Wanted
@@ -53,7 +64,7 @@ def fit(
 
     asked = Wanted(max_mb, max_ms, min_retention, pick, budget_minutes)
     wanted = load(recipe, overrides or [])
-    options = Options(runs=runs, cache=cache, replace=replace, acknowledge=tuple(acknowledge), checkpoint_seconds=checkpoint_seconds)
+    options = options_of(runs, cache, replace, acknowledge, checkpoint_seconds)
     with stoppable() as stop:
         made = fitting.fit(wanted, asked, Watch(), lambda: stop[0], given=Given(allow_code=allow_code), options=options, jobs=jobs)
     if as_json:

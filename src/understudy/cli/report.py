@@ -29,7 +29,7 @@ def report(
                                    otherwise="There would be nothing to show",
                                    do=f"Look at the page of its pilot, {page}, or at: understudy runs show {shlex.quote(str(folder))}"))
     from understudy import comparison, fitting
-    from understudy.stages.finish import rerender
+    from understudy.stages.page import rerender
 
     makers = {"comparison": comparison.rerender, "search": fitting.rerender, "run": rerender}
     say(safe(str(makers[kind](folder))))

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import typer
 
-from understudy.cli._arguments import ACKNOWLEDGE, ALLOW_CODE, AS_JSON, CACHE, OVERRIDES, RECIPE, REPLACE, RUNS
+from understudy.cli._arguments import (
+    ACKNOWLEDGE,
+    ALLOW_CODE,
+    AS_JSON,
+    CACHE,
+    CHECKPOINT_SECONDS,
+    OVERRIDES,
+    RECIPE,
+    REPLACE,
+    RUNS,
+    options_of,
+)
 from understudy.cli._console import done, safe, say, say_json, table
 from understudy.cli._runs import asking
 from understudy.cli._watch import Watch, stoppable
@@ -24,7 +35,7 @@ def run(
     acknowledge: list[str] = ACKNOWLEDGE,
     allow_code: bool = ALLOW_CODE,
     as_json: bool = AS_JSON,
-    checkpoint_seconds: float = typer.Option(5.0, "--checkpoint-seconds", help="Least time between two checkpoints of a student.", min=0.0),
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Run a recipe, or go on with it where it was stopped. Exit 4 where a gate is not met, after the report is written."""
     from understudy import pipeline
@@ -33,9 +44,7 @@ def run(
     from understudy.stages.series import sentence
 
     wanted = load(recipe, overrides or [])
-    options = pipeline.Options(
-        runs=runs, cache=cache, replace=replace, acknowledge=tuple(acknowledge), checkpoint_seconds=checkpoint_seconds
-    )
+    options = options_of(runs, cache, replace, acknowledge, checkpoint_seconds)
     if wanted.series is not None:
         with stoppable() as asked:
             many = pipeline.run_series(wanted, Watch(), lambda: asked[0], given=Given(allow_code=allow_code), options=options)

@@ -47,9 +47,10 @@ class Spread:
         """Square root of the variance."""
         return math.sqrt(self.variance)
 
-    def interval(self, value: float, low: float = -math.inf, high: float = math.inf) -> Interval:
-        """95 % interval around `value`, cut at the metric's bounds."""
-        half = _quantile(self.df, 0.975) * self.standard_error
+    def interval(self, value: float, low: float = -math.inf, high: float = math.inf, among: int = 1) -> Interval:
+        """95 % interval around `value`, cut at the metric's bounds. among: how many intervals shall hold their values together
+        (Bonferroni: each has 1 - 0.05 / among)."""
+        half = _quantile(self.df, 1 - 0.025 / among) * self.standard_error
         return max(low, value - half), min(high, value + half)
 
 
@@ -85,6 +86,21 @@ def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     mean = scores.mean(axis=-1, keepdims=True)
     apart = (scores - mean) @ np.eye(count)[member]
     return mean + apart * (count / scores.shape[-1])
+
+
+def drawn(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """(the scores of what is drawn together, the guard that fits them, for scores that lie between 0 and 1): rows as they are where
+    `clusters` is None, else (..., K). Of one cluster there is one item, of which no interval can be made."""
+    if clusters is None:
+        return scores, 1.0
+    found = by_cluster(scores, clusters)
+    return found, math.sqrt(found.shape[-1] / scores.shape[-1])
+
+
+def share_interval(scores: np.ndarray, clusters: np.ndarray | None) -> Interval | None:
+    """95 % interval of a share, (n,) or (S, n), over rows or what of them is drawn together."""
+    items, guard = drawn(scores, clusters)
+    return mean_interval(items, 0.0, 1.0, guard)
 
 
 def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: float | None = 1.0) -> Spread | None:
@@ -191,9 +207,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def p_value(value: float, found: Spread) -> float:
-    """Two-sided: how often a t distribution is as far from zero as this value."""
-    return 2 * float(stdtr(found.df, -abs(value) / found.standard_error))
+def p_value(value: float, found: Spread, among: int = 1) -> float:
+    """Two-sided: how often a t distribution is as far from zero as this value. among: of so many values tested together (Bonferroni); below
+    0.05 exactly where `Spread.interval` of the same number excludes zero."""
+    return min(1.0, among * 2 * float(stdtr(found.df, -abs(value) / found.standard_error)))
 
 
 def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:

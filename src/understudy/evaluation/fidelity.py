@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.evaluation.compare import Verdict, verdict
+from understudy.evaluation.compare import Verdict, drawn, verdict
 from understudy.evaluation.metrics import LOWEST, log_softmax
 
 
@@ -29,7 +29,7 @@ class Inherited:
     """The teacher's wrong answers that students repeat.
 
     repeated: arm -> share of the teacher's wrong rows that get the teacher's very answer (mean of seeds); None where the teacher has none.
-    difference: distilled against control on those rows; None without a control or with fewer than 2 rows.
+    difference: distilled against control on those rows; None without a control or with fewer than 2 rows, or clusters of them.
     items: positions of rows that more than half of the distilled seeds repeat and at most half of the control's.
     """
 
@@ -52,8 +52,10 @@ def kl_nats(students: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return np.maximum((mass * difference).sum(axis=-1), 0.0)
 
 
-def inherited(arms: Mapping[str, np.ndarray], teacher: np.ndarray, labels: np.ndarray) -> Inherited:
+def inherited(arms: Mapping[str, np.ndarray], teacher: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None = None) -> Inherited:
     """What became of the teacher's mistakes; `arms` holds "distilled" and, where there is one, "control" as (S, n, C).
+
+    clusters: (n,) which rows are drawn together and count as one item; None: every row is its own.
 
     A student that learnt on its own also repeats some (hard rows are hard for all), hence the control beside it.
     """
@@ -66,10 +68,14 @@ def inherited(arms: Mapping[str, np.ndarray], teacher: np.ndarray, labels: np.nd
     which = which.reshape(-1)
     confusions = [Confusion(int(pairs[0, k]), int(pairs[1, k]), int(counts[k]),
                             {name: float(one[:, which == k].sum(axis=1).mean()) for name, one in same.items()}) for k in range(len(counts))]
+    difference = None
+    if "control" in same and len(wrong):
+        (alone, guard), (taught, _) = (drawn(same[arm], None if clusters is None else clusters[wrong]) for arm in ("control", "distilled"))
+        difference = verdict(alone, taught, guard=guard) if alone.shape[-1] > 1 else None
     return Inherited(
         teacher_wrong=len(wrong),
         repeated={name: float(one.mean()) if len(wrong) else None for name, one in same.items()},
-        difference=verdict(same["control"], same["distilled"]) if "control" in same and len(wrong) > 1 else None,
+        difference=difference,
         items=wrong[new],
         confusions=sorted(confusions, key=lambda one: (-one.repeated["distilled"], -one.items, one.true, one.said)))
 

@@ -59,9 +59,9 @@ def note(outside: int, inside: int, validation: int) -> str:
     return said + (f"; the threshold lets {PASSED:.0%} of the {validation:,} validation rows through." if validation else ".")
 
 
-FIGURES: dict[str, tuple[str, Scores]] = {
-    "outside_told_apart": ("out of scope told apart (AUROC)", told_apart),
-    "outside_noticed": ("out of scope noticed", noticed),
-    "inside_passed": ("in scope let through", passed),
+FIGURES: dict[str, tuple[str, Scores, tuple[str, ...]]] = {
+    "outside_told_apart": ("out of scope told apart (AUROC)", told_apart, ("inside", "outside")),
+    "outside_noticed": ("out of scope noticed", noticed, ("outside",)),
+    "inside_passed": ("in scope let through", passed, ("inside",)),
 }
-"""Name -> (label, per-item scores whose mean is the figure)."""
+"""Name -> (label, per-item scores whose mean is the figure, which rows these items are)."""

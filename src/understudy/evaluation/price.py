@@ -170,12 +170,38 @@ def per_day(predictions: float, days: float) -> float:
     return predictions / days
 
 
-def training(stages: Sequence[Mapping[str, Any]], threads: int) -> dict[str, Any]:
-    """What a run took, of the lines of its timing.jsonl: {"seconds": {stage: ...}, "core_seconds"}: seconds times its threads.
+def training(stages: Sequence[Mapping[str, Any]], elsewhere: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run and all that it stands on took, of the lines of its timing.jsonl.
 
-    All starts of the run are in it; what it took out of the cache was paid for by an earlier run, and is not.
+    {"seconds": {stage: on the wall}, "cpu_seconds": {stage: ...}, "kept": {kind of result: CPU-seconds that results out of the cache had
+    taken before this run used them first}, "not_counted": [what nobody counted], "core_seconds": all of the CPU-seconds together, the
+    unit of a prediction's cost; None where a stage's were not counted}. All starts of the run are in it. elsewhere: what was computed by
+    others, in words.
     """
     seconds: dict[str, float] = {}
+    spent: dict[str, float] = {}
+    before: dict[str, float | None] = {}
     for line in stages:
         seconds[line["stage"]] = seconds.get(line["stage"], 0.0) + line["seconds"]
-    return {"seconds": seconds, "core_seconds": sum(seconds.values()) * threads}
+        if "cpu_seconds" in line:
+            spent[line["stage"]] = spent.get(line["stage"], 0.0) + line["cpu_seconds"]
+        for key, cost in line.get("before", {}).items():
+            before.setdefault(key, cost)  # a later start finds what this run itself has added
+    kept: dict[str, float] = {}
+    for key, cost in before.items():
+        kind = key.rpartition("-")[0]
+        kept[kind] = kept.get(kind, 0.0) + (cost or 0.0)
+    unknown = sorted({key.rpartition("-")[0] for key, cost in before.items() if cost is None})
+    whole = sum(spent.values()) + sum(kept.values()) if all("cpu_seconds" in line for line in stages) else None
+    return {"seconds": seconds, "cpu_seconds": spent, "kept": {kind: cost for kind, cost in kept.items() if cost},
+            "not_counted": [*elsewhere, *(f"results of the stage {kind} in the cache" for kind in unknown)], "core_seconds": whole}
+
+
+def cost_in_words(found: Mapping[str, Any]) -> str:
+    """What the core-seconds of `training` are, a sentence."""
+    if found["core_seconds"] is None:
+        return "The run was made by a version that did not count CPU-seconds, so it is not known when it has paid for itself; run it again."
+    kept, missing = sum(found["kept"].values()), found["not_counted"]
+    return (f"The run took {found['core_seconds']:,.3g} core-seconds: CPU-seconds of all its stages and threads, as for a prediction"
+            + (f", {kept:,.3g} of them in what it took out of the cache, when that was made" if kept else "")
+            + (f". Not counted: {', '.join(missing)}" if missing else "") + ".")

@@ -2,10 +2,11 @@
 
 A corruption is a pure function of raw rows, one parameter and the rows' ids: what is drawn for a row depends on its id and the corruption
 alone, not on the severity or on which other rows there are. So a curve over severities compares amounts and not luck, and the same row is
-spoilt alike in every run. At a parameter of 0 nothing changes. numpy only.
+spoilt alike in every run. At a parameter of 0 nothing changes (of a signal-to-noise ratio: without end). numpy only.
 
 `SHIFTS` says, by the kind of input, which there are and what their severities 1 to 5 stand for. From Hendrycks and Dietterich 2019 (arXiv
-1903.12261, ImageNet-C) are the severities of noise and brightness of images, in shares of white; the others are ours. Their pictures are
+1903.12261, ImageNet-C) are the severities of noise and brightness of images, in shares of white; the signal-to-noise ratios are those of
+Aurora-2 (Hirsch and Pearce 2000, ISCA ASR2000, section 4); the others are ours. Hendrycks and Dietterich's pictures are
 of 224 pixels and in colour; on smaller ones the same numbers are harder.
 """
 
@@ -26,6 +27,8 @@ from understudy.randomness import key
 SEVERITIES = range(1, 6)
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 """A keyboard, for letters hit in place of their neighbour."""
+STRETCH_MS = 20
+"""Milliseconds of sound that are lost together: the usual packet of speech (RFC 7587, section 2.1.4)."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,63 @@ def _perturbed(raw: np.ndarray, amount: float, ids: Sequence[str], preprocess: V
     return perturbed(raw, amount, np.array(preprocess.std), ids)
 
 
+# --- recordings: (N, T) waveforms, numbers or whole numbers of a full scale
+
+
+def hiss(waves: np.ndarray, decibels: float, ids: Sequence[str]) -> np.ndarray:
+    """White normal noise behind each recording, so many decibels below the mean power of what was recorded (a signal-to-noise ratio); what
+    fills a recording up behind its last sound does not count as recorded, and gets the noise too. Numbers may leave the full scale."""
+    found = np.empty(waves.shape, np.float64)
+    for row, (wave, one) in enumerate(zip(waves.astype(np.float64), ids, strict=True)):
+        long, draws = _recorded(wave), drawn("noise", one).standard_normal(len(wave))
+        power = np.square(wave[:long]).mean() / max(np.square(draws[:long]).mean(), np.finfo(np.float64).tiny)
+        found[row] = wave + draws * (power * 10.0 ** (-decibels / 10.0)) ** 0.5
+    return _as(found, waves.dtype)
+
+
+def loudened(waves: np.ndarray, decibels: float, ids: Sequence[str]) -> np.ndarray:
+    """Each recording louder or quieter by so many decibels, as is drawn for it; what goes beyond its full scale (1, or its largest value
+    where that is more) is cut off there."""
+    whole = np.iinfo(waves.dtype).max if waves.dtype.kind in "iu" else 1.0
+    found = np.empty(waves.shape, np.float64)
+    for row, (wave, one) in enumerate(zip(waves.astype(np.float64), ids, strict=True)):
+        sign, full = 1.0 if drawn("loudness", one).random() < 0.5 else -1.0, max(whole, float(np.abs(wave).max(initial=0.0)))
+        found[row] = np.clip(wave * 10.0 ** (sign * decibels / 20.0), -full, full)
+    return _as(found, waves.dtype)
+
+
+def overdriven(waves: np.ndarray, share: float) -> np.ndarray:
+    """The loudest samples of each recording, this share of what was recorded, cut off at the level of the softest of them."""
+    found = waves.copy()
+    for row, wave in enumerate(waves):
+        high = np.quantile(np.abs(wave[:_recorded(wave)].astype(np.float64)), 1.0 - share, method="lower")
+        found[row] = _as(np.clip(wave.astype(np.float64), -high, high), waves.dtype)
+    return found
+
+
+def dropped(waves: np.ndarray, share: float, ids: Sequence[str], stretch: int) -> np.ndarray:
+    """This share of the stretches of so many samples silent, as where packets are lost; of what was recorded, the last one may be short."""
+    found = waves.copy()
+    for row, one in enumerate(ids):
+        begins = np.arange(0, _recorded(waves[row]), stretch)
+        for begin in drawn("loss", one).permutation(begins)[: round(share * len(begins))]:
+            found[row, begin : begin + stretch] = 0
+    return found
+
+
+def _recorded(wave: np.ndarray) -> int:
+    """Samples up to the last that is not silent; all of a recording that is."""
+    heard = np.flatnonzero(wave)
+    return int(heard[-1]) + 1 if len(heard) else len(wave)
+
+
+def _as(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """In the type of the recordings; whole numbers rounded and kept within it."""
+    if dtype.kind not in "iu":
+        return values.astype(dtype)
+    return np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+
+
 SHIFTS: dict[str, dict[str, Shift]] = {
     "image": {
         "noise": Shift((0.08, 0.12, 0.18, 0.26, 0.38), "normal noise, deviation {} of white",
@@ -214,6 +274,16 @@ SHIFTS: dict[str, dict[str, Shift]] = {
         "missing": Shift((0.05, 0.1, 0.2, 0.3, 0.5), "{} of the cells missing", lambda raw, level, ids, read: missing(raw, level, ids)),
         "noise": Shift((0.1, 0.2, 0.4, 0.6, 1.0), "numbers off by {} training deviations", _noisy_table, False,
                        lambda preprocess: bool(_deviations(preprocess))),
+    },
+    "audio": {
+        "noise": Shift((20.0, 15.0, 10.0, 5.0, 0.0), "white noise at a signal-to-noise ratio of {} dB",
+                       lambda raw, level, ids, read: hiss(raw, level, ids), False),
+        "loudness": Shift((6.0, 12.0, 18.0, 24.0, 30.0), "louder or quieter by {} dB, cut off at full scale",
+                          lambda raw, level, ids, read: loudened(raw, level, ids), False),
+        "clipping": Shift((0.01, 0.03, 0.1, 0.2, 0.4), "the loudest {} of the samples cut off",
+                          lambda raw, level, ids, read: overdriven(raw, level)),
+        "loss": Shift((0.05, 0.1, 0.2, 0.3, 0.4), f"{{}} of the stretches of {STRETCH_MS} ms lost",
+                      lambda raw, level, ids, read: dropped(raw, level, ids, max(1, round(STRETCH_MS * read.log_mel.rate / 1000)))),
     },
     "vector": {
         "noise": Shift((0.1, 0.2, 0.4, 0.6, 1.0), "numbers off by {} training deviations", _perturbed, False),

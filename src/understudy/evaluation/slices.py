@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.evaluation.compare import Interval, Verdict, holm, mean_interval, verdict
+from understudy.evaluation.compare import Interval, Verdict, drawn, holm, share_interval, verdict
 
 Right = Mapping[str, np.ndarray]
 """Model -> (n,) for the teacher or (S, n) for an arm: 1 where the answer is the label."""
@@ -20,7 +20,7 @@ Right = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A share of right answers and its 95 % interval (None: too few rows or seeds)."""
+    """A share of right answers and its 95 % interval (None: too few rows, clusters or seeds)."""
 
     value: float
     ci95: Interval | None
@@ -49,14 +49,21 @@ def groups(labels: np.ndarray, classes: Sequence[str], group_of: Mapping[str, st
     return {group: np.flatnonzero(np.isin(labels, numbers)) for group, numbers in in_group.items()}
 
 
-def table(right: Right, rows: Mapping[str, np.ndarray]) -> list[Slice]:
-    """One `Slice` for each that has rows: Wilson intervals for the teacher (one model), items-and-seeds intervals for the arms."""
+def table(right: Right, rows: Mapping[str, np.ndarray], clusters: np.ndarray | None = None) -> list[Slice]:
+    """One `Slice` for each that has rows: Wilson intervals for the teacher (one model), items-and-seeds intervals for the arms.
+
+    clusters: (n,) rows of the same number are drawn together and count as one item, for the teacher too; None: every row is its own.
+    """
     found = []
     for name, index in rows.items():
         if len(index) == 0:
             continue
-        values = {model: _value(one[..., index]) for model, one in right.items()}
-        compared = verdict(right["control"][:, index], right["distilled"][:, index]) if "control" in right and len(index) > 1 else None
+        own = None if clusters is None else clusters[index]
+        values = {model: _value(one[..., index], own) for model, one in right.items()}
+        compared = None
+        if "control" in right:
+            (alone, guard), (taught, _) = (drawn(right[arm][:, index], own) for arm in ("control", "distilled"))
+            compared = verdict(alone, taught, guard=guard) if alone.shape[-1] > 1 else None
         found.append(Slice(name, len(index), values, compared, None))
     tested = {k: one.difference.p_value for k, one in enumerate(found) if one.difference is not None and one.difference.p_value is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
@@ -83,8 +90,8 @@ def wilson(right: float, rows: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _value(right: np.ndarray) -> Value:
-    if right.ndim == 1:
+def _value(right: np.ndarray, clusters: np.ndarray | None) -> Value:
+    if right.ndim == 1 and clusters is None:
         return Value(float(right.mean()), wilson(float(right.sum()), len(right)))
-    return Value(float(right.mean()), mean_interval(right, 0.0, 1.0))
+    return Value(float(right.mean()), share_interval(right, clusters))
 

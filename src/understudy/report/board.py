@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
 from markupsafe import Markup
@@ -30,15 +29,13 @@ from scipy.special import stdtr
 
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import ONE_SEED, Verdict, mean_interval, verdicts
-from understudy.report import figures, html, numbers
+from understudy.report import figures, frame, html, numbers
 from understudy.report.plain import plain
 from understudy.report.svg import joined, picture, tag, text, ticks
 
 COLOURS = 7  # arms with a colour of their own in the curves; the others are grey
 SERIES = 4  # panels of curves
 RECIPE = 180  # lines of the recipe
-_FOLDER = Path(__file__).parent
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -188,10 +185,7 @@ def render(
         found: compare.json. curves: rows of all students' metrics ("arm", "seed", "epoch", series by name); "control" is the control.
         timing: compare_timing.json. recipe: the resolved recipe. command: what makes it again.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
+    environment = frame.environment(
         value=numbers.value,
         bracket=numbers.bracket,
         count=numbers.count,
@@ -210,9 +204,10 @@ def render(
     seconds = seconds_of(timing)
     untrained = _control_of(recipe) == "init_only"
     source = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100).splitlines()
-    page = environment.get_template("board.html").render(
+    return frame.page(
+        environment,
+        "board.html",
         f=found,
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         unit=unit,
         label=html.opening(metrics.LABELS[found["metric"]]),
         title=f"{helping} of {len(ranked)} beat{'s' if helping == 1 else ''} the control" if helping else "No method beats the control",
@@ -232,8 +227,6 @@ def render(
         cut=max(len(source) - RECIPE, 0),
         nothing=numbers.NOTHING,
     )
-    page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
-    return page if page.endswith("\n") else page + "\n"
 
 
 def breakable(name: str) -> Markup:

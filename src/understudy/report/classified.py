@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,15 +11,12 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, fidelity, metrics, outside, slices
-from understudy.evaluation.compare import Interval, by_cluster, mean_interval, verdict
+from understudy.evaluation.compare import Interval, by_cluster, mean_interval
+from understudy.report import alike, by_rows
 from understudy.report.facts import Classification
 from understudy.report.gaps import Gaps
 from understudy.report.measured import Measured
 from understudy.report.shifted import Shifted
-
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
-RANKED = 12
-RULE = "teacher's confidence x total variation between teacher and student (mean of seeds)"
 
 
 @dataclass(frozen=True)
@@ -169,7 +164,7 @@ class Classified(Measured):
         facts, found = self.facts, []
         if self.clusters is not None:
             found.append(f"The {len(self.rows)} test rows are of {len(np.unique(self.clusters))} groups, and verdict and intervals count a "
-                         "group as one item; those of single classes count rows.")
+                         "group as one item.")
         elif len(facts.clusters):
             found.append("All test rows are of one group: the intervals are over its rows, and say nothing about another group.")
         if self.worst is not None and self.worst[1] == "test":
@@ -201,136 +196,12 @@ class Classified(Measured):
                          "seeds": len(facts.seeds["distilled"])},
             "metric": {"name": facts.metric, "label": metrics.LABELS[facts.metric], "higher_is_better": self.higher, "positive": positive,
                        "trivial": self.value("trivial"), "per_item": facts.metric in metrics.PER_ITEM, "unit": metrics.unit(facts.metric)},
-            "classes": _slices(self, slices.members(self.labels, facts.classes), facts.groups),
-            "groups": _slices(self, slices.groups(self.labels, facts.classes, facts.groups), {}),
-            "worst_slice": _worst(self), "measures": _outside(self),
-            "calibration": {model: _calibration(log_probs, self.labels) for model, log_probs in self.said.items()},
-            "fidelity": {arm: _fidelity(self, arm) for arm in self.arms},
-            "inherited": _inherited(self), "severity": _severity(self), "dark_knowledge": _dark_knowledge(self),
+            "classes": by_rows.table(self, slices.members(self.labels, facts.classes), facts.groups),
+            "groups": by_rows.table(self, slices.groups(self.labels, facts.classes, facts.groups), {}),
+            "worst_slice": by_rows.worst(self), "measures": by_rows.beside(self),
+            "calibration": {model: by_rows.calibrated(log_probs, self.labels) for model, log_probs in self.said.items()},
+            "fidelity": {arm: alike.closeness(self, arm) for arm in self.arms},
+            "inherited": alike.inherited(self), "severity": alike.severity(self), "dark_knowledge": alike.dark_knowledge(self),
             "robustness": self.shifted.details() if self.shifted else None, "gaps": self.gaps.details() if self.gaps else None,
-            "ranked": _ranked(self), **_temperature(self), "duplicates": _duplicates(self),
+            "ranked": alike.ranked(self), **alike.temperature(self), "duplicates": by_rows.duplicates(self),
         }
-
-
-def _slices(measured: Classified, rows: Mapping[str, np.ndarray], group_of: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"name": one.name, "group": group_of.get(one.name), "examples": one.examples, **one.values,
-             "difference": {"value": one.difference.difference, "ci95": one.difference.ci95, "p_holm": one.p_holm}
-             if one.difference else None}
-            for one in slices.table(measured.right, rows)]
-
-
-def _worst(measured: Classified) -> dict[str, Any] | None:
-    if measured.worst is None:
-        return None
-    (found,) = slices.table(measured.right, {measured.worst[0]: measured.worst_rows})
-    return {"name": f"class={found.name}", "examples": found.examples, **found.values, "chosen_on": measured.worst[1]}
-
-
-def _outside(measured: Classified) -> list[dict[str, Any]]:
-    """How each model's confidence tells test rows outside all classes from the others; none where there are no such rows."""
-    facts = measured.facts
-    if not facts.outside.any():
-        return []
-    answers = {"teacher": (measured.teacher, facts.teacher_log_probs_test[facts.outside], facts.teacher_log_probs_val)}
-    for name, arm in facts.arms.items():
-        beside, validation = (metrics.log_softmax(one) if one.size else one for one in (arm.logits_test[:, facts.outside], arm.logits_val))
-        answers[name] = (measured.students[name], beside, validation)
-    sure = {name: tuple(outside.confidence(one) for one in parts) for name, parts in answers.items()}
-    found = []
-    for name, (label, scores) in outside.FIGURES.items():
-        values = {model: scores(*parts) for model, parts in sure.items()}
-        if all(one.size for one in values.values()):
-            found.append({"name": name, "label": label, "unit": "fraction",
-                          **{model: {"value": one.mean(), "ci95": mean_interval(one, 0.0, 1.0)} for model, one in values.items()}})
-    return found
-
-
-def _calibration(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    return {"ece": calibration.ece(log_probs, labels), "nll": calibration.nll(log_probs, labels),
-            "brier": calibration.brier(log_probs, labels), "bins": calibration.reliability(log_probs, labels)}
-
-
-def _fidelity(measured: Classified, arm: str) -> dict[str, Any]:
-    same, kl = fidelity.agreement(measured.students[arm], measured.teacher), fidelity.kl_nats(measured.students[arm], measured.teacher)
-    seeds = measured.facts.arms[arm].seeds
-    return {"agreement": same.mean(), "agreement_ci95": mean_interval(same, 0.0, 1.0), "kl_nats": kl.mean(),
-            "per_seed": [{"seed": seed, "agreement": one, "kl_nats": far}
-                         for seed, one, far in zip(seeds, same.mean(axis=1), kl.mean(axis=1), strict=True)]}
-
-
-def _inherited(measured: Classified) -> dict[str, Any]:
-    found, classes = fidelity.inherited(measured.students, measured.teacher, measured.labels), measured.facts.classes
-    return {"teacher_wrong": found.teacher_wrong, "repeated": found.repeated,
-            "difference": {"value": found.difference.difference, "ci95": found.difference.ci95} if found.difference else None,
-            "items": measured.facts.ids_test[measured.rows[found.items]],
-            "confusions": [{"true": classes[one.true], "said": classes[one.said], "items": one.items, "repeated": one.repeated}
-                           for one in found.confusions]}
-
-
-def _severity(measured: Classified) -> dict[str, Any] | None:
-    facts = measured.facts
-    if not facts.groups:
-        return None
-    group_of = [f"group:{facts.groups[name]}" if name in facts.groups else f"class:{name}" for name in facts.classes]
-    found = {model: fidelity.severity(log_probs, measured.labels, group_of) for model, log_probs in measured.said.items()}
-    return {model: {"errors": errors, "outside_group": outside, "share_outside": outside / errors if errors else None}
-            for model, (errors, outside) in found.items()}
-
-
-def _dark_knowledge(measured: Classified) -> dict[str, Any]:
-    facts, t = measured.facts, measured.facts.temperature
-    found: dict[str, Any] = {name: fidelity.mean_distributions(one, measured.labels, t) for name, one in measured.students.items()}
-    tempered, _ = _tempered(measured, t)
-    return {"temperature": t, "classes": facts.classes, "teacher": fidelity.mean_distributions(tempered, measured.labels), **found}
-
-
-def _tempered(measured: Classified, t: float) -> tuple[np.ndarray, bool]:
-    """((n, C) teacher's log-probabilities at T, whether they are the exact ones)."""
-    given = measured.facts.teacher_tempered_test.get(t)
-    if given is not None:
-        return np.asarray(given, dtype=np.float64)[measured.rows], True
-    return metrics.log_softmax(np.maximum(measured.teacher, metrics.LOWEST) / t), measured.facts.teacher.members == 1 or t == 1.0
-
-
-def _temperature(measured: Classified) -> dict[str, Any]:
-    used = measured.facts.temperature
-    rows, exact = [], True
-    for t in sorted({*TEMPERATURES, *measured.facts.teacher_tempered_test, used}):
-        log_probs, is_exact = _tempered(measured, t)
-        entropy, top = fidelity.softness(log_probs)
-        rows.append({"temperature": t, "entropy_nats": entropy, "top1_mass": top, "used": t == used})
-        exact &= is_exact
-    note = "" if exact else "Made from the ensemble's mean probabilities at T = 1; the mean of its members at T differs a little."
-    return {"temperature": rows, "temperature_note": note}
-
-
-def _ranked(measured: Classified) -> dict[str, Any]:
-    facts = measured.facts
-    score = fidelity.surprise(measured.students["distilled"], measured.teacher)
-    probs = {model: np.exp(one) if one.ndim == 2 else np.exp(one).mean(axis=0) for model, one in measured.said.items()}
-    rows = []
-    for at in np.argsort(-score, kind="stable")[:RANKED]:
-        row = int(measured.rows[at])
-        picture = facts.thumbnail(row) if facts.thumbnail else None
-        image = f"data:image/png;base64,{base64.b64encode(picture).decode()}" if isinstance(picture, bytes) else None
-        rows.append({"row": row, "id": facts.ids_test[row], "true": facts.classes[measured.labels[at]], "score": score[at],
-                     **{model: {"said": facts.classes[int(one[at].argmax())], "confidence": one[at].max()} for model, one in probs.items()},
-                     "teacher_right": bool(probs["teacher"][at].argmax() == measured.labels[at]),
-                     "image": image, "text": picture if isinstance(picture, str) else None})
-    return {"rule": RULE, "rows": rows}
-
-
-def _duplicates(measured: Classified) -> dict[str, Any] | None:
-    facts = measured.facts
-    if not len(facts.duplicates):
-        return None
-    clean = np.flatnonzero(~np.isin(measured.rows, facts.duplicates))
-    without: dict[str, Any] = {}
-    if len(clean) > 1:
-        left = {model: metrics.scores(facts.metric, one[..., clean, :], measured.labels[clean], positive=measured.positive,
-                                      class_weights=facts.class_weights) for model, one in measured.said.items()}
-        without = {model: one.mean() for model, one in left.items()}
-        if "control" in left:
-            again = verdict(left["control"], left["distilled"], measured.higher)
-            without |= {"difference": again.difference, "ci95": again.ci95, "verdict": again.word}
-    return {"count": len(facts.duplicates), "share": len(facts.duplicates) / len(facts.labels_test), "without": without}

@@ -201,6 +201,7 @@ class Classification(Facts):
         duplicates: positions of the test rows that are also in train.
         clusters: (n,) int, rows of one number are of one speaker or device: they count as one item; empty: every row is its own.
         sensitive: column -> (n,) str, the group of each test row, "" where it is not known; empty: nothing to compare by groups.
+        artefacts_test: format -> (n, C) logits of a quantised artefact; only where there are groups to compare.
         shifted: answers on spoilt rows; None where the recipe does not ask for them.
         thumbnail: test row's position -> PNG bytes, or text for rows that are no image; None: no pictures.
 
@@ -225,6 +226,7 @@ class Classification(Facts):
     duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     sensitive: Mapping[str, np.ndarray] = field(default_factory=dict)
+    artefacts_test: Mapping[str, np.ndarray] = field(default_factory=dict)
     shifted: Shifted | None = None
     thumbnail: Callable[[int], bytes | str] | None = None
 
@@ -244,6 +246,7 @@ class Classification(Facts):
         for name, arm in self.arms.items():
             shapes[f"arms.{name}.logits_test"] = (np.shape(arm.logits_test), (len(arm.seeds), n, c))
             shapes[f"arms.{name}.logits_val"] = (np.shape(arm.logits_val), (len(arm.seeds), m, c))
+        shapes |= {f"artefacts_test.{name}": (np.shape(logits), (n, c)) for name, logits in self.artefacts_test.items()}
         shapes |= {f"sensitive.{name}": (np.shape(groups), (n,)) for name, groups in self.sensitive.items()}
         if self.shifted is not None:
             asked, k = self.shifted, len(self.shifted.conditions)

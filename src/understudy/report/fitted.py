@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from understudy.evaluation import metrics
-from understudy.report import numbers, pareto
-
-_FOLDER = Path(__file__).parent
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+from understudy.report import frame, numbers, pareto
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page of fit.json, one file without script and network."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(value=numbers.value, size=numbers.size, seconds=numbers.seconds, count=numbers.count)
     unit = metrics.unit(found["metric"])
-    page = environment.get_template("fitted.html").render(
-        f=found, unit=unit, nothing=numbers.NOTHING, css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+    return frame.page(
+        frame.environment(value=numbers.value, size=numbers.size, seconds=numbers.seconds, count=numbers.count), "fitted.html",
+        f=found, unit=unit, nothing=numbers.NOTHING,
         plots=[(caption, pareto.plot(plotted(found), axis, {"unit": unit, "higher_is_better": found["higher_is_better"]}))
                for axis, caption in pareto.AXES])
-    page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
-    return page if page.endswith("\n") else page + "\n"
 
 
 def plotted(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
-from understudy.report import figures, numbers, pareto
+from understudy.report import figures, frame, numbers, pareto
 from understudy.report.plain import plain
 from understudy.report.svg import LETTER, marker
 
@@ -42,8 +39,6 @@ TONES = {"helps": "good", "hurts": "bad", "no evidence": "open", "confirmed": "g
          "pass": "good", "passed": "good", "ok": "good", "warn": "warn", "warning": "warn", "fault": "bad", "fail": "bad", "failed": "bad"}
 SIGNS = {"good": "✓", "bad": "✗", "open": "○", "warn": "!"}
 
-_FOLDER = Path(__file__).parent
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 """Nothing in a page's source may steer the terminal that shows it, and most of these are no HTML."""
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}\Z")
 
@@ -61,9 +56,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
     Raises:
         KeyError: a required part of `details` is missing (a fault of the caller, not of the data).
     """
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
+    environment = frame.environment(
         value=numbers.value, bracket=numbers.bracket, estimate=numbers.estimate, count=numbers.count, size=numbers.size,
         times=numbers.times, bound=numbers.bound, exact=numbers.exact, p_value=numbers.p_value, seconds=numbers.seconds,
         fixed=numbers.fixed,
@@ -73,14 +66,11 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
     environment.globals.update(pareto=pareto, runtimes=RUNTIMES, layers=LAYERS)
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
-    css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
-    page = environment.get_template("page.html").render(
-        s=summary, d=details, m=measured, css=css, unit=details["metric"]["unit"], verdict=headline(details),
+    return frame.page(
+        environment, "page.html", s=summary, d=details, m=measured, unit=details["metric"]["unit"], verdict=headline(details),
         strip=strip_rows(summary, details),
         table={row["model"]: row for row in details["table"]}, classes=class_rows(details), dark=dark_knowledge(details),
         shifts=shift_panels(details), ranked=ranked(details), curves=curve_panels(details), provenance=provenance(details))
-    page = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.replace("\t", " "))
-    return page if page.endswith("\n") else page + "\n"
 
 
 def tone(word: object) -> str:

@@ -62,10 +62,11 @@ are means over its seeds.
                           rows first, "shifts": [{"name", "places": of its severities in conditions, model: mean over severities, "verdict",
                           "difference": {"value", "ci95", "p_holm"} or null, "lost_beyond_teacher": {"value", "ci95", "reason"}}],
                           "sentences": [str]}
-    gaps                null or {"positive": class name or null, "least", "measures": [{"column", "measure", "label",
-                          "small": {group: rows}, "groups": [{"name", "examples", model: {"value", "ci95"}}],
+    gaps                null or {"positive": class name or null, "least", "rule", "artefacts": [format],
+                          "measures": [{"column", "measure", "label", "small": {group: rows},
+                          "groups": [{"name", "examples", model or format: {"value", "ci95"}}],
                           "gaps": {model: {"value", "ci95", "largest", "smallest"}},
-                          "increase": {"teacher"|"control": {"value", "ci95", "p_holm", "amplified"}}}], "sentences": [str],
+                          "increase": {"teacher"|"control"|format: {"value", "ci95", "p_corrected", "amplified"}}}], "sentences": [str],
                           "left_out": [str]}
     selftest, provenance, exports, control, control_reason   as in Facts
 """

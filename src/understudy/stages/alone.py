@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from understudy.errors import DataError, four_parts
 from understudy.evaluation.processes import Entry
 from understudy.preprocess import Preprocess
 from understudy.preprocess.text import Text
+from understudy.readers import text_lines
 from understudy.stages.entries import PROBED, Named, of_folder
 from understudy.stages.speed import Wanted, conditions, run_all
 from understudy.students import artefact
 from understudy.students.weights import FILE as WEIGHTS
 
 SENTENCES = ("a cat sits on the mat", "how do I get there from the station", "the price fell by a third last year and nobody knows why")
-"""What a model of texts reads where nobody gave it any."""
+"""What a model of texts reads where nobody gave it any: rows as long as it can read are what nobody sends."""
 SYNTHETIC = "synthetic rows of the right shape: latency and memory are real, answers are not"
 
 
@@ -35,8 +37,19 @@ def bench_models(paths: Sequence[str], wanted: Wanted, given: str | None, tell: 
         rows, _ = run_all(models, wanted, tell, compared=names[0])
     for row in rows:
         row |= {"parameters": None, "macs": None, "quality": None}
+    texts = [one for path in paths if (one := _texts(Path(path), given)) is not None]
     called = SYNTHETIC if given is None else f"rows of {Path(given).name}"
+    if texts:
+        called = f"{'sentences of this package' if given is None else f'texts of {Path(given).name}'}: {lengths(texts[0])}"
     return {**conditions(wanted), "compared": names[0], "rows": called, "models": rows}
+
+
+def lengths(texts: Sequence[str]) -> str:
+    """How many texts there are and how long, in words between spaces, because tokens are each model's own."""
+    words = sorted(len(text.split()) for text in texts)
+    middle, most = words[(len(words) - 1) // 2], words[math.ceil(0.95 * len(words)) - 1]
+    return (f"{len(words)} texts of {words[0]} to {words[-1]} words, half of them of {middle} at most, 95 % of {most} at most; "
+            "each as long as it is, of several a call as long as the longest of them")
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -51,18 +64,37 @@ def _named(path: Path, name: str, given: str | None, made: Path) -> Named:
         raise DataError(four_parts("there is no such run, and no such model", got=f'"{path}"',
                                    expected="a run's name, a student folder, an .onnx or an .xml file",
                                    otherwise="There would be nothing to measure", do="List the runs with: understudy runs list"))
-    if path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in _config(path):
+    if _is_static(path):
         rows = made / f"{len(list(made.iterdir()))}.json"
-        texts = list(SENTENCES) if given is None else Path(given).read_text(encoding="utf-8").splitlines()
-        rows.write_text(json.dumps(texts), encoding="utf-8")
+        rows.write_text(json.dumps(_texts(path, given)), encoding="utf-8")
         return Named(name, "artefact", Entry(name, "static", str(path), str(rows)), (path / WEIGHTS,))
-    folder = path if path.is_dir() else path.parent
-    read = Preprocess.from_dict(_config(folder)["preprocess"]) if "preprocess" in _config(folder) else None
+    read = _read(path)
     rows = made / f"{len(list(made.iterdir()))}.npy"
     found = of_folder(path, name, "artefact", {"rows": str(rows), "pad": read.pad if isinstance(read, Text) else None})
     if found.entry is not None:
         np.save(rows, _rows(found.entry, read, given), allow_pickle=False)
     return found
+
+
+def _is_static(path: Path) -> bool:
+    """Whether this is a static embedding from elsewhere, which takes texts as they are."""
+    return path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in _config(path)
+
+
+def _read(path: Path) -> Preprocess | None:
+    """What a folder, or that of a file, says of how its model reads."""
+    config = _config(path if path.is_dir() else path.parent)
+    return Preprocess.from_dict(config["preprocess"]) if "preprocess" in config else None
+
+
+def _texts(path: Path, given: str | None) -> list[str] | None:
+    """What a model of texts is called with: those of the file, or the package's; None of any other model."""
+    read = _read(path)
+    if not _is_static(path) and not isinstance(read, Text):
+        return None
+    if given is None:
+        return list(SENTENCES)
+    return list(read.read_input(given) if isinstance(read, Text) else text_lines(given))[:PROBED]
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -84,7 +116,7 @@ def _rows(entry: Entry, read: Preprocess | None, given: str | None) -> np.ndarra
     if given is not None:
         return read.encode(read.read_input(given))[:PROBED]
     if isinstance(read, Text):
-        return np.random.default_rng(0).integers(1, read.vocabulary, (PROBED, read.length), dtype=np.int32)
+        return read.encode(list(SENTENCES))
     return _drawn(read.shape, np.dtype(np.uint8 if read.kind == "image" else np.float32))
 
 

@@ -123,6 +123,13 @@ def metric_identity(tree: Mapping[str, Any]) -> Any:
     return [tree["metric"], tree["metric_weights"]] if tree["metric_weights"] else tree["metric"]
 
 
+def together(prepared: Prepared) -> np.ndarray | None:
+    """(n,) which test rows are drawn together (a speaker's recordings); None where each is by itself, or all are of one, as in a report."""
+    found = prepared.examples.clusters
+    own = None if found is None else found[prepared.test.numpy()]
+    return None if own is None or len(np.unique(own)) < 2 else own
+
+
 def class_counts(prepared: Prepared) -> np.ndarray:
     """(C,) labelled training rows of each class, as the control sees them; of text how often each token has to be told."""
     if isinstance(prepared.rows, Windows | Masked):

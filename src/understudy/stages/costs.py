@@ -14,6 +14,7 @@ import numpy as np
 from understudy.evaluation import price
 from understudy.evaluation.processes import Found
 from understudy.stages.entries import Named
+from understudy.stages.prepare import Given
 
 THOUSAND = 1000
 HORIZONS = (30, 365)
@@ -76,18 +77,34 @@ def input_bytes(rows: str, pad: int | None) -> float | None:
     return float((held != pad).sum(axis=1).mean()) * held.itemsize
 
 
-def spent(run: Path, threads: int) -> dict[str, Any]:
-    """What the run took, by its timing.jsonl; measuring what came out is no part of it."""
+def spent(run: Path, tree: Mapping[str, Any], given: Given) -> dict[str, Any]:
+    """What the run took, by its timing.jsonl, and "sentence", that in words; measuring what came out is no part of it."""
     lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
-    return price.training([line for line in lines if line["stage"] != "bench"], threads)
+    found = price.training([line for line in lines if line["stage"] != "bench"], elsewhere(tree, given))
+    return {**found, "sentence": price.cost_in_words(found)}
+
+
+def elsewhere(tree: Mapping[str, Any], given: Given) -> list[str]:
+    """What the run began with and somebody else has computed."""
+    if given.teacher is not None:
+        teachers = ["the teacher, an object of your own program"]
+    else:
+        files = [entry.get("weights") or entry.get("onnx") or (entry["path"] if entry["kind"] == "stored" else None)
+                 for entry in tree["teacher"]]
+        teachers = [f"the teacher in {file}" for file in dict.fromkeys(files) if file]
+    start = tree["student"]["weights"]
+    return teachers + ([f"the start weights in {start}"] if start else [])
 
 
 def paid_back(rows: Sequence[Mapping[str, Any]], training: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:
     """For the student and each artefact: predictions until the run has paid for itself against each thing that it replaces.
 
     Against the teacher the unit is the core-second, of one row a call: any price of the same machine cancels out. Against an API the
-    run's and the artefact's core-seconds are priced by the first machine of the table.
+    run's and the artefact's core-seconds are priced by the first machine of the table. A core-second is one CPU-second on both sides:
+    of `training` and of a prediction. Empty where the run's were not counted.
     """
+    if training["core_seconds"] is None:
+        return []
     measured = [row for row in rows if not row["failed"]]
     teacher = next((row for row in measured if row["role"] == "teacher"), None)
     found = []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy import kinds, model_folder, recipe, tokens
+from understudy import atomic, kinds, model_folder, recipe, tokens
 from understudy.cache import Cache, beside
 from understudy.errors import DataError, RecipeError, four_parts
 from understudy.export._probe import Probe
@@ -31,13 +31,19 @@ from understudy.students import artefact
 
 TEACHERS = "teacher-exports"
 """Where a run's teacher is exported to: never beside the student's artefacts."""
+CONTRACT, LEAST = 256, 32
+"""Rows on which an artefact is to be proved, and below which it is no proof: 3 / rows of all answers may differ where none of these does
+(Hanley and Lippman-Hand 1983, 95 %), a tenth at 32."""
+PROVED = "proved.json"
+"""Where the record lies of an artefact without a config.json."""
 
 
 def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: Path | None, out: Path | None = None) -> dict[str, Any]:
     """An artefact of a student folder, or of one in the Hugging Face layout that tells classes apart or makes vectors of sentences.
 
-    file: inputs to compare the two on, as `understudy predict` reads them. out: `exports/` in the folder by default. Raises RecipeError
-    without a file, DataError for one that the model does not read.
+    file: inputs to compare the two on, as `understudy predict` reads them. out: `exports/` in the folder by default. With fewer than
+    CONTRACT rows "note" says so, and so does "proved" in the artefact's config.json. Raises RecipeError without a file, DataError for one
+    that the model does not read, or of fewer than LEAST rows.
     """
     exporter = kinds.configure("export", format, options)
     if file is None:
@@ -49,8 +55,25 @@ def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: P
         student = artefact.load(source)
         exporter.refuse(_task(student), student.config["model"], student.preprocess)
         probe = Probe(student.preprocess.encode(student.preprocess.read_input(file)), machine=hardware()["words"])
+        rows = len(probe.inputs)
+        if rows < LEAST:
+            raise DataError(four_parts(
+                f'"{file}" is too little to prove an artefact on', got=f"{rows} rows", expected=f"{CONTRACT} rows, {LEAST} at the least",
+                otherwise=f"Where none of them differs, {min(1.0, 3 / max(rows, 1)):.0%} of all answers still may",
+                do="Give more inputs like those that it will get"))
         found = exporter.export(source, out or folder / "exports", probe)
-    return {"format": format, **found}
+    return {"format": format, **found, **({} if rows >= CONTRACT else {"note": _note(Path(found["path"]), rows)})}
+
+
+def _note(path: Path, rows: int) -> str:
+    """That an artefact was proved on fewer rows than the contract asks for, in words; it is written into its record, too."""
+    said = (f"proved on {rows} rows, fewer than the {CONTRACT} of the contract: where none of them differs, "
+            f"{3 / rows:.1%} of all answers still may")
+    config = (path if path.is_dir() else path.parent) / artefact.CONFIG
+    record = config if config.is_file() else config.with_name(PROVED)
+    there = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    atomic.write_json(record, {**there, "proved": {"rows": rows, "contract": CONTRACT, "note": said}})
+    return said
 
 
 def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Given, cache: Path | None = None) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Any
 from understudy import kinds, recipe
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.compare import drawn, mean_interval
 from understudy.export._format import Rounding
+from understudy.export._parity import Mismatch
 from understudy.run_folder import RunFolder
-from understudy.stages.common import class_counts
+from understudy.stages import speed
+from understudy.stages.common import class_counts, together
 from understudy.stages.finish import probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
 from understudy.stages.prepare import Given, Prepared, prepare
@@ -23,7 +25,8 @@ from understudy.students import artefact
 
 
 def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) -> dict[str, Any]:
-    """The metric with its 95 % interval over test rows, log-loss, ECE, and the worst class; the student's own preprocessing is used."""
+    """The metric with its 95 % interval over test rows (or what of them is drawn together, a speaker's recordings), log-loss, ECE, and the
+    worst class; the student's own preprocessing is used."""
     found = artefact.load(student)
     data = prepare(wanted, given or Given())
     refuse_unclassed(data, "`evaluate`")
@@ -43,8 +46,9 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
     counts = class_counts(data)
     name = metrics.default(counts) if wanted.metric == "auto" else wanted.metric
     scores = metrics.scores(name, log_probs, labels, positive=metrics.positive_class(counts))
-    low, high = metrics.bounds(name)
-    around = mean_interval(scores, low, high)
+    clusters = together(data)
+    items, guard = drawn(scores, clusters)
+    around = mean_interval(items, *metrics.bounds(name), guard)
     right = log_probs.argmax(axis=1) == labels
     value, worst = min((float(right[rows].mean()), cls) for cls, rows in slices.members(labels, data.classes).items() if len(rows))
     return {
@@ -52,6 +56,7 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
         "value": float(scores.mean()),
         "ci95": list(around) if around else None,
         "examples": len(test),
+        "items": items.shape[-1],
         "log_loss": calibration.nll(log_probs, labels),
         "ece": calibration.ece(log_probs, labels),
         "worst_class": {"name": worst, "value": value},
@@ -59,7 +64,11 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
 
 
 def export_again(run: Path, format: str, options: Mapping[str, Any], given: Given) -> dict[str, Any]:
-    """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data."""
+    """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data.
+
+    options: beside those that the run's recipe names for the format, or in their place. What was measured of an older file of this format
+    goes (`speed.forget`); "forgotten" says that some did.
+    """
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None or not (run / "student").is_dir():
         raise DataError(
@@ -71,17 +80,28 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
                 do="Run its recipe to the end first",
             )
         )
-    exporter = kinds.configure("export", format, options)
+    exporter = kinds.configure("export", format, {**wanted_of(tree, format), **options})
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
     folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
-    if isinstance(exporter, Rounding) and (run / "aware").is_dir():
-        trained = artefact.load(run / "aware", copy.deepcopy(module)).module
-        found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
-    else:
-        found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
+    try:
+        if isinstance(exporter, Rounding) and (run / "aware").is_dir():
+            trained = artefact.load(run / "aware", copy.deepcopy(module)).module
+            found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
+        else:
+            found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
+    except Mismatch:  # it lies aside, and the older file is gone
+        speed.forget(run, format)
+        raise
+    forgotten = speed.forget(run, format)
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run), "forgotten": forgotten}
+
+
+def wanted_of(tree: Mapping[str, Any], format: str) -> dict[str, Any]:
+    """The options that a recipe names for a format; none where it does not name it."""
+    entry: Mapping[str, Any] = next((one for one in tree["export"] if one["kind"] == format), {})
+    return {name: value for name, value in entry.items() if name != "kind"}

@@ -16,7 +16,7 @@ from understudy import recipe as recipes
 from understudy.cache import Cache
 from understudy.errors import DataError, RecipeError, SelfTestError, UnderstudyError
 from understudy.events import Cancel, Event, OnEvent
-from understudy.stages import arms, finish, layers, lessons, record, teach, variants
+from understudy.stages import arms, facts, layers, lessons, record, teach, variants
 from understudy.stages.bench import Lesson
 from understudy.stages.common import class_counts
 from understudy.stages.prepare import Given, Prepared
@@ -120,7 +120,7 @@ def said(one: Ready, data: Prepared, rows: Tensor) -> np.ndarray | None:
     store, header = Path(one.lesson.store), read_header(one.lesson.store)[0]
     found = record.said(store, header, data, rows)
     weights, _ = lessons.weights_of(one.variant.tree, lambda: record.said(store, header, data, data.validation), data)
-    return finish.spoken(found if weights is None else replace(found, member_weights=weights), data.outputs)
+    return facts.spoken(found if weights is None else replace(found, member_weights=weights), data.outputs)
 
 
 def stores(ready: Sequence[Ready]) -> tuple[str, dict[str, str]]:

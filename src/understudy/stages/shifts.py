@@ -87,7 +87,7 @@ def ask(
     conditions = tuple(Condition(name, severity, known[name].words(severity)) for name in names for severity in severities)
     teacher, why_not = asked_of(tree, lessons)
     numerics = Numerics(tree["training"]["precision"], tree["training"]["memory_format"])
-    files = {str(row["format"]): (folder / row["path"]).read_bytes() for row in exports if quantised(row)}
+    files = rounded(exports, folder)
     plain = data.examples.subset(rows.numpy())
     ids, every = [str(name) for name in plain.ids], torch.arange(len(rows))
     asked: list[Condition] = []
@@ -121,6 +121,18 @@ def ask(
         {name: np.stack(found) for name, found in ran.items()},
         why_not,
     )
+
+
+def rounded(exports: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, bytes]:
+    """Format -> file of the quantised artefacts."""
+    return {str(row["format"]): (folder / row["path"]).read_bytes() for row in exports if quantised(row)}
+
+
+def by_group(data: Prepared, exports: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, np.ndarray]:
+    """Format -> (n, C) what the quantised artefacts say of all test rows, where these are of groups that are compared; else nothing."""
+    if not data.examples.sensitive:
+        return {}
+    return {name: onnx.run(file, data.rows.stored[data.judged].numpy()) for name, file in rounded(exports, folder).items()}
 
 
 def quantised(row: Mapping[str, Any]) -> bool:

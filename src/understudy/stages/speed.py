@@ -20,17 +20,17 @@ from understudy.cache import Cache, beside
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
 from understudy.evaluation.claims import Gate
-from understudy.evaluation.compare import mean_interval
+from understudy.evaluation.compare import drawn, mean_interval
 from understudy.evaluation.likeness import likeness
 from understudy.evaluation.processes import Found
 from understudy.run_folder import RunFolder
 from understudy.sections import Profile
 from understudy.stages import costs, profiles
-from understudy.stages.common import class_counts
+from understudy.stages.common import class_counts, together
 from understudy.stages.costs import Declared
 from understudy.stages.entries import Named, models_of
-from understudy.stages.finish import rerender
 from understudy.stages.machine import hardware
+from understudy.stages.page import rerender
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.stages.start import computing_with
 from understudy.stages.tasks.classification import class_weights
@@ -106,7 +106,7 @@ def measured(
         row["quality"] = judge(row["name"], row["role"], results.get(row["name"]))
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
-    training = costs.spent(folder.path, tree["training"]["threads"])
+    training = costs.spent(folder.path, tree, given)
     return {**conditions(wanted), "compared": "teacher", "student": student,
             "metric": details["metric"], "models": rows, "training": training,
             "break_even": costs.paid_back(rows, training, wanted.declared),
@@ -156,7 +156,8 @@ def run_all(
         if found is None or found.failed:
             rows.append(row | NOTHING)
             continue
-        rows.append(row | figures(found, teacher, student) | {
+        alike = student if one.role == "artefact" else None  # a teacher or control is another model: unlike the student is no fault of it
+        rows.append(row | figures(found, teacher, alike) | {
             "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
             "cost": costs.cost_of(found, wanted.declared)})
     return rows, results
@@ -168,7 +169,7 @@ NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "held": None, "cold
 
 
 def figures(found: Found, teacher: Found | None, student: Found | None) -> dict[str, Any]:
-    """What the processes say of one model."""
+    """What the processes say of one model. student: whose answers it should have, None where it should not have any other's."""
     entry, last = found.entry, found.starts[-1]
     return {
         "runtime": entry.runtime, "libraries": last["libraries"], "held": last["held"],
@@ -210,9 +211,11 @@ def answers_of(found: Found, student: Found | None) -> dict[str, Any] | None:
 def _judge(
     tree: Mapping[str, Any], prepared: Prepared, details: Mapping[str, Any]
 ) -> Callable[[str, str, Found | None], dict[str, Any] | None]:
-    """The metric on the test rows with its 95 % interval over rows, of every model that answered about them; the teacher's is the run's."""
+    """The metric on the test rows with its 95 % interval over them (or what of them is drawn together), of every model that answered about
+    them; the teacher's is the run's."""
     known = {row["model"]: row for row in details["table"]}
     counts = class_counts(prepared) if prepared.task == "classification" else np.zeros(0)
+    clusters = together(prepared)
 
     def judge(name: str, role: str, found: Found | None) -> dict[str, Any] | None:
         if role == "teacher":
@@ -222,7 +225,8 @@ def _judge(
         scores = metrics.scores(
             tree["metric"], metrics.log_softmax(found.said), prepared.examples.labels[prepared.test.numpy()],
             positive=metrics.positive_class(counts), class_weights=class_weights(tree, prepared.classes))
-        return {"value": float(scores.mean()), "ci95": mean_interval(scores, *metrics.bounds(tree["metric"]))}
+        items, guard = drawn(scores, clusters)
+        return {"value": float(scores.mean()), "ci95": mean_interval(items, *metrics.bounds(tree["metric"]), guard)}
 
     return judge
 
@@ -232,3 +236,20 @@ def keep(run: Path, found: Mapping[str, Any]) -> None:
     file = run / "bench.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"schema": SCHEMA}
     atomic.write_json(file, {**there, "measured": found})
+
+
+def forget(run: Path, name: str) -> bool:
+    """Drop what was measured of an artefact whose file is another now, from bench.json and the page; whether there was something.
+
+    Gates of a device profile that were judged on it stay as they were judged, until the run is measured again.
+    """
+    file = run / "bench.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found = there.get("measured")
+    if not found or not any(row["name"] == name and row["role"] == "artefact" for row in found["models"]):
+        return False
+    kept = {**found, "models": [row for row in found["models"] if row["name"] != name],
+            "break_even": [row for row in found.get("break_even", ()) if row["model"] != name]}
+    atomic.write_json(file, {**there, "measured": kept})
+    rerender(run)
+    return True

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from understudy.cache import Cache, cpu_seconds
 from understudy.events import Event, OnEvent
 from understudy.records import Shapes
 from understudy.run_folder import RunFolder
-from understudy.stages import aware, check, finish, layers, record, shifts, states, student, teach
+from understudy.stages import aware, check, finish, layers, provenance, record, settle, shifts, states, student, teach
 from understudy.stages.prepare import Given, Prepared
 
 T = TypeVar("T")
 
 
 class Stages:
-    """Announces a stage, times it, and announces its end."""
+    """Announces a stage, times it, and announces its end. cache: whose results the stages use, once there is one."""
 
     def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
         self.on_event, self.folder = on_event, folder
+        self.cache: Cache | None = None
+        self._times: list[tuple[str, float, dict[str, Any]]] = []
 
     def __call__(self, name: str, work: Callable[[], T]) -> T:
-        """The work's result."""
+        """The work's result. Work that is stopped is timed as well; with what the results that it used had cost before."""
         self.on_event(Event(name, "start"))
-        begun = time.perf_counter()
-        result = work()
-        seconds = time.perf_counter() - begun
-        self.folder.note_time(name, seconds)
+        begun, spent, known = time.perf_counter(), cpu_seconds(), set(self.cache.before if self.cache else ())
+        try:
+            result = work()
+        finally:
+            seconds = time.perf_counter() - begun
+            before = {key: cost for key, cost in (self.cache.before if self.cache else {}).items() if key not in known}
+            more: dict[str, Any] = {"cpu_seconds": round(cpu_seconds() - spent, 4), **({"before": before} if before else {})}
+            self._times.append((name, seconds, more))
+            self.folder.note_time(name, seconds, **more)
         self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
         return result
+
+    def cleared(self) -> None:
+        """The folder was emptied of what another recipe left, and so of what this start has noted."""
+        for name, seconds, more in self._times:
+            self.folder.note_time(name, seconds, **more)
 
 
 def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
@@ -50,6 +63,27 @@ def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
     aware.refuse(tree, data, given)
     shifts.refuse(tree, data)
     return shapes
+
+
+def settle_many(
+    stage: Stages, tree: dict[str, Any], data: Prepared, given: Given, rights: Mapping[str, Any], folder: RunFolder, cache: Cache,
+    verb: str, goes_on: bool,
+) -> None:
+    """Settle a recipe of which many students are trained, and write it and its provenance into the folder, emptied unless it `goes_on`.
+
+    Threads are 1 where the recipe leaves them open: many small students beside each other are done sooner than one by one on all cores.
+    """
+    if not goes_on:
+        folder.clear()
+        stage.cleared()
+    stage.cache = cache
+    open_threads = tree["training"]["threads"] == "auto"
+    noted = provenance.settled(folder) if goes_on else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
+    if open_threads:
+        tree["training"]["threads"] = 1
+    about = provenance.collect(tree, data, rights, noted, folder.path)
+    provenance.write(folder, about | {"command": f"understudy {verb} {folder.path / 'recipe.yaml'}"})
+    folder.write_recipe(tree)
 
 
 @contextmanager

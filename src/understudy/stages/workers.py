@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from understudy import errors
-from understudy.errors import DataError, Interrupted, UnderstudyError, four_parts
+from understudy.errors import DataError, Interrupted, RecipeError, UnderstudyError, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.stages.bench import Bench, Task
 from understudy.stages.worker import Ground, send, serve
@@ -44,6 +44,14 @@ def train_here(tasks: Sequence[Task], bench: Bench, on_event: OnEvent, cancel: C
     for task in tasks:
         bench.train(task, partial(told.row, task), cancel, partial(spent, task))
         told.end(task)
+
+
+def refuse_jobs(jobs: int | None) -> None:
+    """RecipeError for a number of students at a time with which nobody would train."""
+    if jobs is not None and jobs < 1:
+        raise RecipeError(four_parts(
+            "jobs is not usable", got=jobs, expected="1 or more students at a time", otherwise="Nobody would train",
+            do="Use --jobs 1, or leave it out for one a core"))
 
 
 class Crew:
