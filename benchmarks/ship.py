@@ -25,7 +25,6 @@ import yaml
 from pages import ROOT, keep, newest, placeless, put
 
 from understudy.errors import GateError, RecipeError
-from understudy.evaluation.product import savings
 from understudy.stages.elsewhere import export_teacher
 from understudy.stages.prepare import Given
 
@@ -117,14 +116,13 @@ def collected(runs: Path, name: str, job: Job) -> dict[str, Any]:
     summary, details, measured = read(run / "summary.json"), read(run / "details.json"), read(run / "bench.json").get("measured", {})
     tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     rows = measured.get("models", [])
-    saved = savings(rows)
     return {
         "metric": summary["metric"], "examples": summary["examples"], "teacher": summary["teacher"]["value"],
         "control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"]),
         "seeds": len(summary["arms"]["distilled"]["seeds"]),
         "models": [{key: row[key] for key in ("name", "role", "runtime", "bytes", "parameters", "macs", "quality", "failed")} | figures(row)
                    for row in rows],
-        "savings": {one: {**vars(found), "words": found.words()} for one, found in saved.items()},
+        "savings": measured.get("savings", {}),
         "conditions": {key: measured.get(key) for key in ("machine", "threads", "repeats", "load")},
         "failed": [{"format": one["format"], "reason": one["failed"]} for one in details["exports"] if one.get("failed")],
         "proofs": {one["format"]: one.get("parity") for one in details["exports"]},

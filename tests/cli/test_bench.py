@@ -51,6 +51,10 @@ def test_a_whole_run(understudy, there):
     assert rows["onnx"]["quality"] == student["quality"] and rows["onnx"]["answers"]["agreement"] == 1.0
     assert all(rows[name]["answers"] is None for name in ("teacher", "control", "student")), "another model, or itself"
     assert rows["onnx"]["wire"]["input"] == 4 * 4 and rows["onnx"]["wire"]["answer"] == 3 * 4, "four numbers in, three logits out"
+    share = rows["onnx"]["batches"]["1"]["cpu_seconds_per_row"] / rows["teacher"]["batches"]["1"]["cpu_seconds_per_row"]
+    parts = found["savings"]["onnx"]
+    assert set(found["savings"]) == {"onnx"} and parts["precision"] == 1 and parts["price"] <= 1, "the cheapest machine against the first"
+    assert parts["compute"] * parts["runtime"] == pytest.approx(share)
     assert {one["instead_of"] for one in found["break_even"]} == {"the teacher", "language model by token"}
 
     after = json.loads((there.path / "bench.json").read_text())
@@ -59,6 +63,7 @@ def test_a_whole_run(understudy, there):
     assert 'id="measured"' in page and "frontier" in page and "broken is not measured" in page
     done = understudy("bench", "toy", *QUICK)
     assert done.code == 0 and "No energy: " in done.out and "pays for itself" in done.out
+    assert "onnx: compute " in done.out and "a prediction costs " in done.out
     assert "ONNX" not in done.out.splitlines()[0] and done.out.splitlines()[0].split()[:2] == ["runtime", "quality"]
 
 

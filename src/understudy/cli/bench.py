@@ -129,6 +129,8 @@ def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         say(safe(f"{one['machine']}: {one['assumption']}."))
     if not machines:
         say("No prices: no --prices were given.")
+    for name, one in found.get("savings", {}).items():
+        say(safe(f"{name}: {one['words']}."))
     if "training" in found:
         say(safe(found["training"]["sentence"]))
     for one in found.get("break_even", ()):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.evaluation import price
+from understudy.evaluation import price, product
 from understudy.evaluation.processes import Found
 from understudy.stages.entries import Named
 from understudy.stages.prepare import Given
@@ -94,6 +94,12 @@ def elsewhere(tree: Mapping[str, Any], given: Given) -> list[str]:
         teachers = [f"the teacher in {file}" for file in dict.fromkeys(files) if file]
     start = tree["student"]["weights"]
     return teachers + ([f"the start weights in {start}"] if start else [])
+
+
+def saved(rows: Sequence[Mapping[str, Any]], declared: Declared) -> dict[str, Any]:
+    """Artefact -> of what its saving against the teacher consists (`evaluation.product`), in numbers and in words."""
+    machines = () if declared.prices is None else declared.prices.machines
+    return {name: {**vars(one), "words": one.words()} for name, one in product.savings(rows, machines).items()}
 
 
 def paid_back(rows: Sequence[Mapping[str, Any]], training: Mapping[str, Any], declared: Declared) -> list[dict[str, Any]]:

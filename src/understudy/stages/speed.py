@@ -109,6 +109,7 @@ def measured(
     training = costs.spent(folder.path, tree, given)
     return {**conditions(wanted), "compared": "teacher", "student": student,
             "metric": details["metric"], "models": rows, "training": training,
+            "savings": costs.saved(rows, wanted.declared),
             "break_even": costs.paid_back(rows, training, wanted.declared),
             "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
             }, [gate for _, gates in judged.values() for gate in gates]
@@ -249,7 +250,8 @@ def forget(run: Path, name: str) -> bool:
     if not found or not any(row["name"] == name and row["role"] == "artefact" for row in found["models"]):
         return False
     kept = {**found, "models": [row for row in found["models"] if row["name"] != name],
-            "break_even": [row for row in found.get("break_even", ()) if row["model"] != name]}
+            "break_even": [row for row in found.get("break_even", ()) if row["model"] != name],
+            "savings": {model: one for model, one in found.get("savings", {}).items() if model != name}}
     atomic.write_json(file, {**there, "measured": kept})
     rerender(run)
     return True
