@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from understudy import kinds, tokens
 from understudy.compress import quantize
 from understudy.compress.graph import prepared
 from understudy.compress.race import Pace
@@ -20,6 +21,7 @@ from understudy.export._parity import Mismatch
 from understudy.export._probe import Probe
 from understudy.export.onnx import run
 from understudy.export.onnx_int8 import Exporter
+from understudy.preprocess import Preprocess
 from understudy.students import artefact
 
 LOOSE = 0.05
@@ -237,3 +239,23 @@ def test_a_file_that_is_larger_than_allowed_fails(student, tmp_path):
 def test_options_that_can_t_work_are_refused(options, why):
     with pytest.raises(RecipeError, match=why):
         Exporter(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "method"), [("textcnn", "static"), ("bag", "dynamic"), ("bilstm", "weight_only")])
+def test_students_of_texts_have_files_too(arch, method, tmp_path):
+    """Prevents: the maximum over a text's tokens stops the shape inference, and with it every convolutional student of texts."""
+    words = ["play", "stop", "music", "light", "on", "off", "the", "bank", "money", "now"]
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(words, random.integers(2, 9))) for _ in range(800)]
+    read = Preprocess.fit("text", texts, tokenizer=tokens.train("words", texts, 40), length=12)
+    options = {"width": 16, "vocabulary": read.vocabulary, "pad": read.pad, **({"hidden": [32]} if arch == "bag" else {})}
+    torch.manual_seed(0)
+    module = kinds.configure("models", arch, options).build(read.shape, 3).eval()
+    artefact.save(tmp_path / "student", module, model={"arch": arch, **options}, shape=read.shape, classes=list("abc"),
+                  preprocess=read.to_dict(), card="# card")
+    encoded = read.encode(texts)
+    labels = artefact.module_logits(module, read, encoded).argmax(-1)
+    exporter = Exporter(method=method, calls=5, drop=LOOSE)
+    found = exporter.export(tmp_path / "student", tmp_path / "out", Probe(encoded[:700], labels[:700], lambda: encoded[700:]))
+    assert found["parity"]["argmax_agreement"] >= 0.99 and found["method"] == method
