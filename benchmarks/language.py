@@ -20,7 +20,7 @@ from pages import ROOT, keep, newest, placeless, put
 PAGE = ROOT / "docs" / "language.md"
 TABLES = {
     "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more",
-                "intent_bpe_more"],
+                "intent_bpe_more", "intent_bpe_wide_more"],
     "masked": ["distil_bert"],
     "sentences": ["static_embedding", "sentence_embedding"],
     "next_word": ["next_word"],
@@ -32,6 +32,7 @@ TABLES = {
 NAMES = {
     "intent_textcnn": "`textcnn`, the recipe's", "intent_bag": "`bag` of width 48", "intent_wide": "`textcnn` of width 128, 256 filters",
     "intent_wide_more": "the wider one, with unlabelled texts", "intent_bpe_more": "the same, with 8,000 byte pairs",
+    "intent_bpe_wide_more": "width 192 and 320 filters, 8,000 byte pairs, with unlabelled texts",
     "intent_layer": "2 layers of the teacher, width 192",
     "intent_textcnn_more": "`textcnn`, with unlabelled texts", "distil_bert": "3 of 6 layers", "static_embedding": "a table, 256 numbers",
     "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
@@ -121,6 +122,8 @@ def beside(name: str, found: Mapping[str, Any]) -> str:
     if found["own_text"]:
         values = {model: f"{one['kl_nats']:.3f}" for model, one in found["own_text"].items() if isinstance(one, Mapping)}
         said.append("KL from the teacher on its own text, nats: " + ", ".join(f"{model} {value}" for model, value in values.items()))
+    if found["draft"]:
+        said += [sentence.rstrip(".") for sentence in found["draft"]["sentences"]]
     fidelity = found["distilled"]["fidelity"] or {}
     if fidelity.get("kl_nats") is not None:
         said.append(f"KL from the teacher on test rows {fidelity['kl_nats']:.3f} nats")
