@@ -3,7 +3,8 @@
     python benchmarks/language.py RUNS --machine "WORDS"
 
 The runs are made before, by `understudy run RECIPE ... --runs RUNS`; only their folders are read. Writes
-benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. Without RUNS only the page is made.
+benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. A run that is not in
+RUNS keeps what was written down before. Without RUNS only the page is made.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def main() -> None:
     if options.runs is not None:
         names = [name for names in TABLES.values() for name in names]
         runs = {name: collected(options.runs / name) for name in names if (options.runs / name / "summary.json").is_file()}
-        print(keep("language", options.machine, {"runs": runs}).relative_to(ROOT))
+        print(keep("language", options.machine, {"runs": {**results(), **runs}}).relative_to(ROOT))
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(results())), encoding="utf-8")
     for mark, block in blocks(results()).items():
         print(f"\n{mark}\n{block}")

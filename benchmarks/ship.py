@@ -24,6 +24,7 @@ import ship_page
 import yaml
 from pages import ROOT, keep, newest, placeless, put
 
+from understudy import atomic
 from understudy.errors import GateError, RecipeError
 from understudy.stages.elsewhere import export_teacher
 from understudy.stages.prepare import Given
@@ -34,11 +35,13 @@ BENCH = ("--watts", "12", "--grid", "380", "--prices", "example", "--batch", "32
 
 @dataclass(frozen=True)
 class Job:
-    """A packaged recipe. data, more: its overrides, with {data} and {encoder}. sizes: share of the teacher -> overrides of a student of
-    that size. pruned: overrides that prune the teacher to the student's size; quantised: whether the teacher alone can be put in 8 bits."""
+    """A packaged recipe. data: its overrides, with {data} and {encoder}. size: the share of the teacher that its student is, where that is
+    one of the page's. sizes: other shares -> overrides of a student of that size. pruned: overrides that prune the teacher to the
+    student's size; quantised: whether the teacher alone can be put in 8 bits."""
 
     title: str
     data: tuple[str, ...]
+    size: str = ""
     sizes: Mapping[str, str] = field(default_factory=dict)
     pruned: str = ""
     quantised: bool = True
@@ -46,7 +49,7 @@ class Job:
 
 JOBS = {
     "mnist": Job(
-        "handwritten digits: 2×1200 units → 256 and 128", ("data.path={data}/mnist",),
+        "handwritten digits: 2×1200 units → 256 and 128", ("data.path={data}/mnist",), "1/10",
         {"1/2": "student.model.hidden=[760, 760]", "1/4": "student.model.hidden=[470, 470]", "1/20": "student.model.hidden=[135, 100]",
          "1/50": "student.model.hidden=[58, 40]"},
         "student={from_teacher: {prune: 0.9}}"),
@@ -55,7 +58,7 @@ JOBS = {
         ("data.path={data}/cifar10", "teacher.weights={data}/cifar10_resnets/resnet56-cifar10.safetensors",
          "export=[safetensors, onnx, onnx_int8]")),
     "adult_trees": Job(
-        "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",),
+        "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",), "",
         {"1/2": "student.model.hidden=[192]", "1/4": "student.model.hidden=[96]", "1/10": "student.model.hidden=[38]",
          "1/20": "student.model.hidden=[19]", "1/50": "student.model.hidden=[7]"}, quantised=False),
     "spam_filter": Job(
@@ -93,7 +96,7 @@ def run_all(runs: Path, data: Path, encoder: Path, only: Sequence[str]) -> None:
         if job.pruned:
             once(runs, f"{name}-pruned", name, *given, job.pruned, "export=[safetensors]")
         if job.quantised and not (runs / name / ALONE).is_file():
-            (runs / name / ALONE).write_text(json.dumps(in_8_bits(runs / name)), encoding="utf-8")
+            atomic.write_json(runs / name / ALONE, in_8_bits(runs / name))
     if not only or SERIES in only:
         once(runs, SERIES, SERIES, f"data.path={data}/fsdd4/recordings.tar.xz")
 
@@ -128,7 +131,7 @@ def collected(runs: Path, name: str, job: Job) -> dict[str, Any]:
         "proofs": {one["format"]: one.get("parity") for one in details["exports"]},
         "sizes": {share: point(runs / f"{name}-{share.replace('/', '_')}") for share in job.sizes
                   if (runs / f"{name}-{share.replace('/', '_')}" / "summary.json").is_file()},
-        "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(run / ALONE) or None, "recipe": placeless(tree),
+        "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(run / ALONE) or None, "size": job.size, "recipe": placeless(tree),
     }
 
 

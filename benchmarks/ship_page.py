@@ -23,7 +23,7 @@ def headline(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """The figures of the goals, and which are missed; None where nothing was measured."""
     model, teacher = shipped(found), next((one for one in found["models"] if one["role"] == "teacher"), None)
     retention = found["distilled"]["retention"]
-    if model is None or teacher is None or not teacher["p50"] or retention is None:
+    if model is None or teacher is None or not teacher["p50"] or retention is None or model["name"] not in found["savings"]:
         return None
     values = {"bytes": teacher["bytes"] / model["bytes"], "speed": model["times_teacher"]["value"], "retention": retention["value"],
               "retention_low": retention["ci95"][0] if retention["ci95"] else math.nan,
@@ -44,7 +44,8 @@ def knee(points: Sequence[tuple[float, float]]) -> int:
 
 def goals(jobs: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Each job's artefact against the goals."""
-    lines = ["| job | ships as | bytes, teacher ÷ artefact | times as fast, one row | of the teacher's metric | costs less by | missed |",
+    lines = ["| job | ships as | bytes, teacher ÷ artefact | times as fast, one row | of the teacher's metric (float, mean of seeds) | "
+             "costs less by | missed |",
              "|---|---|---|---|---|---|---|"]
     for name, found in jobs.items():
         one = headline(found)
@@ -75,7 +76,7 @@ def parts(jobs: Mapping[str, Any]) -> str:
                 f"{count(row['parameters'])} | {count(row['macs'])} | "
                 f"{size(row['bytes'])} | {size(row['peak'])} | {seconds(row['p50'])} | {ratio(row['times_teacher'])} |")
         model = shipped(found)
-        if model is not None:
+        if model is not None and model["name"] in found["savings"]:
             lines += ["", f"`{model['name']}`: {found['savings'][model['name']]['words']}. {money(found, model)}"]
         lines += [f"- {one['format']} is not shipped: {one['reason']}" for one in found["failed"]]
         blocks.append("\n".join(lines))
@@ -88,7 +89,7 @@ def sizes(jobs: Mapping[str, Any]) -> str:
     for name, found in jobs.items():
         if not found["sizes"]:
             continue
-        points = {one: found["sizes"].get(one, found if one == "1/10" else None) for one in SHARES}
+        points = {one: found["sizes"].get(one, found if one == found["size"] else None) for one in SHARES}
         there = {one: (point["distilled"]["bytes"], point["distilled"]["mean"], point["control"]["mean"])
                  for one, point in points.items() if point is not None}
         rising = sorted(there.items(), key=lambda item: item[1][0])

@@ -124,6 +124,13 @@ def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_old
     assert "safetensors is not measured" in page and "onnx is not measured" not in page
     done = understudy("export", "toy", "onnx", "opset=19")
     assert done.code == 0 and opset() == 19 and "measure again" not in done.err
+
+    def told():
+        [row] = [one for one in json.loads((run / "details.json").read_text())["exports"] if one["format"] == "onnx"]
+        return row
+
+    assert told()["bytes"] == (run / "exports/onnx/model.onnx").stat().st_size and told()["parity"]["rows"]
     (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
     assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
+    assert "does not agree" in told()["failed"] and told()["path"] == "exports/onnx.failed"
     assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]

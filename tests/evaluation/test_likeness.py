@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from understudy.errors import DataError
 from understudy.evaluation.likeness import Likeness, likeness
 
 
@@ -25,5 +26,5 @@ def test_a_row_of_zeros_has_no_direction():
 
 
 def test_answers_of_other_rows_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+    with pytest.raises(DataError, match=r"\(2, 3\)"):
         likeness(np.zeros((4, 3)), np.zeros((2, 3)))

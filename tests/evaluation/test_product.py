@@ -32,7 +32,9 @@ def test_a_cheaper_machine_is_a_factor_of_its_own():
     measured = rows(teacher=8.0, student=2.0, onnx=0.5)
     assert savings(measured, (large, small))["onnx"].price == pytest.approx(0.2)
     assert savings(measured, (large,))["onnx"].price == savings(measured)["onnx"].price == 1.0
-    assert savings(measured, (small, large, owned))["onnx"].price == 0.0
+    assert savings(measured, (owned, large))["onnx"].price == 1.0, "nothing is saved of nothing"
+    free = savings(measured, (small, large, owned))["onnx"]
+    assert free.price == 0.0 and free.words().endswith("= 0: a prediction costs 100 % less")
 
 
 def test_without_a_teacher_or_a_student_there_is_no_saving():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -46,9 +47,15 @@ def test_an_environment_without_litert_is_refused_with_the_commands_that_make_on
         Exporter().refuse("classification", {"arch": "mlp"})
 
 
-def test_a_python_that_is_none_is_refused(tmp_path):
+def test_a_python_that_is_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(PYTHON, str(tmp_path / "nothing"))
     with pytest.raises(RecipeError, match="a Python that runs"):
-        Exporter(python=str(tmp_path / "nothing")).installed()
+        Exporter().installed()
+
+
+def test_a_recipe_can_not_name_the_program_that_is_run():
+    """Prevents: a recipe from somewhere else runs a file that lies beside it."""
+    assert {field.name for field in dataclasses.fields(Exporter)} == {"batch", "tolerance"}
 
 
 def test_a_student_of_ones_own_code_is_refused(other):

@@ -133,7 +133,8 @@ def _beside(folder: Path, config: Mapping[str, Any], kind: str | None, threads: 
         if file.parent.suffix == ".failed":
             continue
         other = _config(file.parent)
-        exported, rounds = _section(other), ROUNDS in other
+        exported = _section(other)
+        rounds = ROUNDS in other or (exported or {}).get("weights") == "float16"
         own = {_stated(config), *([_stated(_config(aware))] if rounds and (aware := folder.absolute().parent / AWARE).is_dir() else [])}
         if exported is not None and _stated(other) in own - {None}:
             there[file.parent.name] = rounds

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from understudy.errors import DataError, four_parts
+
 
 @dataclass(frozen=True)
 class Likeness:
@@ -22,10 +24,11 @@ class Likeness:
 def likeness(reference: np.ndarray, found: np.ndarray) -> Likeness:
     """Of answers (..., C), or of vectors, whose agreement means nothing; what is no number makes figures that are none.
 
-    Raises ValueError where the shapes differ.
+    Raises DataError where the shapes differ.
     """
     if reference.shape != found.shape:
-        raise ValueError(f"answers of shape {found.shape}, where the student's are {reference.shape}")
+        raise DataError(four_parts("two models' answers can't be compared", got=f"shape {found.shape}", expected=f"{reference.shape}",
+                                   otherwise="Rows would be compared with other rows", do="Look at what the artefact's runtime gives"))
     a, b = reference.astype(np.float64), found.astype(np.float64)
     lengths = np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), np.finfo(np.float64).tiny)
     return Likeness(float(np.abs(a - b).max()), float(((a - b) ** 2).mean()), float((a.argmax(-1) == b.argmax(-1)).mean()),

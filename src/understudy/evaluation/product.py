@@ -38,23 +38,24 @@ def savings(rows: Sequence[Mapping[str, Any]], machines: Sequence[price.Owned | 
     """Artefact -> its saving against the teacher, of the rows of a bench (`models` in bench.json), at one row a call, in core-seconds.
 
     machines: of the price table; the teacher runs on the first, the artefact on the cheapest by core-second. Without a table both run on
-    one machine. Artefacts of a runtime without a float file of its own have its share within `runtime`, at precision 1. Empty where
-    the teacher or the student was not measured.
+    one machine, and where the first costs nothing there is nothing to save. Artefacts of a runtime without a float file of its own have
+    its share within `runtime`, at precision 1. Empty where the teacher or the student was not measured.
     """
     spent = {row["name"]: row["batches"]["1"]["cpu_seconds_per_row"] for row in rows if row["batches"]}
     if not {"teacher", "student"} <= set(spent) or not min(spent.values()) > 0:
         return {}
-    dearer = min(one.per_core_second for one in machines) / machines[0].per_core_second if machines else 1.0
+    first = machines[0].per_core_second if machines else 0.0
+    cheaper = min(one.per_core_second for one in machines) / first if first else 1.0
     found = {}
     for row in rows:
         if row["role"] == "artefact" and row["name"] in spent:
             name = row["name"]
             twin = name.removesuffix("_int8")
             near = spent[twin if twin in spent else name]
-            found[name] = Saving(spent["student"] / spent["teacher"], near / spent["student"], spent[name] / near, dearer)
+            found[name] = Saving(spent["student"] / spent["teacher"], near / spent["student"], spent[name] / near, cheaper)
     return found
 
 
 def _share(value: float) -> str:
     """As a fraction where it saves."""
-    return f"1/{1 / value:.3g}" if value < 0.995 else f"{value:.3g}"
+    return f"1/{1 / value:.3g}" if 0 < value < 0.995 else f"{value:.3g}"

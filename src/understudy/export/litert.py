@@ -44,11 +44,11 @@ class Exporter(Format):
 
     Behind the model lies a zip archive with its classes, one a line, and classes and preprocessing as JSON, as LiteRT's metadata has it.
 
-    python: 3.11 or newer, of an environment with `litert-torch` and this package; else $UNDERSTUDY_LITERT, else this one. batch: rows of an
-        input, no more and no fewer. Texts have as many tokens as the preprocessing gives at most. tolerance: as of `onnx`.
+    batch: rows of an input, no more and no fewer. Texts have as many tokens as the preprocessing gives at most. tolerance: as of `onnx`.
+
+    Which Python makes it is said by $UNDERSTUDY_LITERT, else it is this one; never by the recipe, which could name any program then.
     """
 
-    python: str = ""
     batch: int = 1
     tolerance: float = 1e-4
 
@@ -62,8 +62,8 @@ class Exporter(Format):
 
     @property
     def interpreter(self) -> str:
-        """Whose packages make the file."""
-        return self.python or os.environ.get(PYTHON, "") or sys.executable
+        """Whose packages make the file: 3.11 or newer, with `litert-torch` and this package."""
+        return os.environ.get(PYTHON, "") or sys.executable
 
     def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:
         """Also for a student of your own code, which the other process could not build."""
@@ -81,8 +81,8 @@ class Exporter(Format):
             lacking = json.loads(said.splitlines()[-1])
         except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
             raise RecipeError(four_parts(
-                "litert: python is not usable", got=f"{self.interpreter}: {type(error).__name__}", expected="a Python that runs",
-                otherwise="The run would fail at its end", do=f"Correct the export's python, or ${PYTHON}")) from None
+                f"litert: ${PYTHON} is not usable", got=f"{self.interpreter}: {type(error).__name__}", expected="a Python that runs",
+                otherwise="The run would fail at its end", do="Correct it")) from None
         if lacking:
             raise RecipeError(four_parts(
                 "the export to litert has an environment of its own, which is not there",

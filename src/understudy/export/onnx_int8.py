@@ -25,6 +25,7 @@ from understudy.export import _choice, _parity, onnx
 from understudy.export._choice import Candidate
 from understudy.export._format import Rounding, Source
 from understudy.export._probe import Probe
+from understudy.preprocess.text import trimmed
 from understudy.students import artefact
 
 HELD_OUT = 0.5
@@ -175,7 +176,10 @@ class Exporter(Rounding):
     ) -> _choice.Choice:
         """The candidate to keep. source: the student whose answers the files shall give; rows: that choose, None where there are none."""
         files, threads = _choice.usable(made), torch.get_num_threads()
-        paces = race({_choice.FLOAT: whole} | files, (rows or probe).inputs[:1], self.calls, threads=threads)
+        row = (rows or probe).inputs[:1]
+        read: Any = made[0].student.preprocess
+        row = trimmed(row, read.pad) if read.kind == "text" else row  # as long as its text is
+        paces = race({_choice.FLOAT: whole} | files, row, self.calls, threads=threads)
         conditions = f"batch 1, {runtime()} on the CPU, {threads} thread(s), {probe.machine}"
         if rows is None:
             return _choice.choose(made, None, paces, {}, conditions)

@@ -57,8 +57,9 @@ class Exporter(Format):
         student, reference = _parity.answers(Path(student_folder), asked.inputs, module)
         vectors = student.vectors is not None
         with _parity.kept(out, GRAPH, WEIGHTS, artefact.CONFIG) as made:
+            whole = onnx.to_onnx(student, probe.some.inputs)
             try:
-                graph = kit.Core().read_model(onnx.to_onnx(student, probe.some.inputs))
+                graph = kit.Core().read_model(whole)
                 graph.set_rt_info(json.dumps(onnx.about(student, probe.inputs)), onnx.METADATA)
                 made.mkdir(parents=True, exist_ok=True)
                 kit.save_model(graph, made / GRAPH, compress_to_fp16=self.half_weights)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 _FOLDER = Path(__file__).parent
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""Nothing in a page's source may steer the terminal that shows it, and most of these are no HTML."""
 
 
 def environment(**filters: Callable[..., Any]) -> jinja2.Environment:

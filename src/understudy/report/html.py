@@ -38,8 +38,6 @@ HEADLINES = {"helps": "Distillation helps", "hurts": "Distillation hurts", "no e
 TONES = {"helps": "good", "hurts": "bad", "no evidence": "open", "confirmed": "good", "refuted": "bad", "not shown": "open",
          "pass": "good", "passed": "good", "ok": "good", "warn": "warn", "warning": "warn", "fault": "bad", "fail": "bad", "failed": "bad"}
 SIGNS = {"good": "✓", "bad": "✗", "open": "○", "warn": "!"}
-
-"""Nothing in a page's source may steer the terminal that shows it, and most of these are no HTML."""
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}\Z")
 
 

@@ -20,7 +20,9 @@ from understudy.stages import speed
 from understudy.stages.common import class_counts, together
 from understudy.stages.finish import probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
+from understudy.stages.page import renew
 from understudy.stages.prepare import Given, Prepared, prepare
+from understudy.stages.tasks.classification import class_weights
 from understudy.students import artefact
 
 
@@ -45,7 +47,8 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
     log_probs = metrics.log_softmax(found.logits(found.preprocess.encode(data.examples.subset(test).raw)))
     counts = class_counts(data)
     name = metrics.default(counts) if wanted.metric == "auto" else wanted.metric
-    scores = metrics.scores(name, log_probs, labels, positive=metrics.positive_class(counts))
+    weights = class_weights({"metric_weights": wanted.metric_weights}, data.classes)
+    scores = metrics.scores(name, log_probs, labels, positive=metrics.positive_class(counts), class_weights=weights)
     clusters = together(data)
     items, guard = drawn(scores, clusters)
     around = mean_interval(items, *metrics.bounds(name), guard)
@@ -91,10 +94,13 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
             found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
         else:
             found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
-    except Mismatch:  # it lies aside, and the older file is gone
+    except Mismatch as error:  # it lies aside, and the older file is gone
         speed.forget(run, format)
+        renew(run, {"format": format, "path": os.path.relpath(error.folder or run, run), "failed": str(error), "parity": error.parity,
+                    **error.about})
         raise
     forgotten = speed.forget(run, format)
+    renew(run, {"format": format, **found, "path": os.path.relpath(found["path"], run)})
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))

@@ -56,3 +56,14 @@ def rerender(run: Path) -> Path:
         ) from None
     atomic.write_text(run / "report.html", html.render(summary, details, measured_of(run, student_of(details))))
     return run / "report.html"
+
+
+def renew(run: Path, row: Mapping[str, Any]) -> None:
+    """Put another row of an artefact in place of the report's, which is of an older file, or behind the others."""
+    file = run / "details.json"
+    if file.is_file():
+        details = json.loads(file.read_text(encoding="utf-8"))
+        others = [one["format"] for one in details["exports"]]
+        rows = [dict(row) if one["format"] == row["format"] else one for one in details["exports"]]
+        atomic.write_json(file, {**details, "exports": rows if row["format"] in others else [*rows, dict(row)]})
+        rerender(run)

@@ -71,14 +71,15 @@ def _base(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     entry = tree["teacher"][0]
     model: Mapping[str, Any] = entry.get("model") or {}
     arch = model.get("arch")
-    if len(tree["teacher"]) == 1 and entry["kind"] == "local" and arch in BASES:
+    if len(tree["teacher"]) == 1 and entry["kind"] == "local" and arch in BASES and not model.get("bins"):
         return model
+    binned = " with bins" if model.get("bins") else ""
     text = reading.folder_of(model) is not None or arch == "decoder"
     raise RecipeError(
         four_parts(
             "student.from_teacher.prune can't prune this teacher",
-            got=f"{len(tree['teacher'])} teacher(s), the first of kind {entry['kind']}, arch {arch}",
-            expected=f"one teacher of kind local, of arch {', '.join(BASES)}",
+            got=f"{len(tree['teacher'])} teacher(s), the first of kind {entry['kind']}, arch {arch}{binned}",
+            expected=f"one teacher of kind local, of arch {', '.join(BASES)}, without bins",
             otherwise="Nobody would know which of its channels belong together",
             do="Use from_teacher: {layers: 3}, with width, heads and inner" if text else "Give the student a model of its own",
         )

@@ -251,7 +251,7 @@ def forget(run: Path, name: str) -> bool:
         return False
     kept = {**found, "models": [row for row in found["models"] if row["name"] != name],
             "break_even": [row for row in found.get("break_even", ()) if row["model"] != name],
-            "savings": {model: one for model, one in found.get("savings", {}).items() if model != name}}
+            "savings": {model: one for model, one in found.get("savings", {}).items() if model not in (name, f"{name}_int8")}}
     atomic.write_json(file, {**there, "measured": kept})
     rerender(run)
     return True
