@@ -342,7 +342,7 @@ def _begin(recipe: Recipe, on_event: OnEvent, given: Given, options: Options) ->
         shapes = refuse(tree, data, given)
         if before is None:
             folder.clear()
-            stage.cleared()
+        stage.taken()
         stage.cache = cache = Cache(options.cache or options.runs / "_cache", folder.path)
         trials = provenance.settled(folder) if before else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
         torch.set_num_threads(tree["training"]["threads"])

@@ -25,7 +25,7 @@ class Stages:
     def __init__(self, on_event: OnEvent, folder: RunFolder) -> None:
         self.on_event, self.folder = on_event, folder
         self.cache: Cache | None = None
-        self._times: list[tuple[str, float, dict[str, Any]]] = []
+        self._waiting: list[tuple[str, float, dict[str, Any]]] | None = []
 
     def __call__(self, name: str, work: Callable[[], T]) -> T:
         """The work's result. Work that is stopped is timed as well; with what the results that it used had cost before."""
@@ -37,15 +37,18 @@ class Stages:
             seconds = time.perf_counter() - begun
             before = {key: cost for key, cost in (self.cache.before if self.cache else {}).items() if key not in known}
             more: dict[str, Any] = {"cpu_seconds": round(cpu_seconds() - spent, 4), **({"before": before} if before else {})}
-            self._times.append((name, seconds, more))
-            self.folder.note_time(name, seconds, **more)
+            if self._waiting is None:
+                self.folder.note_time(name, seconds, **more)
+            else:
+                self._waiting.append((name, seconds, more))
         self.on_event(Event(name, "end", f"{seconds:.1f} s", 1.0, {"seconds": seconds}))
         return result
 
-    def cleared(self) -> None:
-        """The folder was emptied of what another recipe left, and so of what this start has noted."""
-        for name, seconds, more in self._times:
+    def taken(self) -> None:
+        """The folder is this run's, emptied where another one's was in it: until then no time is noted there."""
+        for name, seconds, more in self._waiting or ():
             self.folder.note_time(name, seconds, **more)
+        self._waiting = None
 
 
 def refuse(tree: dict[str, Any], data: Prepared, given: Given) -> Shapes:
@@ -75,7 +78,7 @@ def settle_many(
     """
     if not goes_on:
         folder.clear()
-        stage.cleared()
+    stage.taken()
     stage.cache = cache
     open_threads = tree["training"]["threads"] == "auto"
     noted = provenance.settled(folder) if goes_on else stage("settle", lambda: settle.settle_recipe(tree, data, given, cache))
