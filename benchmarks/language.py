@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,26 @@ def static() -> str:
     return "\n".join(lines) + f"\n\n{said} model2vec {found['model2vec']}.\n"
 
 
+def fused() -> str:
+    """A step's loss and gradients from hidden states and output layers, as `fused_loss.py` measured everybody in one run."""
+    found = newest("fused_loss")
+    most = max(found["positions"], key=int)
+    rows = {name: {key: statistics.median(one[key] for one in said) for key in ("seconds", "MiB")}
+            for name, said in found["positions"][most]["rows"].items()}
+    own = rows["ours, float32"]
+    lines = ["| forward KL and its gradients | CPU seconds | MiB beside models and gradients | times ours in float32: seconds | MiB |",
+             "|---|---|---|---|---|"]
+    lines += [f"| {name} | {one['seconds']:.1f} | {one['MiB']:,.0f} | {one['seconds'] / own['seconds']:.2f} | "
+              f"{one['MiB'] / own['MiB']:.1f} |" for name, one in rows.items()]
+    under = (f"{int(most):,} positions, {found['classes']:,} tokens, student {found['student']} and teacher {found['teacher']} wide, "
+             f"{found['threads']} thread; {found['machine']}; medians of interleaved rounds; torch {found['torch']}, TRL {found['trl']}, "
+             f"Liger {found['liger-kernel']}.")
+    return "\n".join(lines) + f"\n\n{under}\n"
+
+
 def blocks(runs: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
-    return {"model2vec": static(), **{mark: block(runs, names) for mark, names in TABLES.items()}}
+    return {"model2vec": static(), "fused": fused(), **{mark: block(runs, names) for mark, names in TABLES.items()}}
 
 
 def results() -> dict[str, Any]:

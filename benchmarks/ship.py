@@ -175,7 +175,7 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
     jobs = found.get("jobs", {})
     titles = {name: job.title for name, job in JOBS.items()}
     return {"goals": ship_page.goals(jobs, titles), "parts": ship_page.parts(jobs), "sizes": ship_page.sizes(jobs),
-            "arms": ship_page.arms(jobs)}
+            "arms": ship_page.arms(jobs), "speakers": ship_page.speakers(found.get(SERIES, {}))}
 
 
 def main() -> None:

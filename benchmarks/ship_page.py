@@ -110,12 +110,29 @@ def arms(jobs: Mapping[str, Any]) -> str:
         eight = "–"
         if whole is not None:
             said = whole["parity"]
-            alike = f"same answers {100 * said['argmax_agreement']:.2f} %, {-100 * said['drop']:+.2f} points" if said else whole["reason"]
+            alike = whole["reason"]
+            if said:
+                alike = f"same answers {100 * said['argmax_agreement']:.2f} %, {round(-100 * said['drop'], 2) + 0.0:+.2f} points"
             eight = f"{size(whole['bytes'])}, {alike}" if whole["bytes"] else f"not proven: {alike}"
         three = ["–"] * 3 if cut is None else [
             quality(cut["start"]) + f", {size(cut['distilled']['bytes'])}", percent(cut["control"]), percent(cut["distilled"])]
         lines.append(f"| `{name}` | {eight} | {' | '.join(three)} | {percent(found['distilled'])}, {size(found['distilled']['bytes'])} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
+
+
+def speakers(series: Mapping[str, Any]) -> str:
+    """Spoken digits: each speaker in turn held back, and the verdict over all, a speaker being one item."""
+    if not series.get("folds"):
+        return "Not measured yet.\n"
+    lines = ["| held back | teacher | control | distilled | verdict |", "|---|---|---|---|---|"]
+    lines += [f"| {', '.join(row['value'])} | {100 * row['teacher']:.1f} % | {percent(row['control'])} | {percent(row['distilled'])} | "
+              f"{row['verdict']} |" for row in series["rows"]]
+    over = series["folds"]
+    change, kept = over["difference"], over["distilled"]["retention"]
+    lines.append(f"| all {over['count']} | {100 * over['teacher']:.1f} % | {percent(over['control'])} | {percent(over['distilled'])} | "
+                 f"**{over['verdict']}**, {100 * change['value']:+.1f} points [{100 * change['ci95'][0]:+.1f}, "
+                 f"{100 * change['ci95'][1]:+.1f}]; {quality(kept)} of the teacher |")
+    return "\n".join(lines) + "\n"
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -129,7 +146,7 @@ def verdict(found: Mapping[str, Any]) -> str:
 def money(found: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     """A million predictions on each machine of the price table, before and after."""
     teacher = next(one for one in found["models"] if one["role"] == "teacher")
-    said = [f"{was['per_million']:.3g} → {now['per_million']:.3g} {now['currency']} on a {now['machine']} ({now['assumption']})"
+    said = [f"{was['per_million']:.3g} → {now['per_million']:.3g} {now['currency']}, {now['machine']} ({now['assumption']})"
             for was, now in zip(teacher["cost"], model["cost"], strict=True)]
     return "A million predictions, one row a call: " + "; ".join(said) + "." if said else ""
 
