@@ -69,7 +69,7 @@ def test_folder_without_a_test_part(idx_folder):
 @pytest.mark.parametrize("name, data, message", [
     ("train-images-idx3-ubyte.gz", None, "no file of train images"), ("t10k-labels.idx1-ubyte.gz", None, "no file of test labels"),
     ("train-labels-copy", idx_bytes([0]), "more than one file of train labels"),
-    ("train-images-idx3-ubyte.gz", gzip.compress(idx_bytes(np.zeros((20, 5, 4))))[:-20], "not a whole gzip"),
+    ("train-images-idx3-ubyte.gz", gzip.compress(idx_bytes(np.zeros((20, 5, 4))), mtime=0)[:-20], "not a whole gzip"),
     ("train-images-idx3-ubyte.gz", idx_bytes(np.zeros((20, 5, 4)))[:-1], "cut off.*399 bytes.*400 = 20 x 5 x 4"),
     ("train-images-idx3-ubyte.gz", idx_bytes(np.zeros((20, 5, 4))) + b"\0", "too long"),
     ("train-images-idx3-ubyte.gz", struct.pack(">4I", 0x0803, 2**31, 2**31, 2**31), "cut off"),
