@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from understudy import atomic
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import four_parts
 from understudy.export import _parity, onnx
-from understudy.export._format import Format
+from understudy.export._batch import OneBatch
 from understudy.export._probe import Probe
 from understudy.export._trace import Whole, lacking, quiet
 from understudy.students import artefact
@@ -24,7 +24,7 @@ FILE = "model.pte"
 
 
 @dataclass(frozen=True)
-class Exporter(Format):
+class Exporter(OneBatch):
     """model.pte beside the student's config.json; its method `forward` takes and gives what `onnx` does, its method `understudy` says, as
     JSON, classes and preprocessing.
 
@@ -36,16 +36,6 @@ class Exporter(Format):
     packages: ClassVar[tuple[str, ...]] = ("executorch",)
     extra: ClassVar[str] = "executorch"
     backend: Literal["xnnpack", "portable"] = "xnnpack"
-    batch: int = 1
-    tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("executorch: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
-        if self.batch < 1:
-            raise RecipeError(four_parts("executorch: batch is not usable", got=self.batch, expected="1 or more",
-                                         otherwise="Nothing would go in", do="Use 1"))
 
     def export(
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
@@ -55,9 +45,7 @@ class Exporter(Format):
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
         with _parity.kept(out, FILE, artefact.CONFIG) as made:
-            described = {**onnx.interface(student, rows), "file": FILE, "backend": self.backend}
-            described["input"]["shape"] = [self.batch, *rows.shape[1:]]
-            described["output"]["shape"][0] = self.batch
+            described = {**self.interface(student, rows), "file": FILE, "backend": self.backend}
             data = to_executorch(student, rows, self.batch, self.backend)
             atomic.write_bytes(made / FILE, data)
             for name, content in onnx.files(student).items():

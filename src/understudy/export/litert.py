@@ -23,7 +23,7 @@ from torch import nn
 from understudy import atomic
 from understudy.errors import RecipeError, four_parts
 from understudy.export import _parity, onnx
-from understudy.export._format import Format
+from understudy.export._batch import OneBatch
 from understudy.export._probe import Probe
 from understudy.preprocess import Preprocess
 from understudy.students import artefact
@@ -39,7 +39,7 @@ LIMIT = 1800.0
 
 
 @dataclass(frozen=True)
-class Exporter(Format):
+class Exporter(OneBatch):
     """model.tflite beside the student's config.json; it takes and gives what `onnx` does, in batches of one size.
 
     Behind the model lies a zip archive with its classes, one a line, and classes and preprocessing as JSON, as LiteRT's metadata has it.
@@ -48,17 +48,6 @@ class Exporter(Format):
 
     Which Python makes it is said by $UNDERSTUDY_LITERT, else it is this one; never by the recipe, which could name any program then.
     """
-
-    batch: int = 1
-    tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("litert: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
-        if self.batch < 1:
-            raise RecipeError(four_parts("litert: batch is not usable", got=self.batch, expected="1 or more",
-                                         otherwise="Nothing would go in", do="Use 1"))
 
     @property
     def interpreter(self) -> str:
@@ -98,9 +87,7 @@ class Exporter(Format):
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
         with _parity.kept(out, FILE, artefact.CONFIG) as made:
-            described = {**onnx.interface(student, rows), "file": FILE}
-            described["input"]["shape"] = [self.batch, *rows.shape[1:]]
-            described["output"]["shape"][0] = self.batch
+            described = {**self.interface(student, rows), "file": FILE}
             made.mkdir(parents=True, exist_ok=True)
             said = self._made(Path(student_folder), rows, made / FILE)
             with zipfile.ZipFile(made / FILE, "a", zipfile.ZIP_DEFLATED) as packed:
