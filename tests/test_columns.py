@@ -58,6 +58,19 @@ def test_numeric_slots():
         plain.slots(["seven"])
 
 
+@pytest.mark.parametrize("cell", [float("inf"), -float("inf"), 1e39])
+def test_a_number_that_float32_can_t_hold_is_refused_with_its_row(cell):
+    """Prevents: probabilities that are NaN, for which a class is named all the same."""
+    with pytest.raises(DataError, match=rf"column 'age' holds a number that is too large: got {cell:g} in row 1".replace("+", r"\+")):
+        columns.fitted("age", np.array([20.0, 30.0])).slots(np.array([25.0, cell]))
+
+
+def test_a_training_column_without_a_deviation_is_refused():
+    """Prevents: one cell of 1e300 makes the deviation infinite, every row the same, and the saved student unreadable."""
+    with pytest.raises(DataError, match=r"column 'age' holds a number that is too large: got 1e\+300"):
+        columns.fitted("age", np.array([20.0, 1e300, 30.0]))
+
+
 def test_constant_and_empty_numeric_columns_stay_finite():
     for cells in ([4.0, 4.0], [np.nan, np.nan], [1e9 + 0.1] * 3):
         assert np.isfinite(columns.fitted("a", np.array(cells)).slots([4.0, np.nan, 1e9])).all()

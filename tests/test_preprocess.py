@@ -117,6 +117,9 @@ def test_table_encodes_by_name_and_ignores_other_columns():
         found.encode({"n": [1]})
     with pytest.raises(DataError, match="differ in length"):
         found.encode({"n": [1, 2], "c": ["a"]})
+    for column, raw in (("n", {"n": 1, "c": "a"}), ("c", {"n": [1], "c": "a"}), ("n", {"n": [[1]], "c": ["a"]})):
+        with pytest.raises(DataError, match=f"column '{column}' is no list of values.*: \\[VALUE\\]"):
+            found.encode(raw)
 
 
 def test_statistics_come_from_the_training_rows_alone():

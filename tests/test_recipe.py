@@ -499,8 +499,17 @@ def test_an_override_that_would_change_nothing_is_refused(override, tmp_path):
 
 
 def test_the_message_for_an_override_names_the_override(tmp_path):
+    """Prevents: a line of the file is blamed that says nothing of the kind."""
     message = refused(TEXT, tmp_path, "training.epochz=3")
-    assert "epochz" in message and "epochs" in message
+    assert message.startswith("the override training.epochz=3: ") and "epochs" in message and "r.yaml" not in message
+    assert refused(TEXT, tmp_path, "training.epochs=3", "training.epochs=-3").startswith("the override training.epochs=-3: training.epochs")
+    for override in ("objective.weight=heavy", "objective.0.weight=heavy", "objective=[{kind: labels.CrossEntropy, weight: heavy}]"):
+        message = refused(TEXT.partition("objective")[0] + "objective: {kind: labels.CrossEntropy}\n", tmp_path, override)
+        assert f"the override {override}: objective" in message, message
+    both = ("objective=[{kind: labels.CrossEntropy}]", "objective.0.weight=heavy")
+    assert both[1] in refused(TEXT, tmp_path, *both), "the part that was changed last"
+    assert refused(TEXT, tmp_path, "training.epochs=-3", "training={epochs: -5}").startswith("the override training={epochs: -5}: ")
+    assert refused(TEXT + "metric: no\n", tmp_path, "training.epochs=3").startswith(f"{tmp_path}/r.yaml:22: ")
 
 
 # --- the file
@@ -545,8 +554,15 @@ def test_a_missing_file_names_the_nearest_packaged_recipe(tmp_path):
     with pytest.raises(RecipeError, match='Did you mean "digits"') as error:
         recipe.load("digit")
     assert "neither a file nor a packaged recipe" in str(error.value)
-    with pytest.raises(RecipeError):
-        recipe.load(tmp_path)
+    for path, said in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "nosuch", "there is no file"),
+        ("nosuch.yaml", "there is no file"),
+        ("digits.yaml", 'there is no file "digits.yaml".*or use the packaged recipe "digits"'),
+    ):
+        with pytest.raises(RecipeError, match=said) as error:
+            recipe.load(path)
+        assert four_parts(str(error.value)) and "hinton_mnist" not in str(error.value), "the list of all recipes hides what is wrong"
 
 
 def test_a_packaged_name_is_not_hidden_by_a_folder(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -44,6 +45,17 @@ def test_replacing_removes_only_when_it_is_cleared(folder):
         assert folder.begin({**TREE, "lr": 1.0}, replace=True) is None and (folder.path / "recipe.yaml").exists()
         folder.clear()
         assert [path.name for path in folder.path.iterdir()] == [".lock"]
+
+
+def test_a_place_where_no_folder_can_be_is_refused_by_the_system(tmp_path, monkeypatch):
+    """Prevents: Linux says of a new folder in /proc that it is not there, which is reported as a fault of this program."""
+    def mkdir(path, *rest):
+        number = errno.EEXIST if os.path.isdir(path) else errno.ENOENT
+        raise OSError(number, os.strerror(number), os.fspath(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(PermissionError, match="runs"), RunFolder(tmp_path / "runs", "x").claim():
+        pass
 
 
 @pytest.mark.parametrize("text", ["- a\n", "just text", "a: [", "", "\x00"])

@@ -13,6 +13,7 @@ from understudy.data import from_arrays
 from understudy.datasets.text import Dataset
 from understudy.errors import DataError, RecipeError
 from understudy.stages.prepare import Given, prepare
+from understudy.stages.reading import filled
 from understudy.students import artefact
 
 SAID = {
@@ -26,6 +27,8 @@ STUDENTS = {
     "words and a textcnn": "student={model: {arch: textcnn, width: 8, filters: 4}, tokenizer: {kind: words, size: 300}}",
     "bytes and a bilstm": "student={model: {arch: bilstm, width: 8, hidden: 4}, tokenizer: {kind: bpe, size: 400, length: 9}}",
     "the teacher's own kind": "student={model: {arch: pretrained, path: FOLDER}}",
+    "a fresh transformer": "student={model: {arch: pretrained, config: {model_type: bert, hidden_size: 8, num_hidden_layers: 1, "
+                           "num_attention_heads: 2, intermediate_size: 16}}, tokenizer: {kind: pruned}}",
     "one layer": "student={from_teacher: {layers: 1}}",
     "a narrow layer": "student={from_teacher: {layers: [1], width: 8, inner: 8}, tokenizer: {kind: pruned}}",
 }
@@ -74,6 +77,15 @@ def test_a_student_of_texts_learns_ships_and_answers(toy, small, given, name):
     assert not toy.trained(), "the same recipe trains nothing again"
 
 
+def test_a_configuration_has_a_row_for_each_token_and_no_more():
+    """Prevents: 30,522 rows for a few hundred words, as is the library's default; an index beyond the last row in the middle of a run."""
+    spec = {"arch": "pretrained", "config": {"model_type": "bert"}}
+    assert filled(spec, 300, 7)["config"] == {"model_type": "bert", "vocab_size": 300, "pad_token_id": 7}
+    assert filled({**spec, "config": {"vocab_size": 512}}, 300, 7)["config"]["vocab_size"] == 512
+    with pytest.raises(RecipeError, match="got vocab_size: 299, expected 300"):
+        filled({**spec, "config": {"vocab_size": 299}}, 300, 7)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["the teacher's own kind", "a narrow layer"])
 def test_transformers_reads_the_folder_alone(toy, small, given, name):
@@ -105,6 +117,21 @@ def test_it_is_exported(toy, small, given, name):
         found = session.run(["logits"], {"input": tokens})[0]
         np.testing.assert_allclose(found, student.logits(student.preprocess.encode(texts)), atol=1e-4)
     assert (run.path / "exports/safetensors/tokenizer.json").exists()
+
+
+@pytest.mark.slow
+def test_a_student_of_texts_is_trained_on_with_its_rounding(toy, small, given):
+    """Its table of token vectors is rounded in training and in the file; a transformer is refused before anything is trained."""
+    more = ("compress.quantize={epochs: 2}", "export=[{kind: onnx_int8, method: static, drop: 0.5, agreement: 0.5, calls: 2}]")
+    words = "student={model: {arch: textcnn, width: 16, filters: 4}, tokenizer: {kind: words, size: 300}}"
+    run = toy.run(*small(words, *more), given=given)
+    found, [exported] = run.details["quantised"], run.details["exports"]
+    assert [row["name"] for row in found["rows"]] == ["float", "after", "labels", "taught"]
+    assert "static, trained on" in {row["method"] for row in exported["candidates"] if "bytes" in row}
+    assert {"convs.0", "head"} <= set(artefact.read_config(run.path / "aware")["extra"]["learned_ranges"])
+    for student, why in ((STUDENTS["one layer"], "cut out of its teacher"), (STUDENTS["the teacher's own kind"], "by their names")):
+        with pytest.raises(RecipeError, match=why):
+            toy.run(*small(student, "name=other", *more), given=given)
 
 
 @pytest.mark.slow

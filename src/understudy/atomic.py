@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -9,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 
+def folder(path: Path) -> None:
+    """Make a folder and those above it. OSError where there can be none: under a file, and where the system has its own, as in /proc."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # Linux says of /proc that a new folder is not there, which reads like a fault of ours
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), error.filename) from None
+
+
 def write_with(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
     """Let `write` make a temporary file, then put it in place of `path`; on any error the old file stays and the temporary one goes."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

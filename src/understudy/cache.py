@@ -83,7 +83,7 @@ class Cache:
         Raises RecipeError for a value that is not JSON or not finite: two different values could get one key.
         """
         path = self.place(stage, inputs, version)
-        path.mkdir(parents=True, exist_ok=True)
+        atomic.folder(path)
         return path
 
     @contextlib.contextmanager
@@ -95,7 +95,7 @@ class Cache:
         computes meanwhile, all threads and ended children, is counted for the result, or for one that is claimed within.
         """
         lock = self.root / LOCKS / path.name
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        atomic.folder(lock.parent)
         how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         with open(lock, "a") as file:
             try:
@@ -109,7 +109,7 @@ class Cache:
             if not wait:
                 yield True
                 return
-            path.mkdir(parents=True, exist_ok=True)
+            atomic.folder(path)
             tally = self._claimed[path.name] = _Tally(_cost(path), cpu_seconds(), self._charged)
             self.before.setdefault(path.name, tally.total)
             try:

@@ -157,6 +157,10 @@ def class_names(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+WILD = 1e18
+"""Deviations from the mean beyond which sums in float32 overflow, and an answer would be NaN."""
+
+
 @dataclass(frozen=True)
 class Numeric:
     """One number -> its distance from the training mean in deviations (0 where missing); a second slot marks gaps if training had any."""
@@ -181,6 +185,12 @@ class Numeric:
                 otherwise="It would count as missing", do="Correct the cell")) from None
         gaps = np.isnan(found)
         standard = np.where(gaps, 0.0, (found - self.mean) / self.std)
+        wild = np.flatnonzero(~(np.abs(standard) <= WILD))
+        if len(wild):
+            raise DataError(four_parts(
+                f"column {self.name!r} holds a number that is too large", got=f"{found[wild[0]]:g} in row {wild[0]}",
+                expected=f"at most {WILD:g} deviations from the mean", otherwise="The answer would be NaN, and a class be named for it",
+                do="Correct the cell, or leave it empty: it then counts as missing"))
         return np.stack([standard, gaps], axis=1).astype(np.float32)[:, :self.width]
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,7 +230,13 @@ def fitted(name: str, cells: Any) -> Numeric | Categorical:
     if array.dtype.kind in "fiu":
         found = numbers(array)
         known = found[~np.isnan(found)]
-        mean, std = (known.mean(), known.std()) if len(known) else (np.float64(0.0), np.float64(1.0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = (known.mean(), known.std()) if len(known) else (np.float64(0.0), np.float64(1.0))
+        if not np.isfinite([mean, std]).all():
+            raise DataError(four_parts(
+                f"column {name!r} holds a number that is too large", got=f"{known[np.argmax(np.abs(known))]:g}",
+                expected="finite numbers whose squares are", otherwise="Its deviation would be infinite, and every row the same",
+                do="Correct the cell, or leave it empty: it then counts as missing"))
         return Numeric(name, float(mean), float(safe_deviation(mean, std)), len(known) < len(found))
     counts = Counter(cell for cell in text(cells).tolist() if cell)
     ranked = sorted(counts, key=lambda category: (-counts[category], category))

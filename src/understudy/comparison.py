@@ -15,7 +15,7 @@ import numpy as np
 from understudy import atomic, pipeline, threads
 from understudy import recipe as recipes
 from understudy.cache import Cache
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, four_parts, plainly
 from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
@@ -274,7 +274,7 @@ def rerender(folder: Path) -> Path:
         raise DataError(
             four_parts(
                 f"{folder} has no finished comparison",
-                got=str(error),
+                got=plainly(error),
                 expected=f"{RESULT}, {TIMING}, metrics.jsonl, provenance.json and recipe.yaml",
                 otherwise="There would be nothing to show",
                 do=f"Run it to the end first: understudy compare {folder / 'recipe.yaml'}",

@@ -6,6 +6,8 @@ give it an `exit_code` from the table in docs/cli.md, and raise it with `four_pa
 
 from __future__ import annotations
 
+import os
+
 
 class UnderstudyError(Exception):
     """Base of every error that is reported without a traceback."""
@@ -61,6 +63,13 @@ class Interrupted(UnderstudyError, RuntimeError):
     """Stopped by the user after a checkpoint; the same command goes on."""
 
     exit_code = 130
+
+
+def plainly(error: Exception) -> str:
+    """What an error says; of a file that can't be read its name and why, without the system's number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.path.basename(os.fsdecode(error.filename or 'a file'))}: {error.strerror.lower()}"
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def four_parts(what: str, *, got: object, expected: object, otherwise: str, do: str) -> str:

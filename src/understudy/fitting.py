@@ -13,7 +13,7 @@ from typing import Any
 from understudy import atomic, pipeline
 from understudy import recipe as recipes
 from understudy.cache import Cache
-from understudy.errors import BudgetError, DataError, GateError, Interrupted, RecipeError, four_parts
+from understudy.errors import BudgetError, DataError, GateError, Interrupted, RecipeError, four_parts, plainly
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options, Run
 from understudy.recipe import Recipe
@@ -139,6 +139,6 @@ def rerender(folder: Path) -> Path:
         atomic.write_text(folder / PAGE, fitted.render(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(four_parts(
-            f"{folder} has no finished search", got=str(error), expected=RESULT, otherwise="There would be nothing to show",
+            f"{folder} has no finished search", got=plainly(error), expected=RESULT, otherwise="There would be nothing to show",
             do="Run it to the end first: understudy fit")) from None
     return folder / PAGE

@@ -18,7 +18,7 @@ from understudy.errors import GateError, RecipeError, four_parts
 from understudy.events import Cancel, Event, OnEvent
 from understudy.recipe import Recipe
 from understudy.records import Shapes
-from understudy.report import card
+from understudy.report import card, numbers
 from understudy.report.facts import Drafts
 from understudy.report.summary import summarise
 from understudy.report.words import verdict_line
@@ -36,6 +36,7 @@ from understudy.stages import (
     lessons,
     plan,
     prepare,
+    profiles,
     provenance,
     prune,
     record,
@@ -229,7 +230,13 @@ def _drafts(begun: _Begun, found: lessons.Lessons, students: Mapping[str, arms.A
 def _missed(run: Run) -> str:
     """The gates that the shipped student does not meet, in words; artefacts that are not it, and texts that it changed as a draft."""
     failed = [row for row in run.summary["gates"] if not row["passed"]]
-    said = [f"gate {row['name']} not met: got {row['got']}, wanted {row['want']}" for row in failed]
+    unit, models = run.details["metric"]["unit"], {}
+    if any("." in row["name"] for row in failed):  # of a device profile: which model comes nearest is not said by its name
+        measured = json.loads((run.path / "bench.json").read_text(encoding="utf-8"))["measured"]
+        models = {name: one["model"] for name, one in measured["profiles"].items()}
+    why = run.summary["arms"]["distilled"].get("kept_reason", "")
+    said = [profiles.one_missed(row, models) if "." in row["name"] else
+            numbers.unmet(row, unit, why if row["name"].endswith("_kept") else "") for row in failed]
     unlike = [row for row in run.details["exports"] if "failed" in row]
     said += [f"export {row['format']}: {row['failed'].rstrip('.')}; it lies in {row['path']}" for row in unlike]
     different = run.summary.get("draft", {}).get("different", [])

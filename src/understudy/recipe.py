@@ -29,6 +29,17 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     path = Path(source)
     if not path.is_file() and str(source) in packaged():
         path = packaged()[str(source)]
+    if path.is_dir() or (not path.is_file() and (path.suffix or len(path.parts) > 1)):
+        near = f'Check the path, or use the packaged recipe "{path.stem}"' if path.stem in packaged() else "Check the path"
+        raise RecipeError(
+            four_parts(
+                f'"{path}" is a folder' if path.is_dir() else f'there is no file "{path}"',
+                got="no recipe",
+                expected="a recipe file, or a packaged recipe's name (`understudy recipes list`)",
+                otherwise="There would be nothing to run",
+                do=near,
+            )
+        )
     if not path.is_file():
         raise RecipeError(
             kinds.unknown("recipe", str(source), packaged()).replace(
@@ -77,19 +88,33 @@ def build(tree: dict[str, Any], lines: Mapping[tuple[Any, ...], int], file: str,
         if isinstance(tree.get(key), Mapping):
             tree[key] = [tree[key]]
 
+    changes = [(_place(override.partition("=")[0].split(".")), override) for override in overrides]
+
     def where(path: Iterable[Any]) -> str:
         parts = tuple(path)
+        place = _place(parts)
+        above = [override for key, override in changes if place[: len(key)] == key]
+        below = [override for key, override in changes if place and key[: len(place)] == place and len(key) > len(place)]
+        if above:  # the last that was applied, and what changed a part of it
+            return f"the override {' and '.join([above[-1], *below])}"
+        with_ = f", with the override {' and '.join(below)}" if below else ""
         if parts[1:2] == (0,) and parts[:2] not in lines:  # one mapping was written instead of a list
             parts = (parts[0], *parts[2:])
         while parts and parts not in lines:
             parts = parts[:-1]
-        return f"{file}:{lines[parts]}" if parts in lines else file
+        return (f"{file}:{lines[parts]}" if parts in lines else file) + with_
 
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(completion.refusal(error, tree, where)) from None
     return completion.complete(recipe, where)
+
+
+def _place(path: Iterable[Any]) -> tuple[str, ...]:
+    """A path of keys to compare by: whether a lone entry was written as a mapping or as a list of one."""
+    parts = tuple(map(str, path))
+    return (parts[0], *parts[2:]) if parts[:1] in [(key,) for key in LISTS] and parts[1:2] == ("0",) else parts
 
 
 def members(recipe: Recipe) -> list[Recipe]:

@@ -32,7 +32,7 @@ class RunFolder:
 
         Temporary files that a killed run left are removed; a folder that was refused before anything was in it goes again.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        atomic.folder(self.path)
         with open(self.path / LOCK, "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +125,7 @@ class RunFolder:
 
 def link(source: Path, target: Path) -> None:
     """The same file under a second name; a copy where the file system can't."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.folder(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -31,7 +31,7 @@ class Settings:
     """What was settled, for the resolved recipe and `doctor`.
 
     threads: for torch; `because` says why this many. wait_policy: "passive", "default", or what OMP_WAIT_POLICY said.
-    heap: "kept" or "default". cores: usable by this process. busy: how many of those others were using.
+    heap: "kept" or "default". cores: usable by this process. busy: others' threads that want to compute on those, perhaps more than these.
     """
 
     threads: int
@@ -81,7 +81,7 @@ def choose_threads(environ: Mapping[str, str], cores: float, busy: float) -> tup
     if omp.isdecimal() and int(omp) >= 1:
         return int(omp), "OMP_NUM_THREADS"
     free = max(1, math.floor(cores - busy + 0.5))
-    return free, f"{cores:g} usable cores, {busy:.1f} busy"
+    return free, f"{cores:g} usable cores, {busy:.1f} other threads that want to compute"
 
 
 def usable_cores(root: Path = Path("/")) -> float:
@@ -111,7 +111,8 @@ def quotas(root: Path = Path("/")) -> list[float]:
 
 
 def busy_cores(cores: float, root: Path = Path("/"), readings: int = 5, pause: float = 0.004) -> float:
-    """How many of the usable cores others are using: the larger of the last minute's load and what runs right now.
+    """How many threads of others want to compute on the usable cores, perhaps more than there are: the larger of the last minute's load and
+    what runs right now.
 
     Both are the whole machine's and are taken in proportion to our share of it. The load says what the next minutes are
     like, what runs now sees a neighbour who has just begun. 0 where the system doesn't tell.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 
+import onnx
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ def test_a_whole_run(understudy, there):
         assert any(one["joules"] == pytest.approx(7000 * pace["cpu_seconds_per_row"]) and "7 W" in one["method"] for one in joules)
         assert [one["machine"] for one in row["cost"]] == ["small server", "two cloud cores"]
         assert all(one["assumption"] for one in row["cost"])
-        assert 0 <= row["quality"]["value"] <= 1
+        assert 0 <= row["quality"]["value"] <= 1 and row["quality"]["rows"] == there.summary["examples"]
         assert sum(row["cold_start"][part]["value"] for part in ("start", "import", "load", "first_call")) == pytest.approx(
             row["cold_start"]["total"]["value"])
 
@@ -63,6 +64,8 @@ def test_a_whole_run(understudy, there):
     assert 'id="measured"' in page and "frontier" in page and "broken is not measured" in page
     done = understudy("bench", "toy", *QUICK)
     assert done.code == 0 and "No energy: " in done.out and "pays for itself" in done.out
+    assert f"accuracy on {summary['examples']} test rows, with its 95 % interval" in done.out
+    assert f"Same answers and max |Δ|: on {rows['onnx']['answers']['rows']} rows." in done.out
     assert "onnx: compute " in done.out and "a prediction costs " in done.out
     assert "ONNX" not in done.out.splitlines()[0] and done.out.splitlines()[0].split()[:2] == ["runtime", "quality"]
 
@@ -83,7 +86,23 @@ def test_what_is_no_model_is_refused(understudy, there, tmp_path):
     assert understudy("bench", "nowhere").code == 3
     assert understudy("bench", tmp_path / "no.onnx").code == 3
     assert understudy("bench", "toy", "--watts", "-1").code == 2
-    assert understudy("bench", "toy", "--prices", tmp_path / "none.yaml").code == 2
+    assert understudy("bench", "toy", "--batch", "1000000000").code == 2
+    done = understudy("bench", "toy", "--input", "rows.csv")
+    assert done.code == 2 and "--input is for models without a run" in done.err
+    assert understudy("bench", "toy", "--prices", tmp_path / "none.yaml").code == 3
+
+
+def test_a_file_that_was_changed_since_it_was_checked_is_not_measured_and_nothing_measured_is_no_success(understudy, there, tmp_path):
+    """Prevents: a file that answers otherwise stands in the table like the others; an empty table that ends with exit 0."""
+    path = there.path / "exports/onnx/model.onnx"
+    model = onnx.load(path)
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 2)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[::-1].copy(), weight.name))
+    onnx.save(model, path)
+    done = understudy("bench", path, *QUICK)
+    assert done.code == 3 and "not the file that was checked" in done.out and "latency and memory are real" not in done.out, done
+    path = path.rename(path.with_name("other.onnx"))
+    assert understudy("bench", path, *QUICK).code == 0, "another file, of which nobody said what it is"
 
 
 def test_a_device_s_limits_are_gates(understudy, toy, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from importlib import metadata
 import pytest
 
 from understudy.cli import doctor
+from understudy.threads import Settings
 
 XEON = "processor\t: 0\nmodel name\t: Some Maker Model 7\nflags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16 amx_int8\n"
 ARM = "processor : 0\nFeatures : fp asimd sve bf16\n"
@@ -21,6 +22,13 @@ def test_it_tells_the_versions_that_are_installed(understudy):
     facts = json.loads(understudy("doctor", "--json").out)
     assert facts["fix"] == "" and facts["cpu"]["usable_cores"] > 0 and facts["disk"]["free"] > 0 and facts["settings"]["threads"] >= 1
     assert {package["name"] for package in facts["packages"] if not package["extra"]} >= {"torch", "numpy", "scikit-learn", "pillow"}
+
+
+def test_more_may_want_to_compute_than_there_are_cores(understudy, monkeypatch):
+    """Prevents: of two cores three are busy."""
+    monkeypatch.setattr(doctor.threads, "settled", lambda: Settings(1, "said", "passive", "kept", 2.0, 3.0))
+    said = understudy("doctor").out
+    assert "2 usable, 3 other threads that want to compute" in said and "busy" not in said
 
 
 def test_what_is_missing_or_too_old_comes_with_one_command(understudy, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_old
     assert opset() == 18
     shutil.rmtree(run / "exports/onnx")
     bench = json.loads((run / "bench.json").read_text())
-    rows = [{"name": name, "role": role, "failed": "not at hand", "batches": {}, "quality": None, "bytes": 1}
+    rows = [{"name": name, "role": role, "failed": "not at hand", "batches": {}, "quality": None, "answers": None, "bytes": 1}
             for name, role in (("student", "student"), ("onnx", "artefact"), ("safetensors", "artefact"))]
     student = json.loads((run / "student/config.json").read_text())["weights"]["sha256"]
     measured = {"student": student, "models": rows, "break_even": [], "repeats": 2, "threads": 1,
@@ -134,3 +135,39 @@ def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_old
     assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
     assert "does not agree" in told()["failed"] and told()["path"] == "exports/onnx.failed"
     assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]
+
+
+@pytest.mark.slow
+def test_a_folder_from_elsewhere_is_exported_and_answers_as_transformers_does(understudy, folders, tmp_path):
+    """A classifier with the names of its classes, and a model of sentence vectors; what is neither is refused by name."""
+    import onnxruntime
+    import transformers
+
+    texts = [f"play the music {word}" for word in "abcdefghij" for _ in range(4)] + ["turn off the light now please"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    made = folders.encoder(tmp_path / "judge")
+    config = transformers.BertConfig.from_pretrained(made, num_labels=3, id2label={0: "bad", 1: "fair", 2: "good"})
+    torch.manual_seed(0)
+    judge = transformers.BertForSequenceClassification(config).eval()
+    judge.classifier.weight.data *= 50
+    judge.save_pretrained(made)
+    done = understudy("export", made, "onnx", "--probe", tmp_path / "texts.txt")
+    assert done.code == 0 and "proved on 41 rows" in done.err, done
+    session = onnxruntime.InferenceSession((made / "exports/onnx/model.onnx").read_bytes())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made)
+    with torch.inference_mode():
+        theirs = judge(**tokenizer(texts[-1:], return_tensors="pt", padding=False)).logits.numpy()
+    ids = np.asarray(tokenizer(texts[-1:], padding=False)["input_ids"], np.int32)
+    np.testing.assert_allclose(session.run(["logits"], {"input": ids})[0], theirs, rtol=1e-4, atol=1e-4)
+    assert json.loads((made / "exports/onnx/config.json").read_text(encoding="utf-8"))["classes"] == ["bad", "fair", "good"]
+
+    sentences = folders.embedder(tmp_path / "sentences")
+    done = understudy("export", sentences, "onnx", "--probe", tmp_path / "texts.txt")
+    assert done.code == 0, done
+    session = onnxruntime.InferenceSession((sentences / "exports/onnx/model.onnx").read_bytes())
+    [vector] = session.run(None, {session.get_inputs()[0].name: ids})[0]
+    assert vector.shape == (16,) and np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+
+    neither = folders.encoder(tmp_path / "neither")
+    done = understudy("export", neither, "onnx", "--probe", tmp_path / "texts.txt")
+    assert done.code == 2 and "BertModel" in done.err and not (neither / "exports").exists(), done

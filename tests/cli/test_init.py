@@ -30,12 +30,24 @@ def test_a_recipe_that_is_there_is_kept(understudy, tmp_path, monkeypatch):
     assert understudy("init", "wine", "--out", "other.yaml").code == 0 and (tmp_path / "other.yaml").is_file()
 
 
-@pytest.mark.parametrize("name", ["nothing.csv", "empty.csv"])
+def test_what_is_missing_is_said_in_a_comment(understudy, tmp_path, monkeypatch):
+    """Prevents: empty cells and rows without label are guessed at in silence."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n},{n % 7 if n % 20 else ''},{'' if n % 30 == 9 else 'no' if n % 3 else 'yes'}" for n in range(60)]
+    (tmp_path / "gaps.csv").write_text("id,age,bought\n" + "\n".join(rows) + "\n")
+    done = understudy("init", "gaps.csv")
+    text = (tmp_path / "recipe.yaml").read_text()
+    for line in ("2 of 60 rows have no label", "missing, which the models are told: 3 in 'age'", "not used: 'id' (it numbers the rows)"):
+        assert line in text and line in done.err, text
+
+
+@pytest.mark.parametrize("name", ["nothing.csv", "empty.csv", "one.csv"])
 def test_data_that_cannot_be_read_leaves_no_recipe(understudy, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "one.csv").write_text(CSV.replace("yes", "no"))
     done = understudy("init", name)
-    assert done.code == 3 and name in done.err
+    assert done.code == 3 and ("fewer than two classes: got 60 rows, labelled as 'no'" if name == "one.csv" else name) in done.err
     assert not (tmp_path / "recipe.yaml").exists()
 
 

@@ -56,6 +56,10 @@ def test_input_that_does_not_fit_is_refused(understudy, there):
         done = understudy("predict", "alone", name)
         assert done.code == 3 and done.out == "" and name.partition(".")[0] in done.err or "shape" in done.err, (name, done)
     assert understudy("predict", "nowhere", "rows.npy").code == 3
+    (there / "begun").mkdir()
+    (there / "begun" / "recipe.yaml").write_text("name: begun\n")
+    done = understudy("predict", "begun/student", "rows.npy")
+    assert done.code == 3 and '"begun" holds no finished run: got no student/' in done.err
 
 
 def test_json_escapes_what_a_terminal_would_obey(understudy, toy, tmp_path):

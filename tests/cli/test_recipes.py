@@ -15,6 +15,7 @@ def test_list_shows_all_with_the_comment_they_begin_with(understudy):
     assert all(len(line.split()) > 3 for line in lines), "a packaged recipe does not begin with a comment that says what it does"
     rows = json.loads(understudy("recipes", "list", "--json").out)
     assert [row["name"] for row in rows] == list(packaged())
+    assert all(row["about"].endswith(".") and row["about"].count("(") == row["about"].count(")") for row in rows), "cut within a sentence"
 
 
 @pytest.mark.parametrize("name", packaged())

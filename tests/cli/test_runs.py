@@ -73,7 +73,8 @@ def test_a_comparison_is_shown_as_one_and_goes_on_as_one(understudy, make_run, t
     done = understudy("runs", "show", "toy-compare", "--runs", runs)
     assert done.out == "toy-compare: not finished\n"
     assert done.err == f"next: understudy compare {folder / 'recipe.yaml'} --runs {runs}\n"
-    assert "compare" in understudy("report", folder).err and understudy("report", folder).code == 3
+    refused = understudy("report", folder)
+    assert refused.code == 3 and "compare" in refused.err and "compare.json: no such file" in refused.err and "Errno" not in refused.err
     compared(folder)
     done = understudy("runs", "show", folder)
     lines = done.out.splitlines()
@@ -108,6 +109,17 @@ def test_advice_is_shown_by_its_sentence(understudy, tmp_path):
     assert (row["state"], row["teacher"], row["verdict"]) == ("advice", 0.95, "pick logits.DIST")
     refused = understudy("report", folder)
     assert refused.code == 3 and "compare.html" in refused.err and "expected" in refused.err
+
+
+def test_a_search_out_of_minutes_is_not_one_in_which_nothing_fits(understudy, make_run, tmp_path):
+    found = {"schema": 1, "metric": "accuracy", "teacher": {"value": 0.95}, "points": [], "dropped": [], "left_out": [], "pick": None,
+             "reason": "So.", "finished": True}  # fmt: skip
+    for name, finished in (("a", True), ("b", False)):
+        folder = make_run(f"{name}-fit")
+        (folder / "fit.json").write_text(json.dumps({**found, "finished": finished}))
+    rows = json.loads(understudy("runs", "list", "--runs", tmp_path / "runs", "--json").out)
+    said = {row["name"]: (row["state"], row["verdict"]) for row in rows}
+    assert said == {"a-fit": ("search", "pick none"), "b-fit": ("unfinished", "out of minutes")}
 
 
 def test_what_list_says_next_can_be_typed(understudy, make_run, tmp_path, summary_of):

@@ -89,3 +89,23 @@ def make_net():
         return model.SerializeToString()
 
     return make
+
+
+@pytest.fixture
+def make_table():
+    """make(table, weight) -> bytes: rows (V, D) of a table for (B, L) tokens, their mean, and a product with a weight (C, D)."""
+    def make(table, weight):
+        constants = [numpy_helper.from_array(np.asarray(table, np.float32), "student.embedding.weight"),
+                     numpy_helper.from_array(np.asarray(weight, np.float32), "student.head.weight"),
+                     numpy_helper.from_array(np.array([1]), "axes")]
+        nodes = [helper.make_node("Gather", [constants[0].name, "input"], ["words"], name="look_up"),
+                 helper.make_node("ReduceMean", ["words", "axes"], ["mean"], name="mean", keepdims=0),
+                 helper.make_node("Gemm", ["mean", constants[1].name], ["logits"], name="product", transB=1)]
+        graph = helper.make_graph(
+            nodes, "table", [helper.make_tensor_value_info("input", TensorProto.INT64, ["batch", "tokens"])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(weight)])], constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+    return make

@@ -132,6 +132,31 @@ def test_it_can_be_trained_scales_and_all(block):
     assert all(float(one.log_scale.grad.abs()) > 0 for one in found.rounding)
 
 
+def test_a_table_of_embeddings_is_rounded_by_rows_as_in_the_file():
+    """The answers are those of the same student with rows rounded by hand, whose table is then left alone; a small table stays as it is."""
+    class Words(nn.Module):
+        def __init__(self, vocabulary):
+            super().__init__()
+            self.table, self.head = nn.Embedding(vocabulary, 16), nn.Linear(96, 3)
+
+        def forward(self, x):
+            return self.head(self.table(x).flatten(1))
+
+    torch.manual_seed(0)
+    rows = torch.randint(0, 64, (70, 6))
+    module = Words(64).eval()
+    twin, table = copy.deepcopy(module), module.table.weight.detach().clone()
+    with torch.no_grad():
+        scales = table.abs().amax(1, keepdim=True) / 127
+        twin.table.weight.copy_(torch.round(table / scales) * scales)
+    found = aware(module, rows, 127)
+    torch.testing.assert_close(found.module(rows), aware(twin, rows, 127).module(rows), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(module.table.weight, table) and torch.equal(found.settle().table.weight, table)
+    small = Words(63).eval()
+    before = small.table.weight.detach().clone()
+    assert torch.equal(aware(small, rows % 63, 127).module.table.weight, before)
+
+
 def test_a_student_without_a_layer_is_refused():
     with pytest.raises(RecipeError, match="nothing to quantise"):
         aware(nn.Sequential(nn.Flatten()), torch.randn(64, 2, 2), 127)

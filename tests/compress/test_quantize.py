@@ -116,6 +116,43 @@ def test_other_precisions_keep_the_answers(make_chain, make):
     assert found.dtype == np.float32 and 0 < np.abs(found - reference).max() < 0.02 * np.abs(reference).max()
 
 
+@pytest.mark.parametrize("kept", [(), ("head",)])
+def test_rows_of_a_table_are_rounded_as_by_hand(make_table, kept):
+    """One scale a row: a slow twin rounds them before; a row a thousand times smaller than the others does not become zero."""
+    random = np.random.default_rng(0)
+    table, weight = random.normal(size=(60, 32)).astype(np.float32), random.normal(size=(3, 32))
+    table[7] *= 1e-3
+    table[0] = 0.0
+    rows = random.integers(0, 60, (64, 5))
+    scales = np.abs(table).max(1, keepdims=True) / 127
+    twin = np.rint(table / np.where(scales > 0, scales, 1)) * scales
+    alone = calibrated(make_table(table, weight), rows).quantised(keep_float=("head",))
+    np.testing.assert_allclose(run(alone, rows), run(make_table(twin, weight), rows), atol=1e-5)
+    assert not np.allclose(run(alone, rows), run(make_table(table, weight), rows), atol=1e-4), "else nothing was rounded"
+    found = run(dynamic(make_table(table, weight), keep_float=kept), rows)
+    np.testing.assert_allclose(found, run(dynamic(make_table(twin, weight), keep_float=(*kept, "embedding")), rows), atol=1e-5)
+
+
+def test_a_table_is_a_layer_among_others(make_table):
+    """It is in the table of what hurts, stays float where it is asked to, and is left alone where it is small or serves something else."""
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 32, (64, 5))
+    data = make_table(random.normal(size=(32, 32)), random.normal(size=(3, 32)))
+    ready = calibrated(data, rows)
+    assert [(node.layer, node.op, node.weights) for node in ready.nodes] == [("embedding", "Gather", 1024), ("head", "Gemm", 96)]
+    for make in (ready.quantised, lambda **options: dynamic(data, **options)):
+        kinds = {name: {one.name: one.data_type for one in onnx.load_from_string(make(keep_float=kept)).graph.initializer}
+                 for name, kept in (("none", ()), ("table", ("embedding",)))}
+        assert kinds["none"]["student.embedding.weight"] == onnx.TensorProto.INT8
+        assert kinds["table"]["student.embedding.weight"] == onnx.TensorProto.FLOAT
+    assert "student.embedding.weight_scale" not in str(onnx.load_from_string(ready.quantised(only="product")).graph.initializer)
+    small = make_table(random.normal(size=(31, 32)), random.normal(size=(3, 32)))
+    assert [node.layer for node in calibrated(small, rows % 31).nodes] == ["head"]
+    tied = onnx.load_from_string(data)
+    tied.graph.node[-1].input[1] = "student.embedding.weight"
+    assert [node.layer for node in calibrated(tied.SerializeToString(), rows).nodes] == ["embedding"], "the product's weight alone"
+
+
 def test_dynamic_is_not_for_convolutions(make_net):
     with pytest.raises(RecipeError, match="2 convolutions.*2 to 3 times slower.*static"):
         dynamic(make_net())
@@ -199,6 +236,9 @@ def test_batch_norms_are_folded(make_net):
     np.testing.assert_allclose(run(prepared(data), PIXELS), run(data, PIXELS), rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_is_printed(make_net, capfd):
+def test_nothing_is_printed_or_left_in_the_working_folder(make_net, make_table, capfd, tmp_path, monkeypatch):
+    """Prevents: a tool that gives up on a graph leaves the weights in whatever folder the user stands in."""
+    monkeypatch.chdir(tmp_path)
     static(make_net(), PIXELS, ranges="entropy")
-    assert capfd.readouterr() == ("", "")
+    dynamic(make_table(np.eye(40), np.eye(40)))
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())

@@ -67,6 +67,7 @@ def test_the_verdict_as_a_gate(word: str | None, passed: bool) -> None:
                                               ({"min_keept": 0.9}, 'Did you mean "min_kept"'), 
                                               ({"kept": 0.9}, "unknown gate"),
                                               ({"min_kept": float("nan")}, "finite"), ({"min_kept": True}, "finite"),
+                                              ({"min_kept": 97}, "Did you mean 0.97"),
                                               ({"min_kept": "0.9"}, "finite")])
 def test_a_gate_that_would_test_nothing_is_refused(gates: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):

@@ -7,7 +7,7 @@ import pytest
 
 from understudy.errors import DataError
 from understudy.evaluation import metrics
-from understudy.evaluation.drop import Scorer, groups, guard
+from understudy.evaluation.drop import Scorer, groups
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 3, 400)
@@ -47,7 +47,9 @@ def test_weights_of_classes_count():
 
 def test_one_cluster_is_none():
     assert groups(None) is groups(np.zeros(5, int)) is None and groups(np.array([3, 3, 7])) == 2
-    assert guard(None) == guard(np.zeros(5, int)) == 1 and guard(np.array([3, 3, 7, 7])) == pytest.approx(0.5**0.5)
+    ends = [Scorer().interval(np.zeros(count), of)[1] for count, of in ((4, None), (4, np.zeros(4, int)), (2, np.array([3, 3, 7, 7])))]
+    assert ends[0] == ends[1] > 0, "a cluster by itself says what its rows say"
+    assert ends[2] == pytest.approx(Scorer().interval(np.zeros(2))[1] * 0.5**0.5), "half the rows' guard^2, as a cluster is a mean of two"
 
 
 def test_what_can_t_be_known_is_no_number():

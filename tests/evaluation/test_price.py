@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.errors import RecipeError
+from understudy.errors import DataError, RecipeError
 from understudy.evaluation import price
 from understudy.evaluation.price import Api, Cloud, Owned
 
@@ -78,6 +78,10 @@ def test_the_example_can_be_read():
 @pytest.mark.parametrize(("text", "said"), [
     ("currency: EUR", "no price table"),
     ("- 1", "no price table"),
+    ("just words", "no price table: got str 'just words', expected currency: TEXT"),
+    ("currency: 3\nprices: [{kind: cloud, name: x, per_hour: 1, cores: 2}]", "got currency 3"),
+    ("currency: EUR\nprices: []", r"got prices \[\]"),
+    ("currency: EUR\nprices: [{kind: cloud, name: x, per_hour: 1, cores: 2}, {kind: cloud, name: x, per_hour: 9, cores: 2}]", "one name"),
     ("currency: EUR\nprices: [{kind: clout, name: x}]", '"cloud"'),
     ("currency: EUR\nprices: [{kind: cloud, name: x, per_hour: 1, cores: 2, watt: 3}]", "watt"),
     ("currency: EUR\nprices: [{kind: cloud, name: x, per_hour: -1, cores: 2}]", "per_hour"),
@@ -89,5 +93,5 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, said):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(RecipeError, match=said):
         price.read(tmp_path / "p.yaml")
-    with pytest.raises(RecipeError, match="no price table"):
+    with pytest.raises(DataError, match="can't be read: got no such file"):
         price.read(tmp_path / "missing.yaml")

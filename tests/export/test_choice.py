@@ -44,7 +44,9 @@ def test_of_two_ways_the_better_of_each_run_against_each_other():
 
 def test_where_none_keeps_them_the_closest():
     found = chosen(static=(0.5, 0.98, 0.0, False), dynamic=(0.4, 0.9, -0.1, False))
-    assert found.kept.name == "static" and "none keeps" in found.reason
+    assert found.kept.name == "static" and "none keeps the shipped student's answers" in found.reason
+    found = chosen(static=(0.5, 0.999, 0.0, True, False), dynamic=(0.4, 0.9, -0.1, False))
+    assert found.kept.name == "static" and "none that keeps" in found.reason and "100 validation rows is small enough" in found.reason
 
 
 def test_without_rows_the_fastest():
@@ -67,8 +69,10 @@ def test_each_limit_counts_on_its_own():
     a = np.eye(2, dtype=np.float32)[np.zeros(100, int)]
     b = a.copy()
     b[0] = b[0, ::-1]
-    for limits, keeps in (((0.99, 0.01, 3), True), ((0.991, 0.01, 3), False), ((0.99, 0.009, 3), False), ((0.99, 0.01, 2), False)):
-        assert look(b"123", a, b, ROWS, Limits(*limits)) == Seen(0.99, pytest.approx(0.01), keeps)
+    for limits, same, fits in (((0.99, 0.01, 3), True, True), ((0.991, 0.01, 3), False, True), ((0.99, 0.009, 3), False, True),
+                               ((0.99, 0.01, 2), True, False)):
+        found = look(b"123", a, b, ROWS, Limits(*limits))
+        assert found == Seen(0.99, pytest.approx(0.01), same, fits) and found.keeps == (same and fits)
     assert not look(b"", a, np.where(b == 1, np.float32(np.nan), b), ROWS, Limits()).keeps
     of_one_class = Probe(ROWS.inputs, ROWS.labels, scorer=Scorer("auroc"))
     assert look(b"", a, b, of_one_class, Limits()).drop is None, "no ranking of rows of one class"

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from understudy.errors import GateError, RecipeError
+from understudy.evaluation.processes import side_by_side
 from understudy.export._probe import Probe
 from understudy.export.executorch import Exporter, described, run
+from understudy.stages.entries import of_folder
 from understudy.students import artefact
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # its own deprecations
@@ -29,12 +31,17 @@ def test_the_file_gives_the_student_s_numbers(make_student, tmp_path, arch, kind
     found = Exporter(**options).export(folder, tmp_path / "out", Probe(encoded))
     data = (tmp_path / "out/executorch/model.pte").read_bytes()
     expected = module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy()
-    np.testing.assert_allclose(run(data, encoded, options.get("batch", 1)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(data, encoded), expected, rtol=1e-4, atol=1e-5)
     assert found["bytes"] == len(data) and found["parity"]["rows"] == 20
     said = described(data)
     assert said["classes"] == ["a", "b", "<c>"] and said["preprocess"] == preprocess.to_dict()
     config = json.loads((tmp_path / "out/executorch/config.json").read_text())
     assert config["executorch"]["input"]["shape"] == [options.get("batch", 1), *encoded.shape[1:]]
+    np.save(tmp_path / "rows.npy", encoded)
+    named = of_folder(tmp_path / "out/executorch", "executorch", "artefact", {"rows": str(tmp_path / "rows.npy"), "all": None, "pad": 0})
+    [timed] = side_by_side([named.entry], batches=[1, 8], repeats=1, threads=1, starts=1)
+    assert not timed.failed and timed.entry.pad is None and named.bytes == len(data)
+    np.testing.assert_allclose(timed.answers, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_operator_that_it_lacks_is_named_with_its_module(make_student, tmp_path):

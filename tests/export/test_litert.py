@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from understudy.errors import GateError, RecipeError
+from understudy.evaluation.processes import side_by_side
 from understudy.export._probe import Probe
 from understudy.export.litert import PYTHON, Exporter
+from understudy.runtimes import litert as litert_runtime
+from understudy.stages.entries import of_folder
 
 FAKE = '''#!{python}
 """A Python whose LiteRT makes a file of one word and answers with zeros, or fails."""
@@ -105,11 +108,52 @@ def test_litert_gives_the_student_s_numbers(make_student, tmp_path, arch, kind, 
     assert found["parity"]["rows"] == 20 and found["parity"]["max_abs"] < 1e-4
     path, expected = tmp_path / "out/litert/model.tflite", module(torch.from_numpy(preprocess.normalise(encoded))).detach().numpy()
     np.save(tmp_path / "rows.npy", encoded)
-    again = ("import sys, numpy as np; from pathlib import Path; from understudy.export._litert import answers; "
-             "np.save(sys.argv[2], answers(Path(sys.argv[1]), np.load(sys.argv[3]), int(sys.argv[4])))")
-    files = [str(path), str(tmp_path / "said.npy"), str(tmp_path / "rows.npy")]
-    subprocess.run([os.environ[PYTHON], "-c", again, *files, str(batch)], check=True)
-    np.testing.assert_allclose(np.load(tmp_path / "said.npy"), expected, rtol=1e-4, atol=1e-5)
+    named = of_folder(tmp_path / "out/litert", "litert", "artefact", {"rows": str(tmp_path / "rows.npy"), "all": None, "pad": None})
+    [timed] = side_by_side([named.entry], batches=[1, 8], repeats=1, threads=1, starts=1)
+    assert not timed.failed and named.bytes == path.stat().st_size
+    np.testing.assert_allclose(timed.answers, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_one_batch_is_called_as_often_as_it_takes(tmp_path, monkeypatch):
+    """Its last batch is filled up with the first rows, whose answers are not given twice."""
+    class Interpreter:
+        def __init__(self, model_path, num_threads):
+            self.seen = []
+
+        def allocate_tensors(self):
+            return None
+
+        def get_input_details(self):
+            return [{"index": 0, "shape": np.array([3, 2])}]
+
+        def get_output_details(self):
+            return [{"index": 1}]
+
+        def set_tensor(self, index, rows):
+            assert index == 0 and rows.shape == (3, 2)
+            self.rows = rows
+
+        def invoke(self):
+            self.said = self.rows.sum(1, keepdims=True)
+
+        def get_tensor(self, index):
+            return self.said
+
+    module = types.ModuleType("ai_edge_litert.interpreter")
+    module.Interpreter = Interpreter
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", types.ModuleType("ai_edge_litert"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", module)
+    call, rows = litert_runtime.load("some.tflite", 1, {}), np.arange(14.0).reshape(7, 2)
+    for count in (1, 3, 7):
+        assert call(rows[:count]).ravel().tolist() == rows[:count].sum(1).tolist()
+
+
+def test_the_worker_of_such_a_file_is_the_other_python(tmp_path, other):
+    """Prevents: the file is timed by a Python that has no LiteRT, and the table says that nothing runs it."""
+    other()
+    (tmp_path / "model.tflite").write_bytes(b"TFL3")
+    entry = of_folder(tmp_path / "model.tflite", "litert", "artefact", {"rows": "rows.npy", "all": None, "pad": 0}).entry
+    assert (entry.runtime, entry.python, entry.pad) == ("litert", os.environ[PYTHON], None)
 
 
 @pytest.mark.parametrize("options", [{"batch": 0}, {"tolerance": 0.0}])

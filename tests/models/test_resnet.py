@@ -73,6 +73,13 @@ def test_unusable_fields_are_refused(fields):
         Model(**fields)
 
 
+@pytest.mark.parametrize(("depth", "nearest"), [(57, 56), (18, 20), (2, 8), (-1, 8), (112, 110), (113, 116)])
+def test_the_nearest_depth_is_proposed(depth, nearest):
+    with pytest.raises(RecipeError, match=rf"Use {nearest}\.$"):
+        Model(depth=depth)
+    assert Model(depth=nearest).depth == nearest
+
+
 @pytest.fixture(scope="module")
 def images(data_folder):
     sheet = np.asarray(Image.open(data_folder / "cifar10" / "lossless_test_00.webp").convert("RGB"))

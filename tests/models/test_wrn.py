@@ -41,3 +41,10 @@ def test_a_stage_before_its_last_relu_can_be_tapped():
 def test_unusable_fields_are_refused(fields):
     with pytest.raises(RecipeError):
         Model(**fields)
+
+
+@pytest.mark.parametrize(("depth", "nearest"), [(27, 28), (18, 16), (4, 10), (0, 10), (25, 28)])
+def test_the_nearest_depth_is_proposed(depth, nearest):
+    with pytest.raises(RecipeError, match=rf"Use {nearest}\.$"):
+        Model(depth=depth)
+    assert Model(depth=nearest).depth == nearest

@@ -324,7 +324,7 @@ def test_artefacts_in_fewer_bits_are_compared(documents):
         "candidates": [
             {"method": "float", "bytes": 32000, "p50": 0.02, "p95": 0.03, "calls": 300},
             {"method": "static", "bytes": 9463, "p50": 0.0123, "p95": 0.02, "calls": 300, "parity": parity,
-             "seen": {"alike": 0.9912, "drop": 0.001, "keeps": True}},
+             "seen": {"alike": 0.9912, "drop": 0.001, "same": True, "fits": True}},
             {"method": "dynamic", "refused": "not for convolutions"},
         ],
         "kept_float": ["head"], "reason": "static: the fastest", "conditions": "batch 1, ONNX Runtime, 1 thread(s), two cores",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 
 import pytest
 
-from understudy.report import numbers, pareto
+from understudy.report import labels, numbers, pareto
 
 METRIC = {"name": "accuracy", "label": "accuracy", "higher_is_better": True, "unit": "fraction"}
 
@@ -47,6 +49,26 @@ def test_the_plot_names_every_model_and_escapes_it():
         assert "teacher" in drawn and "&lt;b&gt;" in drawn and "<b>" not in drawn and "silent" not in drawn and "frontier" in drawn
     assert pareto.plot(rows[:1], "latency", METRIC) == "", "one point is no comparison"
     assert pareto.points([{**rows[0], "batches": {}}], "latency") == [], "a model that was not measured"
+
+
+@pytest.mark.parametrize("axis", ["latency", "bytes"])
+def test_every_model_of_a_run_is_named_beside_its_mark(axis):
+    """Prevents: names of artefacts that are as good as the student are over its mark, the frontier or each other."""
+    measured = [("teacher", "teacher", 1.04e-3, 377_000, 0.983), ("control", "control", 52.3e-6, 9970, 0.951),
+                ("student", "student", 58.6e-6, 9970, 0.96), ("onnx", "artefact", 7.73e-6, 11_500, 0.96),
+                ("onnx_int8", "artefact", 9.36e-6, 6830, 0.96), ("openvino", "artefact", 69.6e-6, 22_600, 0.96),
+                ("safetensors", "artefact", 50.6e-6, 9970, 0.96)]
+    drawn = str(pareto.plot([row(*one) for one in measured], axis, METRIC))
+    words = [(float(x), float(y), side, said) for x, y, side, said in re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" class="([me]? ?)f name">([^<]+)<', drawn)]
+    assert sorted(", ".join(said for *_, said in words).split(", ")) == sorted(name for name, *_ in measured)
+    boxes = [labels.Box(x - shift * labels.LETTER * len(said), y - 9, x + (1 - shift) * labels.LETTER * len(said), y + 2)
+             for x, y, side, said in words for shift in [{"": 0.0, "e ": 1.0, "m ": 0.5}[side]]]
+    marks = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert len(marks) == 6, "all but the teacher's, which is a diamond"
+    for at, box in enumerate(boxes):
+        assert not any(box.touches(other) for other in boxes[:at])
+        assert all(math.dist(box.nearest(mark), mark) > 5 for mark in marks)
 
 
 @pytest.mark.parametrize(("name", "number", "shown"), [

@@ -233,6 +233,13 @@ def test_a_student_that_is_no_better_than_the_trivial_predictor_is_called_out(op
     assert "trivial" not in verdict_line(fine) + shown["sentence"]
 
 
+def test_a_teacher_that_is_no_better_than_the_trivial_predictor_is_called_out() -> None:
+    """Prevents: "no evidence", and nobody learns that there was nothing to learn."""
+    summary, details = summarise(facts(skill=(-3.0, 1.5, 3.0)))
+    assert "its teacher is no better than the trivial predictor" in verdict_line(summary)
+    assert details["sentence"].startswith("Train the teacher first: it is no better than the trivial predictor (")
+
+
 def test_log_loss_that_falls_helps() -> None:
     summary, details = summarise(facts(metric="log_loss"))
     distilled = summary["arms"]["distilled"]

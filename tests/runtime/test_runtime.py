@@ -179,6 +179,13 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
     (export / "config.json").write_text(json.dumps({**config, "onnx": {"file": "../../model.onnx"}}))
     assert "names a file elsewhere" in said(export)
     assert "was laid aside" in said(export.rename(export.with_name("onnx.failed")))
+    other = run / "exports" / "openvino"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({**{name: part for name, part in config.items() if name != "onnx"},
+                                                   "openvino": {"file": "model.xml"}}))
+    assert "does not run: got model.xml, expected an ONNX file, as in exports/onnx" in said(other)
+    for threads in ("'a'", "-1", "0", "1.5", "True"):
+        assert f"threads is no number of threads: got {threads}," in ask(f"load({str(student)!r}, threads={threads})", fails=True)
 
 
 def test_what_rounds_runs_only_where_it_is_asked_for(ask, make_run, pixels, tmp_path):

@@ -17,6 +17,7 @@ from understudy.objective import Schedule
 from understudy.objectives.labels import CrossEntropy
 from understudy.objectives.logits import MSE, SoftTargets
 from understudy.records import Knowledge
+from understudy.selftest.stored import SLACK, difference
 
 STUDENT = {"arch": "linear"}
 TRAINING = {"steps": 2, "seeds": 2, "precision": "float32", "batch_size": 32}
@@ -204,6 +205,17 @@ def test_stored_targets_beside_other_examples_are_named(tmp_path, good, pixels):
     with pytest.raises(SelfTestError) as caught:
         distil(tmp_path, teacher, pixels, name="second")
     assert caught.value.fault in ("misaligned-targets", "teacher-below-trivial")
+
+
+def test_a_teacher_of_two_classes_that_can_t_decide_is_not_taken_for_another():
+    """Prevents: of equal logits any rounding is more than a share of their range, and a good store is refused; rows in another order still
+    are."""
+    logits = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) * 3
+    logits[5] = torch.tensor([0.2, 0.2001])
+    rounded = logits + 1e-3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
+    apart = difference(Knowledge(logits=rounded), Knowledge(logits=logits), 2)
+    assert float(apart.max()) < SLACK and float(((rounded - logits).abs().amax(1) / (logits[:, 1] - logits[:, 0]).abs())[5]) > 1
+    assert float((difference(Knowledge(logits=logits.roll(1, 0)), Knowledge(logits=logits), 2) > SLACK).float().mean()) > 0.9
 
 
 def test_the_copy_in_iris_is_found():

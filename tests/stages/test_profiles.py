@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from understudy.errors import RecipeError
+from understudy.report.numbers import unmet
 from understudy.sections import Profile
 from understudy.stages import profiles
 
@@ -25,7 +26,9 @@ def test_a_limit_that_is_met_exactly_is_passed_and_what_is_not_known_is_not():
     assert {gate.name: (gate.want, gate.got, gate.passed) for gate in gates} == {
         "phone.memory_mb": (50.0, 50.0, True), "phone.cores": (1.0, 1.0, True), "phone.budget_ms": (1.0, None, False),
         "phone.model_mb": (1.0, 1.0, True)}
-    assert profiles.missed(gates) == "gate phone.budget_ms not met: got nothing that was measured, wanted at most 1"
+    assert profiles.missed(gates, {"phone": "x"}) == (
+        "gate phone.budget_ms not met: got nothing (its calls were too few to tell), of x, wanted at most 1 ms")
+    assert "nothing (no model was measured), wanted" in profiles.missed(gates, {"phone": None})
 
 
 def test_the_model_that_misses_the_fewest_goes_there_the_fastest_of_equals():
@@ -42,3 +45,15 @@ def test_nothing_measured_passes_nothing():
     """Prevents: an export that failed lets a device's gates pass."""
     name, gates = profiles.gates_of("d", Profile(memory_mb=60), [{**row("x"), "failed": "it broke"}])
     assert name is None and not any(gate.passed for gate in gates) and [gate.name for gate in gates] == ["d.memory_mb", "d.cores"]
+
+
+@pytest.mark.parametrize(("gate", "said"), [
+    ({"name": "min_kept", "want": 0.95, "got": 0.94996}, "got 0.94996, wanted at least 0.95"),
+    ({"name": "max_bytes", "want": 20000.0, "got": 20040}, "got 20040, wanted at most 20000"),
+    ({"name": "min_kept", "want": 0.95, "got": 0.9}, "got 90.0 %, wanted at least 95 %"),
+    ({"name": "phone.wire_bytes", "want": 12300.0, "got": 12340.0}, "got 12,340 B, wanted at most 12,300 B"),
+    ({"name": "verdict", "want": ["helps"], "got": "hurts"}, "got hurts, wanted helps"),
+])
+def test_a_near_miss_does_not_contradict_itself(gate, said):
+    """Prevents: "got 95.0 %, wanted at least 95 %"."""
+    assert unmet(gate, "fraction") == f"gate {gate['name']} not met: {said}"

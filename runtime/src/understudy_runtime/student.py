@@ -75,12 +75,17 @@ def load(path: str | os.PathLike[str], *, kind: str | None = None, threads: int 
 
     path: a folder with an ONNX file and its config.json (`exports/onnx` of a run), a student folder with such an export of it beside
     (`student/` of a run), a static embedding, or an .onnx file that says itself what it reads. kind: of a student folder, which of the
-    run's exports: "onnx", "onnx_int8"; None: one in float, never one that rounds. threads: of ONNX Runtime; None: its choice.
+    run's exports: "onnx", "onnx_int8"; None: one in float, never one that rounds. threads: of ONNX Runtime, from 1; None: its choice.
 
     Raises DataError for a folder that understudy did not write, that another version wrote, or whose file is not the one that was checked,
-    and where the export is not there; RecipeError where a package is missing, or a kind is named of what is one export itself.
+    and where the export is not there; RecipeError where a package is missing, a kind is named of what is one export itself, or threads is
+    no number from 1.
     """
     path = Path(path)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
+        raise RecipeError(four_parts(
+            "threads is no number of threads", got=repr(threads), expected="a whole number from 1, or None for ONNX Runtime's choice",
+            otherwise="The student would run on another number than that", do="Use threads=1, or leave it out"))
     if any(part.suffix == ".failed" for part in (path, path.parent)):
         raise DataError(four_parts(
             f'"{path}" was laid aside', got="an artefact that does not agree with its student (reason.txt)", expected="one that was proved",
@@ -150,6 +155,13 @@ def _beside(folder: Path, config: Mapping[str, Any], kind: str | None, threads: 
             f'"{folder}" has no export of this kind', got=", ".join(f"exports/{name}" for name in there) or "none of its weights",
             expected=f"exports/{kind}", otherwise="Another file than the one that was asked for would run",
             do=f"Name one that is there, or run {EXPORT} {kind} where understudy is installed"))
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(str(part["file"]) for part in config.values() if isinstance(part, Mapping) and "file" in part)
+        raise DataError(four_parts(
+            f'"{folder}" is in a format that this runtime does not run',
+            got=", ".join(file for file in others if file != WEIGHTS) or "no model",
+            expected="an ONNX file, as in exports/onnx or exports/onnx_int8 of a run", otherwise="There would be nothing to run it with",
+            do=f"Load one of these (where there is none: {EXPORT} onnx), or run this one with its own runtime"))
     raise DataError(four_parts(
         f'"{folder}" needs torch', got=f"{WEIGHTS} alone", expected="an ONNX file of it in exports/ beside the folder",
         otherwise="There would be nothing to run it with", do=f"Run {EXPORT} onnx where understudy is installed, or load it there"))

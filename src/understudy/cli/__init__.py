@@ -120,7 +120,7 @@ def explain(error: BaseException, debug: bool) -> int:
         note(f"understudy: {safe(str(error))}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        note("understudy: interrupted; the same command goes on from the last checkpoint")
+        note("understudy: interrupted; the same command goes on with what is kept")
         return INTERRUPTED
     hint = "" if debug else " Add --debug for the traceback, and please report it."
     note(f"understudy: this is a fault of understudy, not yours: {type(error).__name__}: {safe(str(error))}.{hint}")

@@ -11,18 +11,23 @@ import typer
 from understudy.cli._arguments import ALLOW_CODE, AS_JSON, CACHE, RUNS
 from understudy.cli._console import done, note, safe, say, say_json, size, table
 from understudy.cli._runs import find
-from understudy.errors import GateError
+from understudy.errors import DataError, GateError, RecipeError, four_parts
+from understudy.runtimes import FILES
 
 if TYPE_CHECKING:
     from understudy.stages.costs import Declared
+
+MOST = 65_536
+"""Rows of a call: more is no call that anybody makes, and fills the memory."""
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
 def bench(
-    models: list[str] = typer.Argument(help="A run's name or folder; or model folders and .onnx and .xml files.", metavar="RUN|MODEL..."),
-    batch: int = typer.Option(32, "--batch", help="Rows of the larger calls; one row a call is always measured.", min=1),
+    models: list[str] = typer.Argument(help="A run's name or folder; or model folders and .onnx, .xml, .pte and .tflite files.",
+                                       metavar="RUN|MODEL..."),
+    batch: int = typer.Option(32, "--batch", help="Rows of the larger calls; one row a call is always measured.", min=1, max=MOST),
     repeats: int = typer.Option(5, "--repeats", help="Blocks of calls of each model, in turns.", min=2),
     starts: int = typer.Option(3, "--starts", help="Fresh processes of each model, for its cold start.", min=1),
     threads: int = typer.Option(1, "--threads", help="Threads of every runtime.", min=1),
@@ -47,9 +52,16 @@ def bench(
     if len(models) > 1 or (_is_model(models[0]) and not _is_run(models[0], runs)):
         from understudy.stages.alone import bench_models
 
-        _print(bench_models(models, wanted, inputs, tell), as_json)
+        found = bench_models(models, wanted, inputs, tell)
+        _print(found, as_json)
+        if all(row["failed"] for row in found["models"]):
+            raise DataError("None of the models could be measured; the reasons stand above.")
         done(None, f"understudy bench {shlex.join(models)} --json")
         return
+    if inputs is not None:
+        raise RecipeError(four_parts(
+            "--input is for models without a run", got=inputs, expected="no --input beside a run, which has test rows of its own",
+            otherwise="The run's rows would be taken and the file ignored", do="Leave it out, or name the model folders and files"))
     folder = find(models[0], runs)
     found, missed = bench_run(folder, wanted, Given(allow_code=allow_code), cache, tell)
     _print(found, as_json)
@@ -59,7 +71,7 @@ def bench(
 
 
 def _is_model(path: str) -> bool:
-    return Path(path).suffix in (".onnx", ".xml") or (Path(path).is_dir() and not (Path(path) / "recipe.yaml").is_file())
+    return Path(path).suffix in FILES or (Path(path).is_dir() and not (Path(path) / "recipe.yaml").is_file())
 
 
 def _is_run(run: str, runs: Path) -> bool:
@@ -94,7 +106,10 @@ def show(found: dict[str, Any]) -> None:
     busy = f", {found['load']['processes']:g} busy processes on {found['load']['cores']} cores" if found["load"] else ""
     say(safe(f"p50, p95, p99 and peak memory of one row a call; {found['threads']} thread(s); {found['machine']}{busy}; "
              f"{found['repeats']} repeats in turns; {found['rule']}."))
-    if "rows" in found:
+    basis = _basis(found, rows)
+    if basis:
+        say(safe(basis))
+    if "rows" in found and rows:
         say(safe(f"Called with {found['rows']}."))
     for row in found["models"]:
         if row["failed"]:
@@ -106,6 +121,8 @@ def show(found: dict[str, Any]) -> None:
 
 def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Bytes on the wire, energy and prices of one row a call, each with what it was made from."""
+    from understudy.report import paid
+
     ways, machines = rows[0]["energy"]["per_1000"]["1"], rows[0]["cost"]
     emitted = bool(ways) and ways[0]["co2e_grams"] is not None
     headers = ["", "CPU-s per 1,000", "bytes in", "bytes out", "update, compressed"]
@@ -133,17 +150,32 @@ def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         say(safe(f"{name}: {one['words']}."))
     if "training" in found:
         say(safe(found["training"]["sentence"]))
-    for one in found.get("break_even", ()):
-        needed = "never pays for itself" if one["predictions"] is None else (
-            f"pays for itself after {one['predictions']:,.0f} predictions, {one['per_day']['365']:,.3g} a day within a year")
-        say(safe(f"{one['model']} in place of {one['instead_of']} {needed} ({one['unit']})."))
+    for one in paid.outcomes(found.get("break_even", ())):
+        needed = "never pays for itself" if one["when"] == "never" else f"pays for itself {one['when']}"
+        say(safe(f"{one['models']} in place of {one['instead_of']}: the run {needed} ({one['unit']})."))
+
+
+def _basis(found: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """On how many rows the quality and the answers were judged that the table shows; empty where nothing was."""
+    parts = []
+    judged, alike = ({row[name]["rows"] for row in rows if row[name] is not None} for name in ("quality", "answers"))
+    if judged:
+        parts.append(f"Quality: {found['metric']['label']} on {_counts(judged)} test {found['noun']}, with its 95 % interval.")
+    if alike:
+        parts.append(f"Same answers and max |Δ|: on {_counts(alike)} rows.")
+    return " ".join(parts)
+
+
+def _counts(counts: set[int]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted(counts))
 
 
 def _row(row: dict[str, Any], largest: str) -> list[str]:
     alone, times = row["batches"]["1"], row["batches"]["1"]["times_teacher"]
     near, good = row["answers"], row["quality"]
     around = "" if times is None or times["ci95"] is None else " [{:.2f}, {:.2f}]".format(*times["ci95"])
-    return [row["name"], row["runtime"], "" if good is None else f"{good['value']:.4f}", _bytes(row["bytes"]),
+    spread = "" if good is None or good["ci95"] is None else " [{:.4f}, {:.4f}]".format(*good["ci95"])
+    return [row["name"], row["runtime"], "" if good is None else f"{good['value']:.4f}{spread}", _bytes(row["bytes"]),
             size(row["rss"]["peaks"]["1"]), _time(row["cold_start"] and row["cold_start"]["total"]["value"]),
             *(_time(alone[name]) for name in ("p50", "p95", "p99")), "" if times is None else f"{times['value']:.2f}{around}",
             f"{row['batches'][largest]['rows_per_second']:,.0f}", "" if near is None else f"{near['agreement']:.2%}",

@@ -140,7 +140,8 @@ def memory() -> dict[str, int | None]:
 def _print(facts: dict[str, Any]) -> None:
     cpu, settings, ram = facts["cpu"], facts["settings"], facts["memory"]
     say(f"understudy {facts['understudy']}, {facts['python']['implementation']} {facts['python']['version']}, {facts['platform']}")
-    say(f"cpu: {cpu['model']}, {cpu['cores']} cores, {cpu['usable_cores']:g} usable, {cpu['busy_cores']:g} of them busy")
+    say(f"cpu: {cpu['model']}, {cpu['cores']} cores, {cpu['usable_cores']:g} usable, "
+        f"{cpu['busy_cores']:g} other threads that want to compute")
     say(f"     {', '.join(cpu['instructions']) or 'no instruction set that matters is reported'}; bfloat16 {cpu['bfloat16']}")
     say(f"     a run here would take {settings['threads']} thread(s) ({settings['because']}), wait policy {settings['wait_policy']}, "
         f"heap {settings['heap']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import typer
@@ -80,11 +81,11 @@ def _text(name: str) -> str:
 
 
 def _about(text: str) -> str:
-    """The comment that a recipe begins with, up to its first full stop."""
+    """The comment that a recipe begins with, up to the end of its first sentence: a full stop in brackets is of an abbreviation."""
     lines: list[str] = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
-    sentence, stop, _ = " ".join(lines).partition(". ")
-    return sentence + stop.strip()
+    found = re.match(r"(?:\([^)]*\)|[^.]|\.(?!\s|$))*\.?", " ".join(lines))
+    return found.group() if found else ""

@@ -154,8 +154,8 @@ def _row(folder: Path) -> dict[str, Any]:
         return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"], "verdict": f"pick {found['pick'] or 'none'}"}
     if kind == "search":
         state = kind if found["finished"] else "unfinished"
-        return {**row, "state": state, "metric": found["metric"], "teacher": found["teacher"]["value"],
-                "verdict": f"pick {found['pick'] or 'none'}"}
+        verdict = f"pick {found['pick'] or 'none'}" if found["finished"] else "out of minutes"
+        return {**row, "state": state, "metric": found["metric"], "teacher": found["teacher"]["value"], "verdict": verdict}
     if kind == "comparison":
         best = found["rows"][0]
         return {**row, "state": kind, "metric": found["metric"], "teacher": found["teacher"]["value"], "control": found["control"]["mean"],

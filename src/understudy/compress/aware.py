@@ -2,11 +2,11 @@
 
 Batch norms are folded into the convolutions before them. Every weight of a convolution or linear layer is rounded to symmetric int8 with
 one scale an output channel, its largest magnitude / 127, as ONNX Runtime's quantiser does (/ 64 for a CPU that sums products of 8 bits
-with saturation, where the file's weights have 7 bits); what goes into these layers, and what comes out behind their activation, is rounded
-to 256 steps of one scale a tensor. Rounding passes the gradient on (the straight-through estimator).
-Scales of activations begin with the range on calibration rows and are learned: the gradient is that of LSQ (Esser et al. 2020, arXiv
-1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al., MLSys 2020), because under Adam a
-step of a small scale would else be as large as one of a weight. Zero points stay those of the calibration.
+with saturation, where the file's weights have 7 bits), and every row of a table of embeddings to int8 too. What goes into these layers,
+and what comes out behind their activation, is rounded to 256 steps of one scale a tensor. Rounding passes the gradient on (the
+straight-through estimator). Scales of activations begin with the range on calibration rows and are learned: the gradient is that of LSQ
+(Esser et al. 2020, arXiv 1902.08153, equations 3 and 5), taken in the logarithm of the scale as in TQT (Jain et al., MLSys 2020), because
+under Adam a step of a small scale would else be as large as one of a weight. Zero points stay those of the calibration.
 
 Nothing is wrapped: hooks and parametrisations on the student's own modules, so that layers keep their names for objectives that match
 features, and the usual loop trains it. torchao's PT2E was the alternative: it trains an exported graph, which has no modules to match, and
@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from understudy.compress.graph import TABLE
+from understudy.compress.quantize import FULL
 from understudy.compress.rounding import Rounding, Shift, Whole
 from understudy.compress.traced import traced
 from understudy.errors import RecipeError, four_parts
@@ -120,6 +122,8 @@ def aware(module: nn.Module, rows: Tensor, levels: int) -> Aware:
     for part in list(module.modules()):
         if isinstance(part, WEIGHTED):
             parametrize.register_parametrization(part, "weight", Whole(levels))
+        elif isinstance(part, nn.Embedding) and part.weight.numel() >= TABLE:
+            parametrize.register_parametrization(part, "weight", Whole(FULL))
     return found
 
 

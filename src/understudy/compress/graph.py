@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ CARRIED = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Conca
 MOVED = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """Those among them that give the very numbers they are given."""
 OPERATORS = [*WEIGHTED, "Add", *CARRIED]
+TABLE = 1024
+"""Numbers below which a table of embeddings stays as it is: what reads its integers takes more bytes than they save."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ def prepared(model: bytes) -> bytes:
     import onnx
     import onnxruntime
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     whole = read(model)
     for index, node in enumerate(whole.graph.node):
@@ -53,12 +55,9 @@ def prepared(model: bytes) -> bytes:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         options.log_severity_level = 3
+        shaped = onnx.shape_inference.infer_shapes(whole).SerializeToString()
         try:
-            inferred = SymbolicShapeInference.infer_shapes(whole)
-        except Exception:  # it gives up on some graphs that the runtime computes, such as a maximum over a text's tokens
-            inferred = onnx.shape_inference.infer_shapes(whole)
-        try:
-            onnxruntime.InferenceSession(inferred.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(shaped, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own errors have no common base
             raise DataError(four_parts(
                 "ONNX Runtime can't load the model", got=str(error).splitlines()[0][:200], expected="a model that it runs",
@@ -74,20 +73,27 @@ def opset(model: bytes) -> int:
 
 
 def nodes(model: bytes) -> Iterator[Node]:
-    """What can be quantised, in the order of the graph: products with a constant weight, and sums of two tensors (residual connections)."""
-    import onnx
-
+    """What can be quantised, in the order of the graph: products with a constant weight, rows taken from a table of floats that serves
+    nothing else (embeddings), and, where there are convolutions, sums of two tensors (residual connections)."""
     graph = read(model).graph
     constants = {one.name: one for one in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
     convolves = any(node.op_type in ("Conv", "ConvTranspose") for node in graph.node)
     for node in graph.node:
-        if node.op_type in WEIGHTED and node.input[1] in constants:
-            weight = constants[node.input[1]]
-            origin = node.input[1].removesuffix(".weight").removeprefix("student.")
-            layer = origin if node.input[1].endswith(".weight") else node.name
-            yield Node(node.name, layer, node.op_type, int(np.prod(onnx.numpy_helper.to_array(weight).shape)))
+        place = 0 if node.op_type == "Gather" else 1
+        weight = constants.get(node.input[place]) if node.op_type in (*WEIGHTED, "Gather") else None
+        if weight is not None and (place or _table(node, weight, uses)):
+            origin = weight.name.removesuffix(".weight").removeprefix("student.")
+            yield Node(node.name, origin if weight.name.endswith(".weight") else node.name, node.op_type, int(np.prod(weight.dims)))
         elif convolves and node.op_type == "Add" and not any(name in constants for name in node.input):
             yield Node(node.name, node.name, node.op_type, 0)
+
+
+def _table(node: onnx.NodeProto, constant: onnx.TensorProto, uses: Mapping[str, int]) -> bool:
+    """Whether a Gather takes whole rows of a table large enough that integers make the file smaller."""
+    rows = all(one.i == 0 for one in node.attribute if one.name == "axis")
+    floats = constant.data_type == 1 and len(constant.dims) == 2  # 1: TensorProto.FLOAT
+    return rows and floats and int(np.prod(constant.dims)) >= TABLE and uses[constant.name] == 1
 
 
 def read(data: bytes) -> onnx.ModelProto:

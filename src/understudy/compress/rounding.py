@@ -21,7 +21,7 @@ class Shift(nn.Module):
 
 
 class Whole(nn.Module):
-    """A weight rounded to whole multiples, -levels to levels, of one scale an output channel (its first axis)."""
+    """A weight rounded to whole multiples, -levels to levels, of one scale an output channel, or row of a table (its first axis)."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()

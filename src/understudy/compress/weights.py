@@ -1,12 +1,16 @@
-"""Weights of an ONNX file as integers or in 16 bits, everything computed in float32: smaller, not faster."""
+"""Weights of an ONNX file as integers or in 16 bits, everything computed in float32: smaller, not faster.
+
+Tables of embeddings are never anything else: their rows are looked up, not multiplied, so every 8-bit file has them this way.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from understudy.compress.graph import opset, prepared, read, written
+from understudy.compress.graph import nodes, opset, prepared, read, written
 from understudy.errors import RecipeError, four_parts
 
 if TYPE_CHECKING:
@@ -21,8 +25,9 @@ SMALL = 16
 def weight_only(model: bytes, bits: Literal[8, 4] = 8, block: int = 32) -> bytes:
     """Weights as integers, everything computed in float: a smaller file, not a faster one.
 
-    Matrices become MatMulNBits, symmetric in blocks of `block` inputs, and tables of embeddings GatherBlockQuantized. Kernels of
-    convolutions have 8 bits, one scale a channel, and a DequantizeLinear before them, in which each call spends time.
+    Matrices become MatMulNBits, symmetric in blocks of `block` inputs; tables of embeddings GatherBlockQuantized with 4 bits, and with 8 as
+    in `tables_as_integers`. Kernels of convolutions have 8 bits, one scale a channel, and a DequantizeLinear before them, in which each
+    call spends time.
     """
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -30,14 +35,18 @@ def weight_only(model: bytes, bits: Literal[8, 4] = 8, block: int = 32) -> bytes
 
     if bits not in (8, 4):
         raise RecipeError(four_parts("bits is not usable", got=bits, expected="8 or 4", otherwise="No operator computes it", do="Use 8"))
-    ready = read(prepared(model))
+    data = prepared(model)
+    ready, tables = read(data), {node.name for node in nodes(data) if node.op == "Gather"}
     if opset(model) < OPSET:
         ready = onnx.version_converter.convert_version(ready, OPSET)
     whole = ONNXModel(ready)
     whole.replace_gemm_with_matmul()
-    quantizer = MatMulNBitsQuantizer(whole.model, bits, block, True, op_types_to_quantize=("MatMul", "Gather"))
+    four = bits == 4  # the operator that takes rows of a table in blocks knows no other number
+    quantizer = MatMulNBitsQuantizer(whole.model, bits, block, True, op_types_to_quantize=("MatMul", "Gather") if four else ("MatMul",))
     quantizer.process()
     made = quantizer.model.model
+    if not four:
+        tables_as_integers(made, tables)
     _kernels_as_integers(made)
     return written(made, model)
 
@@ -67,6 +76,37 @@ def half(model: bytes) -> bytes:
     return made.SerializeToString(deterministic=True)
 
 
+def tables_as_integers(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """int8 for the tables that these Gather nodes take rows of, one symmetric scale a row, in place; a row becomes float when it is taken.
+
+    Of a row of D numbers 4 D bytes become D + 4. Only operators of ONNX itself, so that every runtime reads it.
+    """
+    import onnx
+
+    constants = {one.name: one for one in model.graph.initializer}
+    for node in [one for one in model.graph.node if one.op_type == "Gather" and one.name in names]:
+        table, found = node.input[0], node.output[0]
+        whole, scale = _integers(onnx.numpy_helper.to_array(constants[table]), 0)
+        constants[table].CopyFrom(onnx.numpy_helper.from_array(whole, table))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(scale[:, None], f"{table}_scale"))
+        place = list(model.graph.node).index(node)
+        node.output[0] = f"{found}_integers"
+        for more in reversed([
+            onnx.helper.make_node("Cast", [node.output[0]], [f"{found}_cast"], f"{node.name}_cast", to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Gather", [f"{table}_scale", node.input[1]], [f"{found}_scale"], f"{node.name}_scale"),
+            onnx.helper.make_node("Mul", [f"{found}_cast", f"{found}_scale"], [found], f"{node.name}_float"),
+        ]):
+            model.graph.node.insert(place + 1, more)
+
+
+def _integers(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """int8 of the same shape and the float32 scale of each slice along `axis`: its largest magnitude / 127, one where all are zero."""
+    scale = np.abs(weight).max(axis=tuple(a for a in range(weight.ndim) if a != axis)) / 127
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    shape = [-1 if a == axis else 1 for a in range(weight.ndim)]
+    return np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8), scale
+
+
 def _kernels_as_integers(model: onnx.ModelProto) -> None:
     """int8 and a DequantizeLinear for each kernel of a convolution, one symmetric scale an output channel."""
     import onnx
@@ -77,11 +117,7 @@ def _kernels_as_integers(model: onnx.ModelProto) -> None:
         if node.op_type not in ("Conv", "ConvTranspose") or node.input[1] not in constants:
             continue
         name, axis = node.input[1], 0 if node.op_type == "Conv" else 1
-        weight = onnx.numpy_helper.to_array(constants[name]).astype(np.float32)
-        scale = np.abs(weight).max(axis=tuple(a for a in range(weight.ndim) if a != axis)) / 127
-        scale = np.where(scale > 0, scale, 1).astype(np.float32)
-        shape = [-1 if a == axis else 1 for a in range(weight.ndim)]
-        whole = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+        whole, scale = _integers(onnx.numpy_helper.to_array(constants[name]).astype(np.float32), axis)
         constants[name].CopyFrom(onnx.numpy_helper.from_array(whole, name))
         model.graph.initializer.extend([
             onnx.numpy_helper.from_array(scale, f"{name}_scale"),

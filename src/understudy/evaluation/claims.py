@@ -25,6 +25,8 @@ QUANTITIES = ("value", "kept", "retention", "gap_closed", "difference", "agreeme
 """What a gate may bound, as `min_<quantity>` or `max_<quantity>`; all of the shipped student, ratios against the whole teacher."""
 NEEDS = {"shifted_kept": "robustness", "shifted_ece": "robustness", "group_gap_increase": "data.sensitive"}
 """Those that are only there where the recipe has this section or field."""
+LEAST_SHARES, MOST = ("min_kept", "min_retention", "min_gap_closed", "min_agreement", "min_shifted_kept"), 2.0
+"""Bounds that are shares, and what no student reaches: one may be better than its teacher, but 97 is a per cent sign forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ def check_gates(gates: Mapping[str, Any], where: str = "gates") -> None:
         elif isinstance(want, bool) or not isinstance(want, int | float) or not math.isfinite(want):
             raise RecipeError(four_parts(f"{where}: {name} needs a finite number", got=repr(want), expected="a number such as 0.95",
                                          otherwise="The gate would always pass or always fail", do="Write a number"))
+        elif name in LEAST_SHARES and want > MOST:
+            raise RecipeError(four_parts(
+                f"{where}: {name} is a share", got=want, expected=f"a number up to {MOST:g}, for example 0.97 for 97 %",
+                otherwise="The gate would fail after the whole run, whatever the student says", do=f"Did you mean {want / 100:g}"))
 
 
 def evaluate(gates: Mapping[str, Any], measured: Mapping[str, float | None], word: str | None) -> list[Gate]:

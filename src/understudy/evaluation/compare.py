@@ -29,7 +29,10 @@ WORDS: tuple[Word, ...] = get_args(Word)
 FEW = 20
 """Documents below which the largest difference among them says too little of how far one may be off: on the bank of text, 10 documents
 without more of a guard cover 83 % (benchmarks/verdict_banks.py)."""
+ROUNDING = 1e-12
+"""A standard error of so small a share of the largest score is what sums of double precision leave over."""
 ONE_SEED = "one seed: how much seeds differ is not known, so there is no interval; train at least 2, better 3 or more"
+ALIKE = "every item is scored alike by both with every seed: nothing varies, so there is no interval; see whether anything was learnt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Verdict:
 
     difference: distilled - control in the metric's own unit (negative is good where lower is better); ci95 likewise.
     smallest_visible: the effect that these seeds and items would show with 80 % probability, in the metric's unit.
-    spread, ci95, p_value, smallest_visible are None and `reason` says why where there is one seed only.
+    spread, ci95, p_value, smallest_visible are None and `reason` says why (`why_none`) where there is one seed only, or nothing varies.
     """
 
     word: Word
@@ -78,8 +81,7 @@ def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """(..., n) scores of rows -> (..., K) of the clusters that the n numbers name, with the same mean, for items that are drawn together.
 
     A cluster's column is the mean over all rows, plus K/n times the sum of how far its rows are from it: the first-order scores of a mean
-    over clusters of different sizes (Cochran 1977, section 9A.2). Columns of two arms subtract like their rows. The guard that fits is
-    sqrt(K/n): how far a mean of n/K rows may well be off.
+    over clusters of different sizes (Cochran 1977, section 9A.2). Columns of two arms subtract like their rows.
     """
     _, member = np.unique(clusters, return_inverse=True)
     count = int(member.max()) + 1
@@ -94,7 +96,12 @@ def drawn(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, 
     if clusters is None:
         return scores, 1.0
     found = by_cluster(scores, clusters)
-    return found, math.sqrt(found.shape[-1] / scores.shape[-1])
+    return found, guard_of(found.shape[-1], scores.shape[-1])
+
+
+def guard_of(items: float, rows: float) -> float:
+    """How far a mean of rows / items rows may well be off, where a row may be off by 1."""
+    return math.sqrt(items / rows)
 
 
 def share_interval(scores: np.ndarray, clusters: np.ndarray | None) -> Interval | None:
@@ -113,7 +120,7 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
             have no largest value: then the largest of the sum's own items, times 20 / n where there are fewer than 20.
 
     Returns:
-        None where S is 1.
+        None where S is 1, and where nothing varies: the parts cancel out on every item, no seed differs, and no guard is known.
 
     Raises DataError for fewer than 2 items, unequal shapes, or scores that are not finite.
     """
@@ -129,8 +136,15 @@ def spread(parts: Sequence[np.ndarray], fixed: np.ndarray | float = 0.0, guard: 
     rest = math.fsum(float((_residuals(part) ** 2).sum()) for part in parts)
     v_res = rest / ((seeds - 1) * (items - 1) * seeds * items)
     variance = max(v_seed + v_item - v_res, v_item, v_seed)
+    if math.sqrt(variance) <= ROUNDING * max(float(np.abs(part).max()) for part in parts):
+        return None
     df = variance**2 / (math.fsum(v**2 for v in v_arms) / (seeds - 1) + v_item**2 / (items - 1))
     return Spread(variance, max(seeds - 1, df), v_seed, v_item, v_res)
+
+
+def why_none(seeds: int) -> str:
+    """Why `spread` found nothing to make an interval of."""
+    return ONE_SEED if seeds == 1 else ALIKE
 
 
 def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool = True, guard: float | None = 1.0) -> Verdict:
@@ -216,7 +230,7 @@ def p_value(value: float, found: Spread, among: int = 1) -> float:
 def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math.inf, guard: float = 1.0) -> Interval | None:
     """95 % interval of one model's mean, cut at the metric's bounds: (S, n) over seeds and items; (n,) is a fixed model, over items only.
 
-    None where S is 1 or there are fewer than 2 items.
+    None where S is 1, nothing varies, or there are fewer than 2 items.
     """
     if scores.shape[-1] < 2:
         return None
@@ -226,7 +240,7 @@ def mean_interval(scores: np.ndarray, low: float = -math.inf, high: float = math
 
 def _judge(difference: float, found: Spread | None, seeds: int, items: int, higher_is_better: bool) -> Verdict:
     if found is None:
-        return Verdict("no evidence", difference, None, None, None, None, seeds, items, ONE_SEED)
+        return Verdict("no evidence", difference, None, None, None, None, seeds, items, why_none(seeds))
     low, high = found.interval(difference)
     visible = (_quantile(found.df, 0.975) + _quantile(found.df, 0.80)) * found.standard_error
     better, worse = (low > 0, high < 0) if higher_is_better else (high < 0, low > 0)

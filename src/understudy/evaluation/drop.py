@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy.evaluation import metrics
-from understudy.evaluation.compare import Interval, by_cluster, mean_interval
+from understudy.evaluation.compare import Interval, by_cluster, guard_of, mean_interval
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class Scorer:
     def scores(self, log_probs: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
         """(n, C) log-probabilities -> (n,) scores whose mean is the metric; (K,) where rows are of K > 1 clusters, the numbers given."""
         found = metrics.scores(self.metric, log_probs, labels, positive=self.positive, class_weights=self.class_weights)
-        return found if groups(clusters) is None else by_cluster(found, clusters)  # type: ignore[arg-type]
+        return found if clusters is None or groups(clusters) is None else by_cluster(found, clusters)
 
-    def interval(self, scores: np.ndarray, clusters: np.ndarray | None = None) -> Interval | None:
-        """95 % interval of the mean of `scores`, or of a difference of two, with the guard of a verdict; None for one item."""
-        return mean_interval(scores, guard=guard(clusters))
+    def interval(
+        self, scores: np.ndarray, clusters: np.ndarray | None = None, low: float = -math.inf, high: float = math.inf
+    ) -> Interval | None:
+        """95 % interval of the mean of `scores`, or of a difference of two, with the guard of a verdict, cut at low and high; None for one
+        item."""
+        return mean_interval(scores, low, high, guard_of(len(scores), len(scores) if clusters is None else len(clusters)))
 
     def drop(self, reference: np.ndarray, found: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None = None) -> Drop:
         """What (n, C) logits `found` lose against `reference`. Pairs are kept: the interval is of the difference, item by item.
@@ -52,12 +55,6 @@ class Scorer:
 
 
 def groups(clusters: np.ndarray | None) -> int | None:
-    """How many clusters there are; None where every row is its own, or all are of one."""
+    """How many clusters there are; None where every row is its own, or all are of one: then what is said is said of that cluster's rows."""
     count = 0 if clusters is None else len(np.unique(clusters))
     return count if count > 1 else None
-
-
-def guard(clusters: np.ndarray | None) -> float:
-    """How far off a pseudo-item may be: 1, or a cluster's mean of n / K rows, sqrt(K / n)."""
-    count = groups(clusters)
-    return 1.0 if count is None or clusters is None else math.sqrt(count / len(clusters))

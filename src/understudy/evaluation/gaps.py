@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy.evaluation import compare
-from understudy.evaluation.compare import Interval, Spread, spread
+from understudy.evaluation.compare import Interval, Spread, guard_of, spread
 
 LEAST = 30
 """Rows that a group has to have to be compared: below it, the interval of a share is wider than 0.35."""
@@ -120,4 +120,4 @@ def _spread(parts: Sequence[np.ndarray], rows: int, smallest: int) -> Spread | N
     count = parts[0].shape[-1]
     seeded = [part for part in parts if part.ndim == 2]
     fixed = sum((part for part in parts if part.ndim == 1), np.zeros(count))
-    return spread(seeded or [np.zeros((2, count))], fixed, guard=rows / smallest * (count / rows) ** 0.5)
+    return spread(seeded or [np.zeros((2, count))], fixed, guard=rows / smallest * guard_of(count, rows))

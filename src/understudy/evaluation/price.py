@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import yaml
 
 from understudy import kinds
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import DataError, RecipeError, four_parts
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_YEAR = 365.25 * 86400
@@ -103,20 +103,39 @@ class Prices:
 def read(path: str | os.PathLike[str]) -> Prices:
     """A table in YAML or JSON: `currency`, and `prices`, a list whose entries have a `kind` (owned, cloud, api) and its fields.
 
-    Raises RecipeError for a file that can't be read, an unknown kind or field, and a price that is no positive number.
+    Raises DataError for a file that can't be read, RecipeError for one that is no table, an unknown kind or field, a name that is there
+    twice, and a price that is no positive number.
     """
+    do = f"Begin with the example: {EXAMPLE}"
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        currency, entries = tree["currency"], tree["prices"]
-        if not isinstance(currency, str) or not isinstance(entries, list) or not all(isinstance(one, Mapping) for one in entries):
-            raise TypeError("currency is no text, or prices no list of mappings")
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise RecipeError(four_parts(
-            f'"{path}" is no price table', got=f"{type(error).__name__}: {error}".splitlines()[0],
-            expected="currency: TEXT and prices: [{kind: cloud, ...}]", otherwise="Costs would be made from other prices",
-            do=f"Begin with the example: {EXAMPLE}")) from None
+    except OSError as error:
+        raise DataError(four_parts(
+            f'the price table "{path}" can\'t be read', got=(error.strerror or type(error).__name__).lower(),
+            expected="a YAML or JSON file", otherwise="Costs would be left out", do=f"Check the path. {do}")) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _no_table(path, f"no YAML: {error}".splitlines()[0], do) from None
+    if not isinstance(tree, Mapping):
+        raise _no_table(path, f"{type(tree).__name__} {str(tree)[:40]!r}", do)
+    currency, entries = tree.get("currency"), tree.get("prices")
+    if not isinstance(currency, str):
+        raise _no_table(path, f"currency {currency!r}", do)
+    if not isinstance(entries, list) or not entries or not all(isinstance(one, Mapping) for one in entries):
+        raise _no_table(path, f"prices {entries!r}"[:80], do)
     made = [_entry(dict(one), f"{path}: price {number + 1}") for number, one in enumerate(entries)]
+    names = [one.name for one in made]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(four_parts(
+            f"{path}: two prices have one name", got=repr(twice), expected="a name of its own for each",
+            otherwise="Nobody could tell their costs apart", do="Rename one"))
     return Prices(currency, tuple(one for one in made if not isinstance(one, Api)), tuple(one for one in made if isinstance(one, Api)))
+
+
+def _no_table(path: str | os.PathLike[str], got: str, do: str) -> RecipeError:
+    return RecipeError(four_parts(
+        f'"{path}" is no price table', got=got, expected="currency: TEXT and prices: [{kind: cloud, ...}], one or more",
+        otherwise="Costs would be made from other prices", do=do))
 
 
 def _entry(values: dict[str, Any], where: str) -> Owned | Cloud | Api:

@@ -5,6 +5,7 @@ A model whose process dies, hangs or refuses is named, with its reason, and the 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -41,7 +42,7 @@ class Entry:
 
     runtime: a file of `runtimes/`. path, options: as it takes them. rows: a file of rows as this model reads them; all: those that it shall
     answer about at last, or None. pad: of rows of tokens, what fills a text up. loads: whether it is loaded from a file at all; a model
-    that has to be fitted has no cold start.
+    that has to be fitted has no cold start. python: whose packages run it, None: this one's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     all: str | None = None
     pad: int | None = None
     loads: bool = True
+    python: str | None = None
 
 
 @dataclass
@@ -85,8 +87,8 @@ class Worker:
         self.spawned = time.monotonic()
         self._process = subprocess.Popen(
             # -P: a file of the working folder named like a library, a downloaded model's numpy.py, is not imported.
-            [sys.executable, "-P", "-m", "understudy.runtimes.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=environment)
+            [self.entry.python or sys.executable, "-P", "-m", "understudy.runtimes.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._errors, env=environment)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +156,8 @@ class Worker:
         return f"a process that ended with {f'signal {-code}' if code < 0 else f'code {code}'}{f' ({lines[-1][:200]})' if lines else ''}"
 
     def _title(self) -> str:
-        return {"onnx": "ONNX Runtime", "torch_eager": "torch", "openvino": "OpenVINO"}.get(self.entry.runtime, self.entry.runtime)
+        title: str = importlib.import_module(f"understudy.runtimes.{self.entry.runtime}").TITLE
+        return title
 
     def _broken(self, got: str, expected: str, do: str) -> DataError:
         return DataError(four_parts(f'"{self.entry.name}" could not be measured', got=got, expected=expected,

@@ -53,11 +53,17 @@ class Candidate:
 @dataclass(frozen=True)
 class Seen:
     """A file on the choosing rows. alike: share of rows with the student's class (vectors: the smallest cosine), -1 where it is no number;
-    drop: the mean that is lost of the metric, None without labels; keeps: both are within the limits, and so are its bytes."""
+    drop: the mean that is lost of the metric, None without labels; same: both are within the limits; fits: so are its bytes."""
 
     alike: float
     drop: float | None
-    keeps: bool
+    same: bool
+    fits: bool = True
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it may be shipped, as far as these rows can tell."""
+        return self.same and self.fits
 
     @property
     def worse(self) -> tuple[float, float]:
@@ -112,7 +118,7 @@ def look(data: bytes, reference: np.ndarray, found: np.ndarray, rows: Probe, lim
     drop = None if lost is None else lost.mean
     alike = _parity.alike(parity) if math.isfinite(parity["max_abs"]) else -1.0
     fits = limits.bytes is None or len(data) <= limits.bytes
-    return Seen(alike, drop, alike >= limits.agreement and (drop is None or drop <= limits.drop) and fits)
+    return Seen(alike, drop, alike >= limits.agreement and (drop is None or drop <= limits.drop), fits)
 
 
 def choose(
@@ -172,7 +178,9 @@ def _words(kept: Candidate, made: Sequence[Candidate], seen: Mapping[str, Seen],
         return "there were no rows to choose on, and it is the fastest"
     where = f"{len(rows.inputs)} {rows.what}"
     if not seen[kept.name].keeps:
-        return f"none keeps the shipped student's answers on {where}, and this one is the closest"
+        lacking = f"none that keeps the shipped student's answers on {where} is small enough" if any(one.same for one in seen.values()) \
+            else f"none keeps the shipped student's answers on {where}"
+        return f"{lacking}, and this one is the closest"
     words = f"keeps the shipped student's answers on {where}, and of the ways that do it is the fastest"
     other = next((one for one in made if one.method == kept.method and one.trained != kept.trained and one.name in seen), None)
     if other is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from torch import nn
 
 from understudy.errors import RecipeError, four_parts
 from understudy.export._probe import Probe
+from understudy.export._trace import quiet
 from understudy.preprocess import Preprocess
 
 Source = tuple[Path, nn.Module | None]
@@ -20,9 +22,11 @@ Source = tuple[Path, nn.Module | None]
 
 
 class Format(ABC):
-    """One format. packages: what has to be importable, which the extra `extra` brings. tasks: whose students it holds."""
+    """One format. packages: what has to be importable, which the extra `extra` brings. inside: modules of theirs that are used, where the
+    packages alone are empty. tasks: whose students it holds."""
 
     packages: ClassVar[tuple[str, ...]] = ()
+    inside: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("classification", "embedding")
 
@@ -63,6 +67,19 @@ class Format(ABC):
             raise RecipeError(four_parts(
                 f"the export to {self.kind} is not installed", got="no " + ", ".join(lacking), expected=f"the extra `{self.extra}`",
                 otherwise="The run would fail at its end", do=f'Run pip install "understudy[{self.extra}]"'))
+
+    def loaded(self) -> None:
+        """RecipeError as of `installed`, which only looks, and where a package that is there lacks what it needs itself: it is imported."""
+        self.installed()
+        with quiet(*self.packages):
+            for name in (*self.packages, *self.inside):
+                try:
+                    importlib.import_module(name)
+                except ImportError as error:
+                    raise RecipeError(four_parts(
+                        f"the export to {self.kind} is installed in part", got=f"{name} without {error.name or error}",
+                        expected=f"the whole extra `{self.extra}`", otherwise="The file could not be made",
+                        do=f'Run pip install "understudy[{self.extra}]"')) from None
 
     @property
     def kind(self) -> str:

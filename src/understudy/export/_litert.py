@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from understudy.export._trace import Whole, lacking
+from understudy.runtimes.litert import load
 from understudy.students import artefact
 
 
@@ -30,26 +30,11 @@ def convert(student: artefact.Student, rows: np.ndarray, batch: int, path: Path)
         raise lacking("litert", whole, given, error) from None
 
 
-def answers(path: Path, rows: np.ndarray, batch: int) -> np.ndarray:
-    """(N, C) by LiteRT's interpreter; a last batch that is not full is filled up."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    model: Any = Interpreter(model_path=str(path))
-    model.allocate_tensors()
-    [goes_in], [comes_out] = model.get_input_details(), model.get_output_details()
-    found = []
-    for start in range(0, len(rows), batch):
-        model.set_tensor(goes_in["index"], rows[np.arange(start, start + batch) % len(rows)])
-        model.invoke()
-        found.append(model.get_tensor(comes_out["index"]).copy())
-    return np.concatenate(found)[: len(rows)]
-
-
 def main(folder: str, rows: str, batch: str, path: str, to: str) -> None:
     """The order."""
     given = np.load(rows, allow_pickle=False)
     convert(artefact.load(folder), given, int(batch), Path(path))
-    np.save(to, answers(Path(path), given, int(batch)), allow_pickle=False)
+    np.save(to, load(path, 1, {})(given), allow_pickle=False)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch import nn
 from understudy import atomic
 from understudy.errors import GateError, four_parts
 from understudy.evaluation import metrics
+from understudy.evaluation.compare import guard_of, mean_interval
 from understudy.evaluation.likeness import likeness
 from understudy.export._probe import Probe
 from understudy.students import artefact
@@ -121,9 +122,17 @@ def prove(parity: Parity, drop: float = DROP) -> None:
 
 
 def needed(drop: float, size: float = 1.0) -> int:
-    """How many items it takes to show that at most `drop` is lost, where not one answer changed: 1.96 sqrt(2) / drop rows, or that over
-    sqrt(size) groups of `size` rows each."""
-    return math.ceil(1.96 * math.sqrt(2) / (drop * math.sqrt(size)))
+    """How many items it takes to show that at most `drop` is lost, where not one answer changed: about 1.96 sqrt(2) / drop rows, or that
+    over sqrt(size) groups of `size` rows each; the interval is that of the proof."""
+    def upper(items: int) -> float:
+        around = mean_interval(np.zeros(items), guard=guard_of(1, size))
+        assert around is not None
+        return around[1]
+
+    items = max(2, math.floor(1.96 * math.sqrt(2) / (drop * math.sqrt(size))) - 2)
+    while upper(items) > drop:
+        items += 1
+    return items
 
 
 def said(drop: float, metric: str) -> str:

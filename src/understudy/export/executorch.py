@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy import atomic
 from understudy.errors import four_parts
@@ -18,6 +18,7 @@ from understudy.export import _parity, onnx
 from understudy.export._batch import OneBatch
 from understudy.export._probe import Probe
 from understudy.export._trace import Whole, lacking, quiet
+from understudy.runtimes.executorch import forward
 from understudy.students import artefact
 
 FILE = "model.pte"
@@ -34,6 +35,8 @@ class Exporter(OneBatch):
     """
 
     packages: ClassVar[tuple[str, ...]] = ("executorch",)
+    inside: ClassVar[tuple[str, ...]] = (
+        "executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.runtime")
     extra: ClassVar[str] = "executorch"
     backend: Literal["xnnpack", "portable"] = "xnnpack"
 
@@ -41,7 +44,7 @@ class Exporter(OneBatch):
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
     ) -> dict[str, Any]:
         """Write `out_folder`/executorch; ExecuTorch's own runtime has to give the student's answers on the probe's rows."""
-        self.installed()
+        self.loaded()
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
         with _parity.kept(out, FILE, artefact.CONFIG) as made:
@@ -51,14 +54,15 @@ class Exporter(OneBatch):
             for name, content in onnx.files(student).items():
                 atomic.write_bytes(made / name, content)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "executorch": described})
-            parity = _parity.close(reference, run(data, rows, self.batch), self.tolerance, student.vectors is not None)
+            parity = _parity.close(reference, run(data, rows), self.tolerance, student.vectors is not None)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "executorch": {**described, "parity": parity}})
         return {"path": str(out / FILE), "bytes": len(data), "parity": parity}
 
 
 def to_executorch(student: artefact.Student, probe_inputs: np.ndarray, batch: int, backend: str) -> bytes:
     """The bytes of the .pte file. Raises Mismatch, which names operator and module, for what ExecuTorch does not have."""
-    whole, given = Whole(student).eval(), _batch(probe_inputs, 0, batch)
+    whole = Whole(student).eval()
+    given = torch.from_numpy(np.ascontiguousarray(np.resize(probe_inputs, (batch, *probe_inputs.shape[1:]))))
     with quiet("executorch", "torch.export", "root"):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -73,19 +77,17 @@ def to_executorch(student: artefact.Student, probe_inputs: np.ndarray, batch: in
             raise lacking("executorch", whole, given, error) from None
 
 
-def run(data: bytes, probe_inputs: np.ndarray, batch: int = 1) -> np.ndarray:
-    """(N, C) answers by ExecuTorch's runtime; a last batch that is not full is filled up."""
+def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
+    """(N, C) answers by ExecuTorch's runtime."""
     with quiet("executorch"):
-        from executorch.runtime import Runtime
-
-        forward = Runtime.get().load_program(data).load_method("forward")
+        call = forward(data)
     try:
-        found = [forward.execute([_batch(probe_inputs, start, batch)])[0].clone() for start in range(0, len(probe_inputs), batch)]
+        found: np.ndarray = call(probe_inputs)
+        return found
     except RuntimeError as error:
         raise _parity.Mismatch(four_parts(
             "ExecuTorch can't run the file that it made", got=str(error)[:200], expected="answers", otherwise="No device could run it",
             do='Use {kind: executorch, backend: portable}, or another format'), {}) from None
-    return torch.cat(found)[: len(probe_inputs)].numpy()
 
 
 def described(data: bytes) -> dict[str, Any]:
@@ -93,8 +95,3 @@ def described(data: bytes) -> dict[str, Any]:
     from executorch.runtime import Runtime
 
     return json.loads(Runtime.get().load_program(data).load_method(onnx.METADATA).execute([])[0])
-
-
-def _batch(rows: np.ndarray, start: int, batch: int) -> Tensor:
-    picked = torch.from_numpy(rows[np.arange(start, start + batch) % len(rows)])
-    return picked.clone(memory_format=torch.contiguous_format)  # numpy's strides of sides of 1 would be taken for another layout

@@ -74,7 +74,7 @@ class Exporter(Format):
     ) -> dict[str, Any]:
         """Write `out_folder`/gguf; what is read back from it has to give the student's answers by llama.cpp's formulas (`_llama`), on every
         token of the first document of each row."""
-        self.installed()
+        self.loaded()
         out = Path(os.path.abspath(out_folder)) / self.kind
         student, _ = _parity.answers(Path(student_folder), probe.inputs[:1], module)
         read = student.preprocess

@@ -38,6 +38,11 @@ LIMIT = 1800.0
 """Seconds for a file."""
 
 
+def interpreter() -> str:
+    """Whose packages make and run such files: 3.11 or newer, with `litert-torch` and this package."""
+    return os.environ.get(PYTHON, "") or sys.executable
+
+
 @dataclass(frozen=True)
 class Exporter(OneBatch):
     """model.tflite beside the student's config.json; it takes and gives what `onnx` does, in batches of one size.
@@ -48,11 +53,6 @@ class Exporter(OneBatch):
 
     Which Python makes it is said by $UNDERSTUDY_LITERT, else it is this one; never by the recipe, which could name any program then.
     """
-
-    @property
-    def interpreter(self) -> str:
-        """Whose packages make the file: 3.11 or newer, with `litert-torch` and this package."""
-        return os.environ.get(PYTHON, "") or sys.executable
 
     def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:
         """Also for a student of your own code, which the other process could not build."""
@@ -66,16 +66,16 @@ class Exporter(OneBatch):
         """RecipeError with the command that helps, where that Python does not have what it takes."""
         asked = f"import importlib.util, json; print(json.dumps([n for n in {NEEDED!r} if importlib.util.find_spec(n) is None]))"
         try:
-            said = subprocess.run([self.interpreter, "-P", "-c", asked], capture_output=True, text=True, timeout=60, check=True).stdout
+            said = subprocess.run([interpreter(), "-P", "-c", asked], capture_output=True, text=True, timeout=60, check=True).stdout
             lacking = json.loads(said.splitlines()[-1])
         except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
             raise RecipeError(four_parts(
-                f"litert: ${PYTHON} is not usable", got=f"{self.interpreter}: {type(error).__name__}", expected="a Python that runs",
+                f"litert: ${PYTHON} is not usable", got=f"{interpreter()}: {type(error).__name__}", expected="a Python that runs",
                 otherwise="The run would fail at its end", do="Correct it")) from None
         if lacking:
             raise RecipeError(four_parts(
                 "the export to litert has an environment of its own, which is not there",
-                got=f"no {', '.join(lacking)} for {self.interpreter}", expected=f"one with {', '.join(NEEDED)}",
+                got=f"no {', '.join(lacking)} for {interpreter()}", expected=f"one with {', '.join(NEEDED)}",
                 otherwise="The run would fail at its end",
                 do=f"Run python -m venv litert && litert/bin/pip install understudy litert-torch, and set {PYTHON}=litert/bin/python"))
 
@@ -107,7 +107,7 @@ class Exporter(OneBatch):
             np.save(given, rows, allow_pickle=False)
             order = [str(folder.resolve()), str(given), str(self.batch), str(path), str(said)]
             try:
-                ended = subprocess.run([self.interpreter, "-P", "-m", "understudy.export._litert", *order],  # -P: no file of this folder
+                ended = subprocess.run([interpreter(), "-P", "-m", "understudy.export._litert", *order],  # -P: no file of this folder
                                        capture_output=True, text=True, errors="replace", timeout=LIMIT, check=False)
             except subprocess.TimeoutExpired:
                 raise self._failed(f"no file within {LIMIT:g} s") from None
@@ -118,5 +118,5 @@ class Exporter(OneBatch):
         return found
 
     def _failed(self, got: str) -> _parity.Mismatch:
-        return _parity.Mismatch(four_parts("LiteRT could not make the file", got=got, expected=f"a .tflite file by {self.interpreter}",
+        return _parity.Mismatch(four_parts("LiteRT could not make the file", got=got, expected=f"a .tflite file by {interpreter()}",
                                            otherwise="There would be nothing to ship", do="Mend what it names, or use onnx"), {})

@@ -75,7 +75,7 @@ class Exporter(Format):
 
         Within the tolerance of float32, only a row whose first two logits are closer than twice of it can change its class.
         """
-        self.installed()
+        self.loaded()
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, (probe if self.half_weights else probe.some).inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
         vectors = student.vectors is not None
@@ -154,7 +154,7 @@ def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
+    starts = [0, *range(1, len(probe_inputs), artefact.batch_of(probe_inputs)), len(probe_inputs)]
     return np.concatenate([
         session.run(None, {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
 

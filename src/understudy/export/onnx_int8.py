@@ -94,7 +94,7 @@ class Exporter(Rounding):
 
         Raises DataError where the calibration rows are fewer than 64, or are the probe's own.
         """
-        self.installed()
+        self.loaded()
         out, source = Path(os.path.abspath(out_folder)) / self.kind, (Path(student_folder), module)
         student, reference = _parity.answers(source[0], probe.inputs, module)
         vectors = student.vectors is not None

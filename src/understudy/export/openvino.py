@@ -50,7 +50,7 @@ class Exporter(Format):
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
     ) -> dict[str, Any]:
         """Write `out_folder`/openvino; OpenVINO itself has to give the student's answers on the probe's rows, on the CPU, with the hint."""
-        self.installed()
+        self.loaded()
         kit, out = library(), Path(os.path.abspath(out_folder)) / self.kind
         rounds = self.precision != "float32" or self.half_weights
         asked = probe if rounds else probe.some
@@ -81,7 +81,7 @@ def run(graph: Path, probe_inputs: np.ndarray, precision: str = "float32") -> np
     kit = library()
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     compiled = kit.Core().compile_model(graph, "CPU", hints)
-    starts = [0, *range(1, len(probe_inputs), artefact.BATCH), len(probe_inputs)]
+    starts = [0, *range(1, len(probe_inputs), artefact.batch_of(probe_inputs)), len(probe_inputs)]
     pairs = zip(starts, starts[1:], strict=False)
     return np.concatenate([np.array(compiled([np.ascontiguousarray(probe_inputs[a:b])])[0]) for a, b in pairs])
 

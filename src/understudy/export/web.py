@@ -74,7 +74,7 @@ class Exporter(Format):
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None
     ) -> dict[str, Any]:
         """Write `out_folder`/web; bytes are all that a browser loads."""
-        self.installed()
+        self.loaded()
         out, rows = Path(os.path.abspath(out_folder)) / self.kind, probe.some.inputs
         student, reference = _parity.answers(Path(student_folder), rows, module)
         _refuse_inputs(student.preprocess)

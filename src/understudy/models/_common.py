@@ -29,6 +29,11 @@ def require(ok: bool, what: str, got: object, expected: str, otherwise: str, do:
         raise RecipeError(four_parts(what, got=got, expected=expected, otherwise=otherwise, do=do))
 
 
+def nearest_depth(depth: int, rest: int, least: int) -> int:
+    """The depth 6n + rest, `least` or more, that is nearest to this one; the deeper of two."""
+    return max(least, 6 * ((depth - rest + 3) // 6) + rest)
+
+
 def require_width(arch: str, width: float) -> None:
     """RecipeError unless the width is positive."""
     require(width > 0, f"{arch}: width must be positive", width, "> 0", "A layer without channels passes nothing on",

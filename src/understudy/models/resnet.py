@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.architecture import Architecture
-from understudy.models._common import image_shape, initialise, require, require_width
+from understudy.models._common import image_shape, initialise, nearest_depth, require, require_width
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Model(Architecture):
 
     def __post_init__(self) -> None:
         require(self.depth >= 8 and self.depth % 6 == 2, "resnet: depth must be 6n+2", self.depth, "8, 14, 20, 32, 44, 56, 110, ...",
-                "Blocks of two layers in three stages add up to nothing else", "Use 20")
+                "Blocks of two layers in three stages add up to nothing else", f"Use {nearest_depth(self.depth, 2, 8)}")
         require_width("resnet", self.width)
 
     def build(self, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.architecture import Architecture
-from understudy.models._common import image_shape, initialise, require, require_width
+from understudy.models._common import image_shape, initialise, nearest_depth, require, require_width
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Model(Architecture):
 
     def __post_init__(self) -> None:
         require(self.depth >= 10 and self.depth % 6 == 4, "wrn: depth must be 6n+4", self.depth, "10, 16, 22, 28, 40, ...",
-                "Blocks of two layers in three stages add up to nothing else", "Use 16")
+                "Blocks of two layers in three stages add up to nothing else", f"Use {nearest_depth(self.depth, 4, 10)}")
         require_width("wrn", self.width)
         require(0 <= self.dropout < 1, "wrn: dropout must be a probability below one", self.dropout, "0 <= value < 1",
                 "At one, nothing passes", "Use a value from 0 to 0.3")

@@ -52,7 +52,14 @@ class Table(Preprocess):
                 f"{len(lacking)} column(s) that the student learnt from are not there", got=f"no {lacking[0]!r}",
                 expected=", ".join(repr(column.name) for column in self.columns),
                 otherwise="They would all count as missing", do="Add the columns, under these names"))
-        slots = [column.slots(np.asarray(raw[column.name])) for column in self.columns]
+        cells = {column.name: np.asarray(raw[column.name]) for column in self.columns}
+        single = next((name for name, found in cells.items() if found.ndim != 1), None)
+        if single is not None:
+            raise DataError(four_parts(
+                f"column {single!r} is no list of values", got=repr(raw[single])[:80],
+                expected="one value a row, also where there is one row", otherwise="It would not be known which row a value belongs to",
+                do=f"Pass a list, as in {{{single!r}: [VALUE], ...}}"))
+        slots = [column.slots(cells[column.name]) for column in self.columns]
         if len({len(part) for part in slots}) != 1:
             raise DataError(four_parts("columns differ in length", got=sorted({len(part) for part in slots}), expected="one length",
                                        otherwise="Rows would mix", do="Pass one value a row in every column"))

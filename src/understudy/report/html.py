@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from understudy.report import figures, frame, numbers, pareto
+from understudy.report import figures, frame, numbers, paid, pareto
 from understudy.report.plain import plain
 from understudy.report.svg import LETTER, marker
 
@@ -62,7 +62,7 @@ def render(summary: Mapping[str, Any], details: Mapping[str, Any], measured: Map
         count_of=lambda number: numbers.count(float(f"{number:.3g}")),
         tone=tone, sign=sign, sentence=opening, line=line, short=lambda words: figures.short(str(words), NAME),
         models=lambda row: [m for m in MODELS if row.get(m) is not None])
-    environment.globals.update(pareto=pareto, runtimes=RUNTIMES, layers=LAYERS)
+    environment.globals.update(pareto=pareto, paid=paid, runtimes=RUNTIMES, layers=LAYERS)
     environment.globals.update(figures=figures, letter=LETTER, marker=marker, labels=LABELS, nothing=numbers.NOTHING, confusions=CONFUSIONS)
     return frame.page(
         environment, "page.html", s=summary, d=details, m=measured, unit=details["metric"]["unit"], verdict=headline(details),

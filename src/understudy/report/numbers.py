@@ -8,7 +8,9 @@ A value of None (nothing can be said) becomes an en dash.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 NOTHING = "–"
 PROFILE_UNITS = {"mb": "MB", "ms": "ms", "bytes": "B"}
@@ -121,7 +123,7 @@ def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, c
         return number if isinstance(number, str) else " or ".join(number)
     quantity = gate.partition("_")[2]
     if "." in gate:  # of a device profile: a count, or with its unit behind the last "_"
-        shown = f"{number:,.4g}" if number is not None else NOTHING
+        shown = NOTHING if number is None else f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
         return shown if gate.endswith(".cores") or number is None else f"{shown}{_SPACE}{PROFILE_UNITS[gate.rpartition('_')[2]]}"
     if quantity == "bytes":
         return size(number)
@@ -129,6 +131,18 @@ def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, c
         return count(number)
     own = {"value": unit, "difference": unit, "kl_nats": "nats"}.get(quantity, "fraction")
     return exact(number, own) if chosen else value(number, own)
+
+
+def unmet(gate: Mapping[str, Any], unit: str, why: str = "", of: str = "") -> str:
+    """A gate that is not met, in words. why: there is no figure; of: which model it is the figure of, where that is not the student."""
+    name = gate["name"]
+    side = "at least " if name.startswith("min_") else "at most " if name.startswith("max_") or "." in name else ""
+    got, want = bound(gate["got"], name, unit), bound(gate["want"], name, unit, chosen=True)
+    if gate["got"] is None:
+        got = "nothing" + (f" ({why})" if why else "")
+    elif re.sub(r"\.0(?!\d)", "", got) == re.sub(r"\.0(?!\d)", "", want):  # a near miss: "got 95.0 %, wanted at least 95 %"
+        got, want = (f"{gate[side]:.10g}" for side in ("got", "want"))
+    return f"gate {name} not met: got {got}{f', of {of}' if of else ''}, wanted {side}{want}".replace(_SPACE, " ")
 
 
 def times(ratio: float | None) -> str:

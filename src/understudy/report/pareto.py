@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from understudy.report import numbers
+from understudy.report import labels, numbers
 from understudy.report.figures import short
 from understudy.report.svg import Point, joined, marker, picture, span, tag, text, ticks
 
@@ -41,15 +41,14 @@ def frontier(found: Sequence[Mapping[str, Any]], higher_is_better: bool) -> list
     return sorted((place for place, one in enumerate(found) if not beaten(one)), key=lambda place: found[place]["cost"])
 
 
-def _free(x: float, y: float, words: str, taken: list[tuple[float, float, float]]) -> float:
-    """A height near y for words that begin at x, where no other words are yet; they are added to `taken` (begin, end, height)."""
-    end = x + 6.2 * len(words)
-    for step in range(12):
-        height = y + 12 * ((step + 1) // 2) * (1 if step % 2 else -1)
-        if not any(begin < end and x < ends and abs(height - at) < 12 for begin, ends, at in taken):
-            break
-    taken.append((x, end, height))
-    return height
+def named(label: labels.Label) -> Markup:
+    """The lines of a label, and the line that leads to it."""
+    x, anchor = {1: (label.box.left, "f"), -1: (label.box.right, "e f"), 0: ((label.box.left + label.box.right) / 2, "m f")}[label.side]
+    parts = [text(x, label.box.top + labels.LINE * (at + 0.77), words, f"{anchor} name") for at, words in enumerate(label.lines)]
+    if label.leader:
+        (x, y), (x_end, y_end) = label.leader
+        parts.append(tag("line", x1=x, y1=y, x2=x_end, y2=y_end, class_="leader"))
+    return joined(parts)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], axis: str, metric: Mapping[str, Any]) -> Markup:
@@ -75,19 +74,19 @@ def plot(rows: Sequence[Mapping[str, Any]], axis: str, metric: Mapping[str, Any]
         parts.append(tag("line", x1=x, x2=x, y1=top, y2=top + height, class_="grid"))
         parts.append(text(x, top + height + 16, shown(10.0**power), "m f"))
     best = frontier(found, metric["higher_is_better"])
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (spot(found[place]["cost"], found[place]["value"]) for place in best))
-    parts.append(tag("polyline", points=line, class_="x curve frontier"))
-    taken: list[tuple[float, float, float]] = []
+    curve = [spot(found[place]["cost"], found[place]["value"]) for place in best]
+    parts.append(tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in curve), class_="x curve frontier"))
+    spots = []
+    for one in found:
+        ends = [spot(one["cost"], end)[1] for end in one["ci95"] or ()]
+        spots.append(labels.Spot(short(one["name"], 16), *spot(one["cost"], one["value"]), (ends[0], ends[1]) if ends else None))
+    parts += [named(label) for label in labels.place(spots, labels.Box(left, top, left + width, top + height), curve)]
     # Marks of artefacts first: the student's often lies on them and shall be seen.
     for place, one in sorted(enumerate(found), key=lambda item: item[1]["role"] != "artefact"):
-        x, y = spot(one["cost"], one["value"])
-        if one["ci95"]:
-            ends = [spot(one["cost"], end)[1] for end in one["ci95"]]
-            parts.append(tag("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="x thin"))
+        x, y, bar = spots[place].x, spots[place].y, spots[place].bar
+        if bar:
+            parts.append(tag("line", x1=x, x2=x, y1=bar[0], y2=bar[1], class_="x thin"))
         said = f"{one['name']}: {shown(one['cost'])}, {numbers.estimate(one, unit)}{'' if place in best else ', beaten by another'}"
         parts.append(marker(ARMS.get(one["role"], "artefact"), x, y, said))
-        words, after = short(one["name"], 16), x <= left + 0.75 * width
-        parts.append(text(x + (8 if after else -8), _free(x if after else x - 6.2 * len(words), y - 6, words, taken), words,
-                          "f" if after else "e f"))
     label = "; ".join(f"{one['name']} {shown(one['cost'])} {numbers.estimate(one, unit)}" for one in found)
     return picture(left + width + 12, top + height + 22, label, joined(parts), "lines")

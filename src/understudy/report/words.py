@@ -30,7 +30,9 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
         alone = "before it learnt" if summary.get("control") == "init_only" else "without a teacher"
         parts = [f"{distilled['verdict']}: {head} against {_value(arms['control']['mean'], metric)} {alone} "
                  f"({_change(distilled, metric)}; {basis})"]
-    if not above_trivial(summary):
+    if not above_trivial(summary, summary.get("teacher", {}).get("value")):
+        parts.append(f"its teacher is no better than the trivial predictor, {_value(summary['trivial'], metric)}")
+    if not above_trivial(summary, summary["arms"]["distilled"]["mean"]):
         parts.append(f"no better than the trivial predictor, {_value(summary['trivial'], metric)}")
     if distilled["kept"]["value"] is not None:
         ratio = summary["parameters_ratio"]
@@ -45,10 +47,10 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def above_trivial(summary: Mapping[str, Any]) -> bool:
-    """Whether the distilled students are better, in the mean, than a predictor that saw no input; True where there is none."""
-    trivial, mean = summary["trivial"], summary["arms"]["distilled"]["mean"]
-    return trivial is None or (mean > trivial if summary["higher_is_better"] else mean < trivial)
+def above_trivial(summary: Mapping[str, Any], value: float | None) -> bool:
+    """Whether a value of the metric is better than that of a predictor that saw no input; True where either is not known."""
+    trivial = summary["trivial"]
+    return trivial is None or value is None or (value > trivial if summary["higher_is_better"] else value < trivial)
 
 
 def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_reason: str = "") -> str:
@@ -59,12 +61,18 @@ def sentence(summary: Mapping[str, Any], teacher_above: bool | None, control_rea
     distilled, metric = summary["arms"]["distilled"], summary["metric"]
     missed = [gate["name"] for gate in summary["gates"] if not gate["passed"]]
     gate_clause = f"; it misses {' and '.join(missed)}, so don't ship it before that is settled" if missed else ""
-    if not above_trivial(summary):
+    if not above_trivial(summary, summary.get("teacher", {}).get("value")):
+        return (f"Train the teacher first: it is no better than the trivial predictor ({_value(summary['trivial'], metric)}), which never "
+                f"looks at an input, so there is nothing to learn from it{gate_clause}.")
+    if not above_trivial(summary, distilled["mean"]):
         return (f"Don't ship the distilled student: it is no better than the trivial predictor ({_value(summary['trivial'], metric)}), "
                 f"which never looks at an input; check the objective and the learning rate, or train longer{gate_clause}.")
     if distilled["verdict"] is None:
         because = f" (the recipe says: {control_reason})" if control_reason else ""
         return f"Train a control arm before you credit the teacher: without one{because} nobody can tell what it added{gate_clause}."
+    if distilled["difference"]["ci95"] is None and len(distilled["seeds"]) > 1:
+        return ("Look at the training before the verdict: both arms score every item alike with every seed, as models do that learnt "
+                f"nothing from one start; raise the learning rate or the steps{gate_clause}.")
     if distilled["difference"]["ci95"] is None:
         return f"Train 3 or more seeds: with a single one the teacher's effect can't be told from luck{gate_clause}."
     gain = _size(abs(distilled["difference"]["value"]), metric)
@@ -113,7 +121,7 @@ def _change(distilled: Mapping[str, Any], metric: str) -> str:
     difference, visible = distilled["difference"], distilled["smallest_visible"]
     change = _signed(difference["value"], metric) + {"fraction": " points", "correlation": ""}.get(unit(metric), f" {unit(metric)}")
     if difference["ci95"] is None:
-        return f"{change}, no interval from one seed"
+        return f"{change}, no interval{' from one seed' if len(distilled['seeds']) == 1 else ': nothing differs'}"
     low, high = (_signed(end, metric) for end in difference["ci95"])
     unseen = f", smallest visible effect {_size(visible, metric)}" if distilled["verdict"] == "no evidence" else ""
     return f"{change}, 95 % interval {low} to {high}{unseen}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from understudy.records import Knowledge
-from understudy.selftest.subject import PROBE, Check, Named, Subject, spread
+from understudy.selftest.subject import PROBE, Check, Named, Subject, scale, spread
 from understudy.store.schema import Header
 
 ROWS, SHIFTS = 64, 16
@@ -110,7 +110,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def difference(stored: Knowledge, live: Knowledge, classes: int) -> Tensor:
-    """(B,) largest difference of a logit relative to its row's maximum, as a share of the range of the row that was computed.
+    """(B,) largest difference of a logit relative to its row's maximum, as a share of what `scale` says of the rows that were computed.
 
     classes: how many a whole row has, where the live teacher gives top-k rows as well.
     """
@@ -119,7 +119,7 @@ def difference(stored: Knowledge, live: Knowledge, classes: int) -> Tensor:
         mine = mine - mine.amax(dim=-1, keepdim=True)
         size = -mine.amin(dim=-1)
         apart = (stored.topk.logits - mine.gather(-1, stored.topk.ids)).abs().amax(dim=-1)
-        return apart / size.clamp(min=1e-6)
+        return apart / scale(size)
     one, other = (
         (stored.logits, live.logits)
         if stored.logits is not None
@@ -128,7 +128,7 @@ def difference(stored: Knowledge, live: Knowledge, classes: int) -> Tensor:
     if one is None or other is None or one.shape != other.shape:
         one, other = stored.row_logits(), live.row_logits()
     one, other = (rows - rows.amax(dim=-1, keepdim=True) for rows in (one, other))
-    apart = (one - other).abs().amax(dim=-1) / (-other.amin(dim=-1)).clamp(min=1e-6)
+    apart = (one - other).abs().amax(dim=-1) / scale(-other.amin(dim=-1))
     return apart if apart.ndim == 1 else apart.amax(dim=1)
 
 

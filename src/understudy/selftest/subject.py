@@ -222,6 +222,12 @@ def spread(rows: Tensor, most: int) -> Tensor:
     return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
+def scale(ranges: Tensor) -> Tensor:
+    """What a difference is compared with: a row's range, or that of the middle row where it is larger. Of two classes a teacher that can't
+    decide gives equal logits, whose range is smaller than any rounding."""
+    return torch.maximum(ranges, ranges.nanmedian()).clamp(min=1e-6)
+
+
 def heard(knowledge: Knowledge, classes: int) -> tuple[np.ndarray, Tensor | None]:
     """((P, C) float64 log-probabilities, (P, M, C) float32 logits or None) of a teacher's answer; not finite where the answer is not."""
     knowledge = knowledge.dense()

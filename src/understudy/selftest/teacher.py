@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.evaluation import metrics
-from understudy.selftest.subject import Check, Named, Subject, spread
+from understudy.selftest.subject import Check, Named, Subject, scale, spread
 from understudy.store.writer import TOLERATED
 
 SAME_BATCH, OTHER_BATCH = 1e-4, 0.05
@@ -283,6 +283,6 @@ def _logits(subject: Subject, rows: Tensor) -> Tensor | None:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """Largest difference of an entry as a share of its row's range; NaN counts as none, another check names it."""
-    size = (one.amax(dim=-1) - one.amin(dim=-1)).clamp(min=1e-6)
+    """Largest difference of an entry as a share of what `scale` says of its row; NaN counts as none, another check names it."""
+    size = scale(one.amax(dim=-1) - one.amin(dim=-1))
     return float(((one - other).abs().amax(dim=-1) / size).nan_to_num(0.0, 0.0, 0.0).max())

@@ -62,7 +62,7 @@ def _named(path: Path, name: str, given: str | None, made: Path) -> Named:
     """The line of one model, with its rows in a file."""
     if not path.exists():
         raise DataError(four_parts("there is no such run, and no such model", got=f'"{path}"',
-                                   expected="a run's name, a student folder, an .onnx or an .xml file",
+                                   expected="a run's name, a student folder, or an .onnx, .xml, .pte or .tflite file",
                                    otherwise="There would be nothing to measure", do="List the runs with: understudy runs list"))
     if _is_static(path):
         rows = made / f"{len(list(made.iterdir()))}.json"

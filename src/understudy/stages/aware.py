@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from understudy import atomic
 from understudy.cache import Cache
 from understudy.compress import quantize
 from understudy.compress.aware import aware
+from understudy.compress.graph import nodes
+from understudy.compress.graph import prepared as ready
 from understudy.compress.ranges import LEAST
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
-from understudy.evaluation.compare import mean_interval
-from understudy.evaluation.drop import groups, guard
+from understudy.evaluation.drop import groups
 from understudy.events import Cancel, Event, OnEvent
 from understudy.export import onnx
 from understudy.export.onnx_int8 import LEARNED, LEVELS
@@ -40,7 +41,7 @@ from understudy.students import artefact
 from understudy.students.weights import load_weights, serialise
 from understudy.training.fit import fit, lines
 
-VERSION = 1
+VERSION = 2
 STUDENT, RANGES, ROWS = "student.safetensors", "ranges.json", "metrics.jsonl"
 SETTLED = {"steps": None, "optimizer": "adamw", "weight_decay": 0.0, "schedule": "cosine", "warmup": 0.0, "ema": None, "patience": None,
            "precision": "float32", "memory_format": "contiguous", "compile": False}  # fmt: skip
@@ -75,8 +76,9 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
     if not tree["compress"]["quantize"]:
         return
     for good, got, expected, otherwise, do in [
-        (prepared.task == "classification" and prepared.preprocess.kind != "text", f"{prepared.task}, {prepared.preprocess.kind}",
-         "classes of pictures, vectors or tables", "Its layers would not be found in the int8 file", "Use onnx_int8 with method: dynamic"),
+        (prepared.task == "classification", prepared.task, "classes", "There would be no file that rounds so", "Remove compress.quantize"),
+        (prepared.preprocess.kind != "text" or tree["student"]["from_teacher"] is None, "a student of texts cut out of its teacher",
+         "a fresh one", "Its layers would not be found in the int8 file", "Use onnx_int8 with method: dynamic, or another student"),
         (not living(tree, given), f"teacher: kind {tree['teacher'][0]['kind']}", "a teacher that stays as it is",
          "There would be no teacher left when the student is trained on", "Use another teacher, or remove compress.quantize"),
         (tree["data"]["transfer"]["source"] == "examples", f"data.transfer.source: {tree['data']['transfer']['source']}", "examples",
@@ -90,7 +92,19 @@ def refuse(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> None:
             raise RecipeError(four_parts(
                 "compress.quantize does not go with this recipe", got=got, expected=expected, otherwise=otherwise, do=do))
     if tree["student"]["from_teacher"] is None:  # one that is cut out of its teacher is not there yet
-        aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]), quantize.levels_here())
+        made = aware(fresh_student(tree, prepared, given, 0), prepared.rows.inputs(prepared.distilled[:2]), quantize.levels_here())
+        if prepared.preprocess.kind == "text":
+            _in_the_file({name.partition(":")[0] for name in made.ranges}, made.settle(), prepared)
+
+
+def _in_the_file(layers: Set[str], module: nn.Module, prepared: Prepared) -> None:
+    """RecipeError for layers whose weights the ONNX file of this student does not hold as they are, as of transformers."""
+    there = {node.layer for node in nodes(ready(_whole(module, prepared, prepared.rows.stored[prepared.distilled[:2]].numpy())))}
+    if not layers <= there:
+        raise RecipeError(four_parts(
+            "compress.quantize does not go with this student", got=", ".join(sorted(layers - there)),
+            expected="layers that the int8 file holds by their names", otherwise="What they learned could not be written into the file",
+            do="Use textcnn, bag or bilstm, or onnx_int8 with method: dynamic"))
 
 
 def train(start: Start, on_event: OnEvent, cancel: Cancel) -> Trained:
@@ -159,7 +173,7 @@ def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, 
     clusters = None if whose is None else whose[prepared.test.numpy()]
     scores = {name: scorer.scores(metrics.log_softmax(onnx.run(data, test)), labels, clusters) for name, data in files.items()}
     rows = [{"name": name, "label": NAMES[name], "value": float(scores[name].mean()), "bytes": len(files[name]),
-             "ci95": mean_interval(scores[name], *metrics.bounds(metric), guard=guard(clusters))} for name in NAMES]
+             "ci95": scorer.interval(scores[name], clusters, *metrics.bounds(metric))} for name in NAMES]
     apart = {other: scores["taught"] - scores[other] for other in ("float", "after", "labels")}
     differences = {other: {"value": float(one.mean()), "ci95": scorer.interval(one, clusters)} for other, one in apart.items()}
     return {"rows": rows, "differences": differences, "examples": len(labels), "items": groups(clusters),

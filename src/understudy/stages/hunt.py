@@ -14,6 +14,7 @@ from understudy.compress import search
 from understudy.compress.search import Cost, Point, Round, Rule, Targets
 from understudy.errors import RecipeError, four_parts
 from understudy.evaluation import metrics
+from understudy.evaluation.claims import check_gates
 from understudy.events import Cancel, Event, OnEvent
 from understudy.run_folder import RunFolder
 from understudy.sections import Sweep
@@ -58,6 +59,7 @@ class Wanted:
                 raise RecipeError(four_parts(
                     f"{name} is not usable", got=value, expected="a number above 0", otherwise="No student could meet it, or every one",
                     do="Correct the number"))
+        check_gates({} if self.min_retention is None else {"min_retention": self.min_retention}, "--min-retention")
         if self.min_retention is None and self.rule != "best":
             raise RecipeError(four_parts(
                 f"the {self.rule} student would be picked whatever it answers", got="no --min-retention", expected="one, or --pick best",
@@ -225,18 +227,21 @@ class Hunt:
 
     def _unreachable(self, points: Sequence[Point], names: Sequence[str]) -> str:
         """What is nearest, and what it misses by how much; before a training among those that were left out."""
-        where = ""
+        where, known = "", "it takes"
         if not points:
-            measured = [row for row in self.left_out if row["bytes"] is not None]
+            sized = [row for row in self.left_out if row["bytes"] is not None]
+            files = [row for row in sized if row["seconds"] is not None]
+            if not files:  # a file is larger than the weights in it, so a design of which no more is known is no neighbour of a file
+                known = "its weights alone take"
             limits = replace(self.wanted.targets, retention=None)
-            points = [Point(Cost(row["bytes"], row["seconds"] or 0.0), None) for row in measured]
-            names, where = [row["name"] for row in measured], ", which is known before any training"
+            points = [Point(Cost(row["bytes"], row["seconds"] or 0.0), None) for row in files or sized]
+            names, where = [row["name"] for row in files or sized], ", which is known before any training"
             if not points:
                 return "Not reachable: no design has a file. " + " ".join(f"{row['name']}: {row['reason']}" for row in self.left_out[:3])
         else:
             limits = self.wanted.targets
         at = search.nearest(points, limits)
-        missed = _missed(points[at].cost, points[at].retention, limits.excess(points[at]), self.wanted)
+        missed = _missed(points[at].cost, points[at].retention, limits.excess(points[at]), self.wanted, known)
         return f"Not reachable{where}; nearest is {names[at]}: {missed}."
 
 def _train(tasks: Sequence[Task], bench: Bench, crew: workers.Crew, on_event: OnEvent, cancel: Cancel) -> None:
@@ -258,11 +263,11 @@ def _ms(cost: Cost) -> str:
     return f"{1000 * cost.seconds:.3g} ms"
 
 
-def _missed(cost: Cost, kept: float | None, missed: Mapping[str, float], wanted: Wanted) -> str:
-    """Which targets are missed, by how much."""
+def _missed(cost: Cost, kept: float | None, missed: Mapping[str, float], wanted: Wanted, known: str = "it takes") -> str:
+    """Which targets are missed, by how much. known: what is known of its bytes, as words."""
     keeps = "nothing that is known" if kept is None else f"{kept:.2%}"
     words = {
-        "bytes": f"it takes {_mb(cost)}, {missed.get('bytes', 1):.2f} times --max-mb {wanted.max_mb}",
+        "bytes": f"{known} {_mb(cost)}, {missed.get('bytes', 1):.2f} times --max-mb {wanted.max_mb}",
         "seconds": f"it takes {_ms(cost)}, {missed.get('seconds', 1):.2f} times --max-ms {wanted.max_ms}",
         "retention": f"it keeps {keeps}, below --min-retention {wanted.min_retention}"}
     return " and ".join(words[name] for name in missed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy import atomic
-from understudy.errors import DataError, four_parts
+from understudy.errors import DataError, four_parts, plainly
 from understudy.report import html
 from understudy.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def rerender(run: Path) -> Path:
         raise DataError(
             four_parts(
                 f"{run} has no finished report",
-                got=str(error),
+                got=plainly(error),
                 expected="summary.json and details.json",
                 otherwise="There would be nothing to show",
                 do="Run its recipe to the end first",

@@ -12,6 +12,7 @@ from understudy import atomic
 from understudy.errors import RecipeError
 from understudy.evaluation.claims import Gate
 from understudy.kinds import unknown
+from understudy.report.numbers import unmet
 from understudy.sections import Profile
 
 LIMITS = ("memory_mb", "cores", "budget_ms", "wire_bytes", "model_mb")
@@ -68,7 +69,12 @@ def keep_gates(run: Path, profiles: Mapping[str, Profile], gates: Sequence[Gate]
     return summary
 
 
-def missed(gates: Sequence[Gate]) -> str:
-    """Those that are not met, in words; "" where all are."""
-    return "; ".join(f"gate {gate.name} not met: got {'nothing that was measured' if gate.got is None else f'{gate.got:.4g}'}, "
-                     f"wanted at most {gate.want:.4g}" for gate in gates if not gate.passed)
+def missed(gates: Sequence[Gate], models: Mapping[str, str | None]) -> str:
+    """Those that are not met, in words; "" where all are. models: by profile, which one was judged."""
+    return "; ".join(one_missed(asdict(gate), models) for gate in gates if not gate.passed)
+
+
+def one_missed(gate: Mapping[str, Any], models: Mapping[str, str | None]) -> str:
+    """A gate of a profile that is not met."""
+    of = models.get(gate["name"].partition(".")[0])
+    return unmet(gate, "", "no model was measured" if of is None else "its calls were too few to tell", of or "")

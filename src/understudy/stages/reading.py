@@ -96,9 +96,18 @@ def positions(model: Mapping[str, Any]) -> int | None:
 
 
 def filled(spec: Mapping[str, Any], vocabulary: int, pad: int, start: int | None = None) -> dict[str, Any]:
-    """An architecture's mapping with what the tokenizer says, where it has fields for it and does not say it itself."""
+    """An architecture's mapping with what the tokenizer says, where it has fields for it and does not say it itself; a configuration of
+    transformers gets it under that library's names. RecipeError for a configuration with fewer rows than the tokenizer has tokens."""
     if "arch" not in spec or spec.get("vocabulary"):
         return dict(spec)
+    if config := spec.get("config"):
+        config = {"vocab_size": vocabulary, "pad_token_id": pad, **config}
+        if config["vocab_size"] < vocabulary:
+            raise RecipeError(four_parts(
+                f"{spec['arch']}: the configuration has too few rows of embeddings", got=f"vocab_size: {config['vocab_size']}",
+                expected=f"{vocabulary}, one a token of its tokenizer, or more", otherwise="The first rare word would end the run",
+                do="Leave vocab_size out: it is then the tokenizer's"))
+        spec = {**spec, "config": config}
     said = {"vocabulary": vocabulary, "pad": pad, "start": start}
     wanted = kinds.fields("models", spec["arch"])
     return {**spec, **{name: value for name, value in said.items() if name in wanted and value is not None}}

@@ -81,7 +81,7 @@ def write(
     if devices:
         profiles.keep_gates(folder.path, devices, gates)
     rerender(folder.path)
-    return found, profiles.missed(gates)
+    return found, profiles.missed(gates, {name: one["model"] for name, one in found["profiles"].items()})
 
 
 def measured(
@@ -108,7 +108,7 @@ def measured(
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
     training = costs.spent(folder.path, tree, given)
     return {**conditions(wanted), "compared": "teacher", "student": student,
-            "metric": details["metric"], "models": rows, "training": training,
+            "metric": details["metric"], "noun": details.get("noun", "rows"), "models": rows, "training": training,
             "savings": costs.saved(rows, wanted.declared),
             "break_even": costs.paid_back(rows, training, wanted.declared),
             "profiles": {name: {"model": one[0], "cores": devices[name].cores} for name, one in judged.items()},
@@ -220,14 +220,15 @@ def _judge(
 
     def judge(name: str, role: str, found: Found | None) -> dict[str, Any] | None:
         if role == "teacher":
-            return {"value": known["teacher"]["value"], "ci95": known["teacher"]["ci95"]}
+            return {"value": known["teacher"]["value"], "ci95": known["teacher"]["ci95"], "rows": details["examples"]["test"]}
         if found is None or found.failed or found.said is None:
             return None
         scores = metrics.scores(
             tree["metric"], metrics.log_softmax(found.said), prepared.examples.labels[prepared.test.numpy()],
             positive=metrics.positive_class(counts), class_weights=class_weights(tree, prepared.classes))
         items, guard = drawn(scores, clusters)
-        return {"value": float(scores.mean()), "ci95": mean_interval(items, *metrics.bounds(tree["metric"]), guard)}
+        return {"value": float(scores.mean()), "ci95": mean_interval(items, *metrics.bounds(tree["metric"]), guard),
+                "rows": len(scores)}
 
     return judge
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
 from understudy import readers
-from understudy.data import Examples
+from understudy.data import Examples, split
 from understudy.datasets import builtin, idx, images, table
 from understudy.errors import DataError, four_parts
 
@@ -27,18 +28,20 @@ def starter(data_path: str) -> dict[str, Any]:
         data_path: a CSV, TSV or Parquet file, a folder of idx files or of class folders, or the name of an embedded data set.
 
     Raises:
-        DataError: nothing that can be read lies there (the data is loaded once, so that the recipe is known to work).
+        DataError: nothing that can be read lies there, or nothing that can be split (both are done once, so that the recipe is known to
+            work).
     """
     options, examples = _data(data_path)
     has_test = examples.split is not None and bool((examples.split == "test").any())
     small = len(examples) < 2000  # a fifth of that would be too few test rows to see any difference
-    split = {"validation": 0.1} if has_test else {"validation": 0.1, "test": 0.5 if small else 0.2}
+    shares = {"validation": 0.1} if has_test else {"validation": 0.1, "test": 0.5 if small else 0.2}
+    split(examples, shares["validation"], shares.get("test"), 0)
     teacher, student = _models(examples)
     epochs = min(300, max(10, round(3000 * 128 / len(examples))))  # about 3,000 steps
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data_path).name.split(".")[0]).strip("-._")[:100]
     return {
         "name": name or "run",
-        "data": {**options, "split": split},
+        "data": {**options, "split": shares},
         "teacher": {"kind": "local", "model": teacher, "train": {"epochs": max(10, epochs // 2)}, "rights": {"terms": "own"}},
         "student": {"model": student},
         "objective": [{"kind": "logits.SoftTargets", "temperature": 4.0, "weight": 0.9}, {"kind": "labels.CrossEntropy", "weight": 0.1}],
@@ -108,7 +111,24 @@ def _table(data_path: str) -> tuple[dict[str, Any], Examples]:
             options["header"] = False
     examples = table.Dataset(data_path, label, header=options.get("header", True)).load()
     _log.warning("label column: %r, %s; data.label changes it. Classes: %s", label, why, ", ".join(map(repr, examples.classes[:10])))
+    _say_missing(examples)
     return {**options, "label": label}, examples
+
+
+def _say_missing(examples: Examples) -> None:
+    """What was taken for missing, and which columns nothing is learnt from."""
+    unlabelled = int((examples.labels < 0).sum())
+    if unlabelled:
+        _log.warning("%s of %s rows have no label: nobody is judged by them, and students learn them from the teacher alone", unlabelled,
+                     len(examples))
+    assert isinstance(examples.raw, Mapping)
+    gaps = {name: int((np.isnan(cells) if cells.dtype.kind == "f" else cells == "").sum()) for name, cells in examples.raw.items()}
+    if any(gaps.values()):
+        _log.warning("empty cells count as missing, which the models are told: %s",
+                     ", ".join(f"{count} in {name!r}" for name, count in gaps.items() if count))
+    unused = [f"{column.name!r} ({column.note.removeprefix('not used: ')})" for column in examples.columns if not column.used]
+    if unused:
+        _log.warning("columns that are not used: %s; data.types changes it", ", ".join(unused))
 
 
 def _models(examples: Examples) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from understudy import atomic
 from understudy.errors import DataError, four_parts
 from understudy.store import shards
 from understudy.store.manifest import FILE, Manifest
@@ -39,7 +40,7 @@ class Part:
                 "the name of a store's part is not usable", got=repr(name), expected="letters, digits, '.', '_' and '-'",
                 otherwise="Rows would be written outside the store", do='Use a name like "main" or "host-1"'))
         self.folder = store / PARTS_FOLDER / name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.folder(self.folder)
         self._checkpoint = checkpoint
         self._header_digest = header_digest
         self._lock = _lock(self.folder / "lock")

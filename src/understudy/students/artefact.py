@@ -30,6 +30,9 @@ SCHEMA = 1
 CONFIG = "config.json"
 CARD = "README.md"
 BATCH = 1024
+"""Rows of a call, at most."""
+TOKENS = 32_768
+"""Of a call, with texts: what attention holds grows with the square of their length, and 1,024 texts of 512 tokens take 13 GB a layer."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,19 @@ class Student:
         return module_logits(self.module, self.preprocess, encoded)
 
 
+def batch_of(encoded: np.ndarray) -> int:
+    """How many of these rows a model is given at once: BATCH, of texts fewer where they are long."""
+    tokens = encoded.shape[1] if encoded.ndim == 2 and encoded.dtype.kind in "iu" else 1
+    return max(1, min(BATCH, TOKENS // tokens))
+
+
 def module_logits(module: nn.Module, preprocess: Preprocess, encoded: np.ndarray) -> np.ndarray:
-    """(N, C) float32 logits that a module in eval mode gives for encoded inputs, in batches of 1024 rows."""
+    """(N, C) float32 logits that a module in eval mode gives for encoded inputs, `batch_of` rows at a time."""
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     rows = []
     with torch.inference_mode():
-        for start in range(0, len(encoded), BATCH):
-            inputs = torch.from_numpy(preprocess.normalise(encoded[start:start + BATCH]))
+        for start in range(0, len(encoded), batch := batch_of(encoded)):
+            inputs = torch.from_numpy(preprocess.normalise(encoded[start:start + batch]))
             rows.append(module(inputs.to(device)).float().cpu().numpy())
     return np.concatenate(rows)
 
@@ -191,10 +200,15 @@ def load(folder: str | os.PathLike[str], module: nn.Module | None = None) -> Stu
 
     module: where the student is a module of one's own, an instance of its class; its weights are overwritten.
 
-    Raises DataError for a folder that is no student, was written by another version, holds a pickle instead of safetensors, or whose
-    weights are not those that config.json names; RecipeError where `module` is needed and not given.
+    Raises DataError for a folder that is no student, which a run that is not finished has not, was written by another version, holds a
+    pickle instead of safetensors, or whose weights are not those that config.json names; RecipeError where `module` is needed and not
+    given.
     """
     folder = Path(folder)
+    if not folder.exists() and (folder.parent / "recipe.yaml").is_file():
+        raise DataError(four_parts(
+            f'"{folder.parent}" holds no finished run', got=f"no {folder.name}/", expected="the student of a run",
+            otherwise="There would be nobody to ask", do="Run its recipe to the end first"))
     file = weights.weights_file(folder)
     config = read_config(folder)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -232,7 +246,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(folder, f"{CONFIG}: {error}") from None
+        raise broken(folder, f"{CONFIG}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(config, dict) or config.get("schema") != SCHEMA:
         raise DataError(four_parts(
             f'"{folder}" was not written by this version', got=f"schema {config.get('schema') if isinstance(config, dict) else None}",
