@@ -4,7 +4,8 @@
     python benchmarks/ship.py RUNS --machine "WORDS"      read the run folders, write the results down, and fill the page
     python benchmarks/ship.py                             fill the page from the newest results
 
-DATA holds mnist/, cifar10/, cifar10_resnets/, adult/, fsdd4/, sms_spam/ and clinc150/, ENCODER is a folder in the Hugging Face layout.
+DATA holds mnist/, cifar10/, cifar10_resnets/, adult/, fsdd4/, clinc150/ and what `texts.py` reads, ENCODER is a folder in the Hugging
+Face layout.
 Every run is an ordinary `understudy run`, so an interrupted one goes on. Beside each job: the teacher alone in 8 bits (what quantising
 gives without a student), the teacher pruned (what pruning gives, before and after recovery), and students of other sizes.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ship_page
+import texts
 import yaml
 from pages import ROOT, keep, newest, placeless, put
 
@@ -35,16 +37,16 @@ BENCH = ("--watts", "12", "--grid", "380", "--prices", "example", "--batch", "32
 
 @dataclass(frozen=True)
 class Job:
-    """A packaged recipe. data: its overrides, with {data} and {encoder}. size: the share of the teacher that its student is, where that is
-    one of the page's. sizes: other shares -> overrides of a student of that size. pruned: overrides that prune the teacher to the
-    student's size; quantised: whether the teacher alone can be put in 8 bits."""
+    """A packaged recipe. data: its overrides, with {data}, {encoder} and {more}, texts without labels. size: the share of the teacher that
+    its student is, where that is one of the page's. sizes: other shares -> overrides of a student of that size. pruned: overrides that
+    prune the teacher to the student's size; quantised: how the teacher alone is put in 8 bits, "" where it can't be."""
 
     title: str
     data: tuple[str, ...]
     size: str = ""
     sizes: Mapping[str, str] = field(default_factory=dict)
     pruned: str = ""
-    quantised: bool = True
+    quantised: str = "auto"
 
 
 JOBS = {
@@ -60,15 +62,17 @@ JOBS = {
     "adult_trees": Job(
         "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",), "",
         {"1/2": "student.model.hidden=[192]", "1/4": "student.model.hidden=[96]", "1/10": "student.model.hidden=[38]",
-         "1/20": "student.model.hidden=[19]", "1/50": "student.model.hidden=[7]"}, quantised=False),
+         "1/20": "student.model.hidden=[19]", "1/50": "student.model.hidden=[7]"}, quantised=""),
     "spam_filter": Job(
         "spam: a 6-layer encoder → a convolutional net",
-        ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}")),
+        ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}"), quantised="dynamic"),
     "intent_classifier": Job(
-        "150 intents: a 6-layer encoder → a convolutional net",
-        ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}")),
+        "150 intents: a 6-layer encoder → a convolutional net, with unlabelled texts",
+        ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}", "data.unlabelled_path={more}",
+         "student.model={{arch: textcnn, width: 96, filters: 256}}", "training.steps=5000"), quantised="dynamic"),
 }
-SERIES = "spoken_digits"
+SERIES, FOLD = "spoken_digits", "test_groups-__nicolas__"
+"""The job of several runs, and the one of them whose models are measured."""
 ALONE = "teacher-int8.json"
 """In a run's folder: the teacher alone in 8 bits."""
 
@@ -84,27 +88,36 @@ def understudy(*words: str) -> int:
 
 def run_all(runs: Path, data: Path, encoder: Path, only: Sequence[str]) -> None:
     """Everything that is not there yet."""
+    more = runs / "more.txt"
     for name, job in JOBS.items():
         if only and name not in only:
             continue
-        given = [one.format(data=data, encoder=encoder) for one in job.data]
+        if any("{more}" in one for one in job.data):
+            atomic.write_text(more, "\n".join(texts.more(data)) + "\n")
+        given = [one.format(data=data, encoder=encoder, more=more) for one in job.data]
         once(runs, name, name, *given)
-        if "measured" not in read(runs / name / "bench.json"):
-            understudy("bench", str(runs / name), *BENCH)
+        benched(runs / name)
         for share, change in job.sizes.items():
             once(runs, f"{name}-{share.replace('/', '_')}", name, *given, change, "export=[safetensors]")
         if job.pruned:
             once(runs, f"{name}-pruned", name, *given, job.pruned, "export=[safetensors]")
         if job.quantised and not (runs / name / ALONE).is_file():
-            atomic.write_json(runs / name / ALONE, in_8_bits(runs / name))
+            atomic.write_json(runs / name / ALONE, in_8_bits(runs / name, job.quantised))
     if not only or SERIES in only:
         once(runs, SERIES, SERIES, f"data.path={data}/fsdd4/recordings.tar.xz")
+        benched(runs / SERIES / FOLD)
 
 
 def once(runs: Path, name: str, recipe: str, *overrides: str) -> None:
     """A run, unless it is finished."""
     if not (runs / name / "summary.json").is_file() and not (runs / name / "series.json").is_file():
         understudy("run", recipe, f"name={name}", "--runs", str(runs), *overrides)
+
+
+def benched(run: Path) -> None:
+    """Its models measured, unless they are."""
+    if "measured" not in read(run / "bench.json"):
+        understudy("bench", str(run), *BENCH)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -161,10 +174,10 @@ def pruned(run: Path) -> dict[str, Any] | None:
     return {"start": read(run / "details.json")["pruned"], **point(run)} if (run / "summary.json").is_file() else None
 
 
-def in_8_bits(run: Path) -> dict[str, Any]:
+def in_8_bits(run: Path, method: str) -> dict[str, Any]:
     """The teacher itself in 8 bits, as `understudy export RUN onnx_int8 --of teacher` makes it, compared with itself in float."""
     try:
-        found = export_teacher(run, "onnx_int8", {}, Given())
+        found = export_teacher(run, "onnx_int8", {"method": method}, Given())
         return {"bytes": found["bytes"], "parity": found["parity"], "method": found["method"], "reason": ""}
     except (GateError, RecipeError) as error:
         return {"bytes": None, "parity": getattr(error, "parity", None), "method": "", "reason": str(error)}
@@ -174,7 +187,9 @@ def blocks(found: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
     jobs = found.get("jobs", {})
     titles = {name: job.title for name, job in JOBS.items()}
-    return {"goals": ship_page.goals(jobs, titles), "parts": ship_page.parts(jobs), "sizes": ship_page.sizes(jobs),
+    fold = found.get(SERIES, {}).get("fold")
+    measured = jobs if fold is None else {**jobs, SERIES: fold}
+    return {"goals": ship_page.goals(jobs, titles), "parts": ship_page.parts(measured), "sizes": ship_page.sizes(jobs),
             "arms": ship_page.arms(jobs), "speakers": ship_page.speakers(found.get(SERIES, {}))}
 
 
@@ -189,8 +204,10 @@ def main() -> None:
         run_all(options.runs, *options.run, options.only)
     elif options.runs:
         jobs = {name: collected(options.runs, name, job) for name, job in JOBS.items() if (options.runs / name / "summary.json").is_file()}
-        series = read(options.runs / SERIES / "series.json")
-        print(keep("ship", options.machine, {"jobs": jobs, SERIES: placeless(series)}).relative_to(ROOT))
+        series = placeless(read(options.runs / SERIES / "series.json"))
+        if "measured" in read(options.runs / SERIES / FOLD / "bench.json"):
+            series["fold"] = collected(options.runs / SERIES, FOLD, Job("", ()))
+        print(keep("ship", options.machine, {"jobs": jobs, SERIES: series}).relative_to(ROOT))
     if not options.run:
         PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(newest("ship"))), encoding="utf-8")
 
