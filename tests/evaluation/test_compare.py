@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from understudy.errors import DataError
-from understudy.evaluation import compare
+from understudy.evaluation import compare, retention
 
 
 def by_the_design(control: np.ndarray, distilled: np.ndarray) -> dict[str, float]:
@@ -103,6 +103,24 @@ def test_equal_arms_are_no_evidence() -> None:
     same = simulated(np.random.default_rng(4), 3, 50)[0]
     found = compare.verdict(same, same)
     assert (found.word, found.difference, found.p_value) == ("no evidence", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-150, 1e-15])
+def test_arms_that_cancel_out_without_a_guard_have_no_interval_and_say_why(apart: float) -> None:
+    """Prevents: a division by zero after hours of training, or [0, 0] with all certainty, where neither arm left the start they share."""
+    same = np.tile(np.random.default_rng(1).normal(size=40), (3, 1))
+    found = compare.verdict(same, same + apart, guard=None)
+    assert (found.word, found.ci95, found.p_value, found.smallest_visible, found.spread) == ("no evidence", None, None, None, None)
+    assert found.difference == pytest.approx(0, abs=1e-14) and found.reason == compare.ALIKE
+    lead = retention.lead_over(same, same[0], guard=None)
+    assert lead.ci95 is None and lead.reason == compare.ALIKE
+
+
+def test_a_shift_of_every_item_is_certain_where_no_seed_differs() -> None:
+    """The other side of it: what varies by as little as a millionth is not rounding."""
+    same = np.tile(np.random.default_rng(1).normal(size=40), (3, 1))
+    found = compare.verdict(same, same + 1e-6, guard=None)
+    assert found.ci95 is not None and found.word == "helps"
 
 
 def test_one_seed_gives_no_interval_and_says_why() -> None:

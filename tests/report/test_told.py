@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from understudy.errors import DataError
+from understudy.evaluation.compare import ALIKE
 from understudy.evaluation.language import COLUMNS
+from understudy.report import html
 from understudy.report.facts import Language, Size
 from understudy.report.summary import summarise
 
@@ -54,6 +56,15 @@ def test_a_small_gain_in_every_document_is_seen():
 def test_no_gain_is_no_evidence_and_a_loss_hurts():
     assert summarise(facts(gain=0.0))[0]["arms"]["distilled"]["verdict"] == "no evidence"
     assert summarise(facts(gain=-0.02))[0]["arms"]["distilled"]["verdict"] == "hurts"
+
+
+def test_arms_that_are_one_model_have_a_report_that_says_so():
+    """Prevents: a division by zero at the end of a run whose arms never left the start they share, or "0.000 ± 0.000, helps"."""
+    summary, details = summarise(facts(gain=0.0, noise=0.0))
+    found = summary["arms"]["distilled"]
+    assert (found["verdict"], found["difference"]["ci95"], found["p_value"]) == ("no evidence", None, None)
+    assert details["verdict"]["reason"] == ALIKE and details["sentence"].startswith("Look at the training before the verdict")
+    assert "no interval: nothing differs" in details["verdict_line"] and "one seed" not in html.render(summary, details)
 
 
 def test_few_documents_never_give_certainty():

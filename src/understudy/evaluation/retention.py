@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.evaluation.compare import ONE_SEED, Interval, spread
+from understudy.evaluation.compare import Interval, spread, why_none
 
 TEACHER_NOT_ABOVE_CONTROL = "the teacher is not better than the control"
 TEACHER_NOT_ABOVE_TRIVIAL = "the teacher is not better than the trivial predictor"
@@ -80,7 +80,7 @@ def lead_over(control: np.ndarray, teacher: np.ndarray, guard: float | None = 1.
 
 def _estimate(value: float, parts: Sequence[np.ndarray], fixed: np.ndarray, guard: float | None) -> Estimate:
     found = spread(parts, fixed, guard)
-    return Estimate(value, None, ONE_SEED) if found is None else Estimate(value, found.interval(value))
+    return Estimate(value, None, why_none(parts[0].shape[0])) if found is None else Estimate(value, found.interval(value))
 
 
 def _scaled(guard: float | None, by: float) -> float | None:

@@ -120,7 +120,7 @@ class Shifted:
         mine, theirs = (sign * (self.scores[name][0] - self.averaged(name, shift)) for name in ("distilled", "teacher"))
         found = spread([mine], fixed=-theirs, guard=self.guard)
         value = float(mine.mean() - theirs.mean())
-        return Estimate(value, None, compare.ONE_SEED) if found is None else Estimate(value, found.interval(value))
+        return Estimate(value, None, compare.why_none(len(mine))) if found is None else Estimate(value, found.interval(value))
 
     @property
     def trivial(self) -> float:
