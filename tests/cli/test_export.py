@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from understudy.export import onnx as onnx_format
+
 
 @pytest.fixture
 def there(toy, tmp_path, monkeypatch):
@@ -28,9 +30,9 @@ def test_both_formats(understudy, there):
 
 
 def test_a_format_s_options_are_those_of_its_class(understudy, there):
-    done = understudy("export", "toy", "onnx", "tolerance=1e-9")
-    assert done.code == 4 and "tolerance 1e-09" in done.err, done
-    assert [item.name for item in (there.path / "exports").iterdir()] == ["onnx.failed"]
+    done = understudy("export", "toy", "onnx", "opset=19")
+    assert done.code == 0, done
+    assert json.loads((there.path / "exports/onnx/config.json").read_text())["onnx"]["opset"] == 19
     done = understudy("export", "toy", "onnx", "tolerence=1e-3")
     assert done.code == 2 and 'Did you mean "tolerance"?' in done.err
 
@@ -132,6 +134,8 @@ def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_old
 
     assert told()["bytes"] == (run / "exports/onnx/model.onnx").stat().st_size and told()["parity"]["rows"]
     (run / "bench.json").write_text(json.dumps({**bench, "measured": measured}))
+    answers = onnx_format.run
+    monkeypatch.setattr(onnx_format, "run", lambda *given: answers(*given) + 1e-6)  # on some CPUs both runtimes give the same bits
     assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
     assert "does not agree" in told()["failed"] and told()["path"] == "exports/onnx.failed"
     assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]

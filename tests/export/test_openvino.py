@@ -53,9 +53,11 @@ def test_half_weights_are_half_the_bytes_and_judged_as_rounded(make_student, tmp
     assert half["parity"]["max_abs"] > whole["parity"]["max_abs"] and half["bytes"] < 0.8 * whole["bytes"]
 
 
-def test_beyond_the_tolerance_both_files_are_laid_aside(make_student, tmp_path):
+def test_beyond_the_tolerance_both_files_are_laid_aside(make_student, tmp_path, monkeypatch):
     folder, _, _, encoded = make_student("mlp", hidden=(64, 64))
     Exporter().export(folder, tmp_path / "out", Probe(encoded))
+    answers = openvino.run
+    monkeypatch.setattr(openvino, "run", lambda *given: answers(*given) + 1e-6)  # on some CPUs both runtimes give the same bits
     with pytest.raises(GateError, match="tolerance 1e-12"):
         Exporter(tolerance=1e-12).export(folder, tmp_path / "out", Probe(encoded))
     assert {item.name for item in (tmp_path / "out").rglob("*")} == {

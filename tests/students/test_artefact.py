@@ -16,7 +16,7 @@ from torch import nn
 
 from understudy import atomic
 from understudy.errors import DataError, RecipeError
-from understudy.students import artefact
+from understudy.students import calls
 from understudy.students.artefact import load, save
 
 HOSTILE = ("</script><img src=x onerror=alert(1)>", "../../etc/passwd", 'a"b\\n\nc', "\udcff\ud800", "日本 🦊", "", "a",
@@ -45,7 +45,7 @@ def test_batches_of_prediction_do_not_show(make_student, monkeypatch):
     folder, _, _, raw = make_student("cnn")
     student = load(folder)
     whole = student.predict(raw)
-    monkeypatch.setattr(artefact, "BATCH", 2)
+    monkeypatch.setattr(calls, "TOKENS", 2)
     np.testing.assert_allclose(student.predict(raw), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -220,9 +220,3 @@ def test_a_full_disk_leaves_the_old_student_or_none(make_student, tmp_path, monk
     save(target, module, **arguments)
     assert not np.array_equal(load(target).predict(raw), before)
     assert (folder / "notes.txt").read_text() == "mine"
-
-
-def test_long_texts_are_asked_about_few_at_a_time():
-    """Prevents: 1,024 texts of 512 tokens at once, whose attention takes more memory than most machines have; the answers are the same."""
-    assert [artefact.batch_of(np.zeros((2, length), np.int32)) for length in (1, 32, 512, 100_000)] == [1024, 1024, 64, 1]
-    assert artefact.batch_of(np.zeros((2, 3, 32, 32), np.uint8)) == artefact.batch_of(np.zeros((2, 512), np.float32)) == 1024

@@ -12,7 +12,7 @@ from understudy.compress.quantize import Calibrated
 from understudy.errors import DataError, four_parts
 from understudy.evaluation.likeness import likeness
 from understudy.evaluation.metrics import log_softmax
-from understudy.students.artefact import batch_of
+from understudy.students.calls import answered
 
 TOGETHER = 256
 """Rows in one call, at most."""
@@ -72,9 +72,8 @@ def run(model: bytes, inputs: np.ndarray, threads: int = 1) -> np.ndarray:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name, batch = session.get_inputs()[0].name, min(TOGETHER, batch_of(inputs))
-    return np.concatenate([
-        session.run(None, {name: np.ascontiguousarray(inputs[start : start + batch])})[0] for start in range(0, len(inputs), batch)])
+    name = session.get_inputs()[0].name
+    return answered(inputs, None, lambda rows: session.run(None, {name: rows})[0], TOGETHER)
 
 
 def cost(reference: np.ndarray, found: np.ndarray) -> Cost:

@@ -24,6 +24,7 @@ from understudy.export._probe import Probe
 from understudy.export._trace import Whole, example, free, lacking, quiet
 from understudy.preprocess.text import Text
 from understudy.students import artefact
+from understudy.students.calls import answered, padding
 from understudy.tokens import FILE as TOKENIZER
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Exporter(Format):
             described = {**interface(student, rows), "sha256": hashlib.sha256(data).hexdigest(), "opset": self.opset,
                          "weights": "float16" if self.half_weights else "float32"}
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": described})
-            found = run(data, rows)
+            found = run(data, rows, padding(student.preprocess))
             parity = _parity.rounded(reference, found, probe, vectors=vectors) if self.half_weights else _parity.close(
                 reference, found, self.tolerance, vectors)
             atomic.write_json(made / artefact.CONFIG, {**student.config, "onnx": {**described, "parity": parity}})
@@ -147,16 +148,19 @@ def output(student: artefact.Student) -> str:
     return "logits" if student.vectors is None else "vector"
 
 
-def run(data: bytes, probe_inputs: np.ndarray) -> np.ndarray:
-    """(N, C) logits by ONNX Runtime on the CPU: the first row alone, the rest in batches."""
+def run(data: bytes, inputs: np.ndarray, pad: int | None = None) -> np.ndarray:
+    """(N, C) logits by ONNX Runtime on the CPU: the first row alone, the rest in calls of many. pad: as of `calls.answered`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    starts = [0, *range(1, len(probe_inputs), artefact.batch_of(probe_inputs)), len(probe_inputs)]
-    return np.concatenate([
-        session.run(None, {"input": np.ascontiguousarray(probe_inputs[a:b])})[0] for a, b in zip(starts, starts[1:], strict=False)])
+
+    def call(rows: np.ndarray) -> np.ndarray:
+        said: np.ndarray = session.run(None, {"input": rows})[0]
+        return said
+
+    return np.concatenate([answered(rows, pad, call) for rows in (inputs[:1], inputs[1:]) if len(rows)])
 
 
 def files(student: artefact.Student) -> dict[str, bytes]:

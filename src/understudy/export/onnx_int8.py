@@ -27,6 +27,7 @@ from understudy.export._format import Rounding, Source
 from understudy.export._probe import Probe
 from understudy.preprocess.text import trimmed
 from understudy.students import artefact
+from understudy.students.calls import padding
 
 HELD_OUT = 0.5
 """Share of calibration rows that may be equal to held-out ones, as small pictures and rows of few columns are by chance."""
@@ -110,7 +111,8 @@ class Exporter(Rounding):
             choice = _choice.recorded(out, key, made) or self._chosen(made, whole, source, probe, rows)
             kept = choice.kept
             files = _choice.usable(made)
-            parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs), probe, vectors) for name, one in files.items()}
+            pad = padding(student.preprocess)
+            parities = {name: _parity.measured(reference, onnx.run(one, probe.inputs, pad), probe, vectors) for name, one in files.items()}
             data, parity = files[kept.name], parities[kept.name]
             about = {
                 "method": kept.method, "made_of": "aware" if kept.trained else "student", "candidates": choice.table(made, whole, parities),
@@ -168,7 +170,8 @@ class Exporter(Rounding):
         learned = {layer: (low, high) for layer, (low, high) in extra.get(LEARNED, {}).items()}
         ready = quantize.calibrated(whole, rows, ranges=self.ranges, learned=learned, levels=extra.get(LEVELS))
         limits = Limits(self.agreement, self.drop, self.max_bytes)
-        found = mixed(ready, rows, onnx.run(whole, rows), limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
+        reference = onnx.run(whole, rows, padding(student.preprocess))
+        found = mixed(ready, rows, reference, limits=limits, keep_float=self.keep_float, vectors=student.vectors is not None)
         return Candidate("static", student, found.data, found=found)
 
     def _chosen(
@@ -185,7 +188,8 @@ class Exporter(Rounding):
             return _choice.choose(made, None, paces, {}, conditions)
         student, reference = _parity.answers(source[0], rows.inputs, source[1])
         limits, vectors = Limits(self.agreement, self.drop, self.max_bytes), student.vectors is not None
-        seen = {name: _choice.look(data, reference, onnx.run(data, rows.inputs), rows, limits, vectors) for name, data in files.items()}
+        ran = {name: onnx.run(data, rows.inputs, padding(student.preprocess)) for name, data in files.items()}
+        seen = {name: _choice.look(data, reference, ran[name], rows, limits, vectors) for name, data in files.items()}
         return _choice.choose(made, rows, paces, seen, conditions)
 
     def _proved(self, data: bytes, parity: _parity.Parity) -> None:

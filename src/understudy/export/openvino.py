@@ -20,6 +20,7 @@ from understudy.export._format import Format
 from understudy.export._probe import Probe
 from understudy.runtimes.openvino import HINTS, library
 from understudy.students import artefact
+from understudy.students.calls import answered, padding
 
 GRAPH, WEIGHTS = "model.xml", "model.bin"
 
@@ -67,7 +68,7 @@ class Exporter(Format):
                     atomic.write_bytes(made / name, content)
                 described = {**onnx.interface(student, probe.inputs), "file": GRAPH, "precision": self.precision}
                 atomic.write_json(made / artefact.CONFIG, {**student.config, "openvino": described})
-                found = run(made / GRAPH, asked.inputs, self.precision)
+                found = run(made / GRAPH, asked.inputs, self.precision, padding(student.preprocess))
             except RuntimeError as error:  # OpenVINO has no errors of its own
                 raise lacking(student, probe.some.inputs, error) from None
             parity = _parity.rounded(reference, found, probe, vectors=vectors) if rounds else _parity.close(
@@ -76,14 +77,13 @@ class Exporter(Format):
         return {"path": str(out / GRAPH), "bytes": sum((out / name).stat().st_size for name in (GRAPH, WEIGHTS)), "parity": parity}
 
 
-def run(graph: Path, probe_inputs: np.ndarray, precision: str = "float32") -> np.ndarray:
-    """(N, C) answers of the files on the CPU: the first row alone, the rest in batches."""
+def run(graph: Path, inputs: np.ndarray, precision: str = "float32", pad: int | None = None) -> np.ndarray:
+    """(N, C) answers of the files on the CPU: the first row alone, the rest in calls of many. pad: as of `calls.answered`."""
     kit = library()
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     compiled = kit.Core().compile_model(graph, "CPU", hints)
-    starts = [0, *range(1, len(probe_inputs), artefact.batch_of(probe_inputs)), len(probe_inputs)]
-    pairs = zip(starts, starts[1:], strict=False)
-    return np.concatenate([np.array(compiled([np.ascontiguousarray(probe_inputs[a:b])])[0]) for a, b in pairs])
+    parts = [rows for rows in (inputs[:1], inputs[1:]) if len(rows)]
+    return np.concatenate([answered(rows, pad, lambda some: np.array(compiled([some])[0])) for rows in parts])
 
 
 def lacking(student: artefact.Student, probe_inputs: np.ndarray, error: RuntimeError) -> _parity.Mismatch:

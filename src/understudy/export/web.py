@@ -24,6 +24,7 @@ from understudy.preprocess import Preprocess
 from understudy.preprocess.image import Image
 from understudy.preprocess.text import Text
 from understudy.students import artefact
+from understudy.students.calls import padding
 
 PAGE = ("index.html", "page.css", "page.js", "encode.js", "text.js")
 MEASURED, VENDOR, NOTICE = "measured.json", "vendor", "NOTICE.txt"
@@ -88,7 +89,7 @@ class Exporter(Format):
             for name, found in content.items():
                 atomic.write_bytes(made / name, found)
             atomic.write_json(made / artefact.CONFIG, described)
-            parity = _parity.close(reference, onnx.run(data, rows), self.tolerance)
+            parity = _parity.close(reference, onnx.run(data, rows, padding(student.preprocess)), self.tolerance)
             described["onnx"]["parity"] = parity
             atomic.write_json(made / artefact.CONFIG, described)
         size = sum((out / name).stat().st_size for name in (*content, artefact.CONFIG))

@@ -171,7 +171,8 @@ def _table(start: Start, modules: Mapping[str, nn.Module], ranges: Mapping[str, 
         files[name] = quantize.calibrated(_whole(module, prepared, test), calibration, learned=pairs).quantised()
     scorer, metric, whose = scorer_of(start.job.tree, prepared), start.job.tree["metric"], prepared.examples.clusters
     clusters = None if whose is None else whose[prepared.test.numpy()]
-    scores = {name: scorer.scores(metrics.log_softmax(onnx.run(data, test)), labels, clusters) for name, data in files.items()}
+    said = {name: metrics.log_softmax(onnx.run(data, test, prepared.rows.pad)) for name, data in files.items()}
+    scores = {name: scorer.scores(log_probs, labels, clusters) for name, log_probs in said.items()}
     rows = [{"name": name, "label": NAMES[name], "value": float(scores[name].mean()), "bytes": len(files[name]),
              "ci95": scorer.interval(scores[name], clusters, *metrics.bounds(metric))} for name in NAMES]
     apart = {other: scores["taught"] - scores[other] for other in ("float", "after", "labels")}

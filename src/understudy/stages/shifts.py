@@ -93,7 +93,7 @@ def ask(
     asked: list[Condition] = []
     heard: list[np.ndarray] = []
     said: dict[str, list[np.ndarray]] = {name: [] for name in arms}
-    ran = {name: [onnx.run(file, data.rows.stored[rows].numpy())] for name, file in files.items()}
+    ran = {name: [onnx.run(file, data.rows.stored[rows].numpy(), data.rows.pad)] for name, file in files.items()}
     for index, one in enumerate(conditions):
         on_event(Event("shift", "progress", f"{one.shift}, severity {one.severity}", index / len(conditions)))
         if cancel():
@@ -112,7 +112,7 @@ def ask(
         if teacher is not None:
             heard.append(_heard(_reading(teacher, tree, data, read), given, every))
         for name, file in files.items():
-            ran[name].append(onnx.run(file, given.stored.numpy()))
+            ran[name].append(onnx.run(file, given.stored.numpy(), given.pad))
     return Shifted(
         np.searchsorted(data.test.numpy(), rows.numpy()),
         tuple(asked),
@@ -132,7 +132,7 @@ def by_group(data: Prepared, exports: Sequence[Mapping[str, Any]], folder: Path)
     """Format -> (n, C) what the quantised artefacts say of all test rows, where these are of groups that are compared; else nothing."""
     if not data.examples.sensitive:
         return {}
-    return {name: onnx.run(file, data.rows.stored[data.judged].numpy()) for name, file in rounded(exports, folder).items()}
+    return {name: onnx.run(file, data.rows.stored[data.judged].numpy(), data.rows.pad) for name, file in rounded(exports, folder).items()}
 
 
 def quantised(row: Mapping[str, Any]) -> bool:

@@ -124,7 +124,7 @@ class Yard:
     def logits(self, one: Tried) -> np.ndarray:
         """(m, C) what the file says of all validation rows."""
         assert one.data is not None
-        return onnx.run(one.data, self.prepared.rows.stored[self.prepared.validation].numpy())
+        return onnx.run(one.data, self.prepared.rows.stored[self.prepared.validation].numpy(), self.prepared.rows.pad)
 
     @property
     def _row(self) -> np.ndarray:

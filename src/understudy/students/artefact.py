@@ -24,15 +24,12 @@ from understudy.errors import DataError, RecipeError, four_parts
 from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import Passages
 from understudy.students import weights
+from understudy.students.calls import answered, padding
 from understudy.students.generate import generate
 
 SCHEMA = 1
 CONFIG = "config.json"
 CARD = "README.md"
-BATCH = 1024
-"""Rows of a call, at most."""
-TOKENS = 32_768
-"""Of a call, with texts: what attention holds grows with the square of their length, and 1,024 texts of 512 tokens take 13 GB a layer."""
 
 
 @dataclass(frozen=True)
@@ -113,25 +110,20 @@ class Student:
         return self.predict(self.preprocess.read_input(path))
 
     def logits(self, encoded: np.ndarray) -> np.ndarray:
-        """(N, C) float32 logits of encoded inputs (`preprocess.encode`), in batches of 1024 rows."""
+        """(N, C) float32 logits of encoded inputs (`preprocess.encode`), some rows at a time."""
         return module_logits(self.module, self.preprocess, encoded)
 
 
-def batch_of(encoded: np.ndarray) -> int:
-    """How many of these rows a model is given at once: BATCH, of texts fewer where they are long."""
-    tokens = encoded.shape[1] if encoded.ndim == 2 and encoded.dtype.kind in "iu" else 1
-    return max(1, min(BATCH, TOKENS // tokens))
-
-
 def module_logits(module: nn.Module, preprocess: Preprocess, encoded: np.ndarray) -> np.ndarray:
-    """(N, C) float32 logits that a module in eval mode gives for encoded inputs, `batch_of` rows at a time."""
+    """(N, C) float32 logits that a module in eval mode gives for encoded inputs, some rows at a time."""
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    rows = []
+
+    def call(rows: np.ndarray) -> np.ndarray:
+        said: np.ndarray = module(torch.from_numpy(preprocess.normalise(rows)).to(device)).float().cpu().numpy()
+        return said
+
     with torch.inference_mode():
-        for start in range(0, len(encoded), batch := batch_of(encoded)):
-            inputs = torch.from_numpy(preprocess.normalise(encoded[start:start + batch]))
-            rows.append(module(inputs.to(device)).float().cpu().numpy())
-    return np.concatenate(rows)
+        return answered(encoded, padding(preprocess), call)
 
 
 def save(folder: str | os.PathLike[str], module: nn.Module, *, model: Mapping[str, Any], shape: tuple[int, ...], classes: Sequence[str],
