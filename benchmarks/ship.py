@@ -1,7 +1,8 @@
 """The reference jobs of docs/ship.md: from a recipe to files that ship, with what each step saved.
 
     python benchmarks/ship.py RUNS --run DATA ENCODER     run what is not there yet, one command after another (hours of one core)
-    python benchmarks/ship.py RUNS --machine "WORDS"      read the run folders, write the results down, and fill the page
+    python benchmarks/ship.py RUNS --machine "WORDS"      read the run folders, write the results down, and fill the page; what RUNS
+                                                          does not hold stays as the newest results have it
     python benchmarks/ship.py                             fill the page from the newest results
 
 DATA holds mnist/, cifar10/, cifar10_resnets/, adult/, fsdd4/, clinc150/ and what `texts.py` reads, ENCODER is a folder in the Hugging
@@ -49,6 +50,8 @@ class Job:
     quantised: str = "auto"
 
 
+TENTH = "student={from_teacher: {layers: 3, width: 64, inner: 256}}"
+"""A tenth of a 6-layer encoder: every second layer, a sixth of the width. Its table of tokens is the larger part of it."""
 JOBS = {
     "mnist": Job(
         "handwritten digits: 2×1200 units → 256 and 128", ("data.path={data}/mnist",), "1/10",
@@ -58,21 +61,31 @@ JOBS = {
     "cifar10_resnet": Job(
         "pictures: ResNet-56 → ResNet-8",
         ("data.path={data}/cifar10", "teacher.weights={data}/cifar10_resnets/resnet56-cifar10.safetensors",
-         "export=[safetensors, onnx, onnx_int8]")),
+          "export=[safetensors, onnx, onnx_int8]"), "1/10",
+        {"1/2": "student.model={arch: resnet, depth: 32}", "1/4": "student.model={arch: resnet, depth: 14}",
+         "1/20": "student.model={arch: cnn, width: 38}", "1/50": "student.model={arch: cnn, width: 23}"},
+        "student={from_teacher: {prune: 0.9}}"),
     "adult_trees": Job(
         "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",), "",
         {"1/2": "student.model.hidden=[192]", "1/4": "student.model.hidden=[96]", "1/10": "student.model.hidden=[38]",
          "1/20": "student.model.hidden=[19]", "1/50": "student.model.hidden=[7]"}, quantised=""),
     "spam_filter": Job(
         "spam: a 6-layer encoder → a convolutional net",
-        ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}"), quantised="dynamic"),
+        ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}"), "",
+        {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
+            ("1/2", 768, 768), ("1/4", 512, 512), ("1/10", 256, 256), ("1/20", 144, 192), ("1/50", 64, 96))},
+        TENTH, "dynamic"),
     "intent_classifier": Job(
         "150 intents: a 6-layer encoder → a convolutional net, with unlabelled texts",
         ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}", "data.unlabelled_path={more}",
-         "student.model={{arch: textcnn, width: 96, filters: 256}}", "training.steps=5000"), quantised="dynamic"),
+         "student.model={{arch: textcnn, width: 96, filters: 256}}", "training.steps=5000"), "1/10",
+        {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
+            ("1/2", 512, 256), ("1/4", 256, 256), ("1/20", 52, 112), ("1/50", 20, 64))},
+        TENTH, "dynamic"),
 }
 SERIES, FOLD = "spoken_digits", "test_groups-__nicolas__"
 """The job of several runs, and the one of them whose models are measured."""
+EMPTY: Mapping[str, Any] = {"sizes": {}, "pruned": None, "quantised": None}
 ALONE = "teacher-int8.json"
 """In a run's folder: the teacher alone in 8 bits."""
 
@@ -142,10 +155,16 @@ def collected(runs: Path, name: str, job: Job) -> dict[str, Any]:
         "conditions": {key: measured.get(key) for key in ("machine", "threads", "repeats", "load")},
         "failed": [{"format": one["format"], "reason": one["failed"]} for one in details["exports"] if one.get("failed")],
         "proofs": {one["format"]: one.get("parity") for one in details["exports"]},
-        "sizes": {share: point(runs / f"{name}-{share.replace('/', '_')}") for share in job.sizes
-                  if (runs / f"{name}-{share.replace('/', '_')}" / "summary.json").is_file()},
-        "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(run / ALONE) or None, "size": job.size, "recipe": placeless(tree),
+        "recipe": placeless(tree), **beside(runs, name, job),
     }
+
+
+def beside(runs: Path, name: str, job: Job) -> dict[str, Any]:
+    """What there is of the students of other sizes, the pruned teacher and the teacher in 8 bits."""
+    found = {"sizes": {share: point(runs / f"{name}-{share.replace('/', '_')}") for share in job.sizes
+                       if (runs / f"{name}-{share.replace('/', '_')}" / "summary.json").is_file()},
+             "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(runs / name / ALONE) or None}
+    return {"size": job.size} | {key: value for key, value in found.items() if value}
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,10 +222,13 @@ def main() -> None:
     if options.run:
         run_all(options.runs, *options.run, options.only)
     elif options.runs:
-        jobs = {name: collected(options.runs, name, job) for name, job in JOBS.items() if (options.runs / name / "summary.json").is_file()}
-        series = placeless(read(options.runs / SERIES / "series.json"))
+        before = newest("ship")
+        jobs = {name: EMPTY | before.get("jobs", {}).get(name, {}) | (
+            collected if (options.runs / name / "bench.json").is_file() else beside)(options.runs, name, job) for name, job in JOBS.items()}
+        jobs = {name: found for name, found in jobs.items() if "models" in found}
+        series = placeless(read(options.runs / SERIES / "series.json")) or before.get(SERIES, {})
         if "measured" in read(options.runs / SERIES / FOLD / "bench.json"):
-            series["fold"] = collected(options.runs / SERIES, FOLD, Job("", ()))
+            series["fold"] = EMPTY | collected(options.runs / SERIES, FOLD, Job("", ()))
         print(keep("ship", options.machine, {"jobs": jobs, SERIES: series}).relative_to(ROOT))
     if not options.run:
         PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(newest("ship"))), encoding="utf-8")

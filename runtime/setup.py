@@ -20,8 +20,6 @@ SHARED = ("atomic.py", "columns.py", "disk.py", "errors.py", "readers.py", "soun
           *(f"preprocess/{name}.py" for name in ("__init__", "_tokens", "audio", "image", "table", "text", "vector")))
 """None of them needs more than numpy when it is imported."""
 IMPORT = re.compile(r"^(\s*(?:from|import) )understudy\b", re.MULTILINE)
-NAMES = {"understudy[hf]": "understudy-runtime[text]"}
-"""What messages tell to install."""
 
 
 def source() -> Path:
@@ -40,8 +38,6 @@ class Build(build_py):
         super().run()
         for name in SHARED:
             text = IMPORT.sub(r"\1understudy_runtime", (source() / name).read_text(encoding="utf-8"))
-            for old, new in NAMES.items():
-                text = text.replace(old, new)
             made = Path(self.build_lib, "understudy_runtime", name)
             made.parent.mkdir(parents=True, exist_ok=True)
             made.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import understudy
 
 LEVELS = [
-    {"errors", "atomic", "randomness", "events"},
+    {"errors", "atomic", "randomness", "events", "extras"},
     {"divergence", "records", "columns", "disk", "readers", "sound", "threads", "tokens", "model_folder"},
     {"preprocess", "views", "arrays", "cache", "tree", "_fused_math", "spelling", "static_embedding", "transfer"},
     {"alignment", "_fused_job"},

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
+from understudy import extras
 from understudy.errors import DataError, RecipeError, four_parts
 
 Pooling = Literal["mean", "cls"]
@@ -40,8 +41,8 @@ def library() -> Any:
         import transformers
     except ImportError:
         raise RecipeError(four_parts(
-            "pretrained models need the transformers package", got="it is not installed", expected="pip install 'understudy[hf]'",
-            otherwise="The model could not be built", do="Install it")) from None
+            "pretrained models need the transformers package", got="it is not installed", expected="transformers",
+            otherwise="The model could not be built", do=f"Run {extras.install('hf')}")) from None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers

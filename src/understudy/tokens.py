@@ -3,7 +3,7 @@
     tokenizer = train("bpe", texts, size=8000)       # or read("a folder in the Hugging Face layout")
     tokenizer.encode(["a text"], length=64)                # (N, L) int32, the rest filled up with `tokenizer.pad`
 
-Needs `pip install 'understudy[hf]'`; the library is imported where it is used.
+The `tokenizers` library is imported where it is used.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def library() -> Any:
         import tokenizers
     except ImportError:
         raise RecipeError(four_parts(
-            "text needs the tokenizers package", got="it is not installed", expected="pip install 'understudy[hf]'",
+            "text needs the tokenizers package", got="it is not installed", expected="pip install tokenizers",
             otherwise="Text could not be turned into numbers", do="Install it")) from None
     return tokenizers
 

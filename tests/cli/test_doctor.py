@@ -6,6 +6,7 @@ from importlib import metadata
 
 import pytest
 
+from understudy import extras
 from understudy.cli import doctor
 from understudy.threads import Settings
 
@@ -62,7 +63,7 @@ def test_torch_is_never_advised_without_the_index_of_cpu_builds(monkeypatch):
 def test_versions_are_compared_as_numbers(monkeypatch, found, needs, enough):
     """Prevents: 2.9 passes for newer than 2.10, because it is compared as text."""
     monkeypatch.setattr(metadata, "version", lambda name: found)
-    assert doctor.requirements([f"package{needs}"])[0]["missing"] is not enough
+    assert doctor.requirements(extras.declared([f"package{needs}"]))[0]["missing"] is not enough
 
 
 def test_what_the_cpu_can_do():

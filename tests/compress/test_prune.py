@@ -128,7 +128,7 @@ def test_a_net_that_can_t_be_followed_is_refused_by_name():
 
 def test_without_the_library_one_command_is_named(net, monkeypatch):
     monkeypatch.setattr(prune.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r'Run pip install "understudy\[compress\]"'):
+    with pytest.raises(RecipeError, match='Run pip install "torch-pruning'):
         prune.groups_of(net("cnn"), SHAPE)
 
 

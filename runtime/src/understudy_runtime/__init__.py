@@ -8,7 +8,7 @@
     student.answer(raw)                          # (N,) names of classes
     student.encode(["a text"])                   # (N, D), of a student of sentence vectors
 
-numpy alone runs static embeddings; everything else needs ONNX Runtime (`pip install 'understudy-runtime[onnx]'`).
+numpy alone runs static embeddings; everything else needs ONNX Runtime (`pip install onnxruntime`).
 """
 
 from understudy_runtime.errors import DataError, RecipeError, UnderstudyError

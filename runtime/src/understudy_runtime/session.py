@@ -58,7 +58,7 @@ def _session(data: bytes, file: Path, threads: int | None) -> Any:
         import onnxruntime
     except ImportError:
         raise RecipeError(four_parts(
-            f'"{file.name}" needs ONNX Runtime', got="it is not installed", expected="pip install 'understudy-runtime[onnx]'",
+            f'"{file.name}" needs ONNX Runtime', got="it is not installed", expected="pip install onnxruntime",
             otherwise="The student could not be run", do="Install it")) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors

@@ -14,10 +14,11 @@ from typing import Any
 
 import typer
 
-from understudy import threads
+from understudy import extras, threads
 from understudy.cli._arguments import AS_JSON
 from understudy.cli._console import done, note, say, say_json, size, table
 from understudy.errors import DataError
+from understudy.extras import Requirement
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -49,7 +50,7 @@ def doctor(
 
 def examine(folder: Path) -> dict[str, Any]:
     """All of it as JSON values; bytes, cores."""
-    packages = requirements(metadata.requires("understudy") or [])
+    packages = requirements(one for one in extras.declared() if one.extra != DEVELOPERS)
     settings = threads.settled()
     flags = cpu_flags(_read("/proc/cpuinfo"))
     return {
@@ -68,21 +69,16 @@ def examine(folder: Path) -> dict[str, Any]:
     }
 
 
-def requirements(required: Iterable[str]) -> list[dict[str, Any]]:
+def requirements(required: Iterable[Requirement]) -> list[dict[str, Any]]:
     """Each declared dependency: {"name", "needs", "found", "extra", "missing"}; `extra` is the optional part that wants it, or ""."""
     found = []
-    for line in required:
-        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)", line)
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", line)
-        if match is None or match[1] == "understudy" or (extra and extra[1] == DEVELOPERS):
-            continue
-        name, needs = match[1], match[2].strip().strip("()")
+    for one in required:
         try:
-            have = metadata.version(name)
+            have = metadata.version(one.name)
         except metadata.PackageNotFoundError:
             have = ""
-        found.append({"name": name, "needs": needs, "found": have, "extra": extra[1] if extra else "",
-                      "missing": not have or not _enough(have, needs)})
+        found.append({"name": one.name, "needs": one.needs, "found": have, "extra": one.extra,
+                      "missing": not have or not _enough(have, one.needs)})
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from understudy import randomness
+from understudy import extras, randomness
 from understudy.compress.channels import Group, Member, shrunk
 from understudy.errors import RecipeError, four_parts
 from understudy.models.pruned import depthwise, size_of
@@ -26,7 +26,7 @@ def require_installed() -> None:
     if importlib.util.find_spec("torch_pruning") is None:
         raise RecipeError(four_parts(
             "pruning is not installed", got="no torch-pruning", expected="the extra `compress`",
-            otherwise="Nobody could tell which channels belong together", do='Run pip install "understudy[compress]"'))
+            otherwise="Nobody could tell which channels belong together", do=f"Run {extras.install('compress')}"))
 
 
 def groups_of(module: nn.Module, shape: tuple[int, ...], keep: Sequence[str] = ()) -> tuple[Group, ...]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from understudy import atomic
+from understudy import atomic, extras
 from understudy.errors import RecipeError, four_parts
 from understudy.export import _parity, onnx
 from understudy.export._batch import OneBatch
@@ -77,7 +77,8 @@ class Exporter(OneBatch):
                 "the export to litert has an environment of its own, which is not there",
                 got=f"no {', '.join(lacking)} for {interpreter()}", expected=f"one with {', '.join(NEEDED)}",
                 otherwise="The run would fail at its end",
-                do=f"Run python -m venv litert && litert/bin/pip install understudy litert-torch, and set {PYTHON}=litert/bin/python"))
+                do=f'Run python -m venv litert && litert/bin/pip install "{extras.source()}" litert-torch, '
+                   f"and set {PYTHON}=litert/bin/python"))
 
     def export(
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None

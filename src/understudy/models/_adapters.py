@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from understudy import extras
 from understudy.errors import RecipeError, four_parts
 
 
@@ -40,6 +41,6 @@ def _library() -> Any:
         import peft
     except ImportError:
         raise RecipeError(four_parts(
-            "adapters need the peft package", got="it is not installed", expected="pip install 'understudy[hf]'",
-            otherwise="All weights would be trained", do="Install it, or leave lora out")) from None
+            "adapters need the peft package", got="it is not installed", expected="peft",
+            otherwise="All weights would be trained", do=f"Run {extras.install('hf', ['peft'])}, or leave lora out")) from None
     return peft
