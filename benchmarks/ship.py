@@ -73,14 +73,14 @@ JOBS = {
         "spam: a 6-layer encoder → a convolutional net",
         ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}"), "",
         {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
-            ("1/2", 768, 768), ("1/4", 512, 512), ("1/10", 256, 256), ("1/20", 144, 192), ("1/50", 64, 96))},
+            ("1/2", 1536, 96), ("1/4", 768, 96), ("1/10", 256, 256), ("1/20", 144, 192), ("1/50", 64, 96))},
         TENTH, "dynamic"),
     "intent_classifier": Job(
         "150 intents: a 6-layer encoder → a convolutional net, with unlabelled texts",
         ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}", "data.unlabelled_path={more}",
          "student.model={{arch: textcnn, width: 96, filters: 256}}", "training.steps=5000"), "1/10",
         {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
-            ("1/2", 512, 256), ("1/4", 256, 256), ("1/20", 52, 112), ("1/50", 20, 64))},
+            ("1/2", 512, 128), ("1/4", 256, 256), ("1/20", 52, 112), ("1/50", 20, 64))},
         TENTH, "dynamic"),
 }
 SERIES, FOLD = "spoken_digits", "test_groups-__nicolas__"
