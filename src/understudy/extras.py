@@ -64,4 +64,5 @@ def source() -> str:
     if not said:
         return NAME
     found = json.loads(said)
-    return f"{NAME} @ {'git+' if 'vcs_info' in found else ''}{found['url']}"
+    system = found.get("vcs_info", {}).get("vcs", "")
+    return f"{NAME} @ {system}{'+' if system else ''}{found['url']}"
