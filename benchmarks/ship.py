@@ -40,7 +40,8 @@ BENCH = ("--watts", "12", "--grid", "380", "--prices", "example", "--batch", "32
 class Job:
     """A packaged recipe. data: its overrides, with {data}, {encoder} and {more}, texts without labels. size: the share of the teacher that
     its student is, where that is one of the page's. sizes: other shares -> overrides of a student of that size. pruned: overrides that
-    prune the teacher to the student's size; quantised: how the teacher alone is put in 8 bits, "" where it can't be."""
+    prune the teacher to the student's size; quantised: how the teacher alone is put in 8 bits, "" where it can't be. one_seed: which sizes,
+    and "pruned", are of one seed, as more took too long."""
 
     title: str
     data: tuple[str, ...]
@@ -48,8 +49,10 @@ class Job:
     sizes: Mapping[str, str] = field(default_factory=dict)
     pruned: str = ""
     quantised: str = "auto"
+    one_seed: tuple[str, ...] = ()
 
 
+SIZES = ship_page.SHARES
 TENTH = "student={from_teacher: {layers: 3, width: 64, inner: 256}}"
 """A tenth of a 6-layer encoder: every second layer, a sixth of the width. Its table of tokens is the larger part of it."""
 JOBS = {
@@ -61,10 +64,10 @@ JOBS = {
     "cifar10_resnet": Job(
         "pictures: ResNet-56 → ResNet-8",
         ("data.path={data}/cifar10", "teacher.weights={data}/cifar10_resnets/resnet56-cifar10.safetensors",
-          "export=[safetensors, onnx, onnx_int8]"), "1/10",
+          "export=[safetensors, onnx, onnx_int8]", "compress={{quantize: {{epochs: 3, lr: 1e-4}}}}"), "1/10",
         {"1/2": "student.model={arch: resnet, depth: 32}", "1/4": "student.model={arch: resnet, depth: 14}",
          "1/20": "student.model={arch: cnn, width: 38}", "1/50": "student.model={arch: cnn, width: 23}"},
-        "student={from_teacher: {prune: 0.9}}"),
+        "student={from_teacher: {prune: 0.9}}", one_seed=(*SIZES, "pruned")),
     "adult_trees": Job(
         "a table of incomes: boosted trees → 64 units", ("data.path={data}/adult/adult.csv.gz",), "",
         {"1/2": "student.model.hidden=[192]", "1/4": "student.model.hidden=[96]", "1/10": "student.model.hidden=[38]",
@@ -74,18 +77,19 @@ JOBS = {
         ("data.path={data}/sms_spam/SMSSpamCollection.gz", "teacher.model.path={encoder}"), "",
         {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
             ("1/2", 1536, 96), ("1/4", 768, 96), ("1/10", 256, 256), ("1/20", 144, 192), ("1/50", 64, 96))},
-        TENTH, "dynamic"),
+        TENTH, "dynamic", ("1/2", "1/4", "1/20", "1/50", "pruned")),
     "intent_classifier": Job(
         "150 intents: a 6-layer encoder → a convolutional net, with unlabelled texts",
         ("data.path={data}/clinc150/data_full.json.gz", "teacher.model.path={encoder}", "data.unlabelled_path={more}",
          "student.model={{arch: textcnn, width: 96, filters: 256}}", "training.steps=5000"), "1/10",
         {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
             ("1/2", 512, 128), ("1/4", 256, 256), ("1/20", 52, 112), ("1/50", 20, 64))},
-        TENTH, "dynamic"),
+        TENTH, "dynamic", (*SIZES, "pruned")),
 }
 SERIES, FOLD = "spoken_digits", "test_groups-__nicolas__"
 """The job of several runs, and the one of them whose models are measured."""
-EMPTY: Mapping[str, Any] = {"sizes": {}, "pruned": None, "quantised": None}
+PLAIN = ("export=[safetensors]", "compress.quantize=null")
+"""Overrides of a run that is made for its student alone."""
 ALONE = "teacher-int8.json"
 """In a run's folder: the teacher alone in 8 bits."""
 
@@ -111,14 +115,19 @@ def run_all(runs: Path, data: Path, encoder: Path, only: Sequence[str]) -> None:
         once(runs, name, name, *given)
         benched(runs / name)
         for share, change in job.sizes.items():
-            once(runs, f"{name}-{share.replace('/', '_')}", name, *given, change, "export=[safetensors]")
+            once(runs, f"{name}-{share.replace('/', '_')}", name, *given, change, *PLAIN, *seeds(job, share))
         if job.pruned:
-            once(runs, f"{name}-pruned", name, *given, job.pruned, "export=[safetensors]")
+            once(runs, f"{name}-pruned", name, *given, job.pruned, *PLAIN, *seeds(job, "pruned"))
         if job.quantised and not (runs / name / ALONE).is_file():
             atomic.write_json(runs / name / ALONE, in_8_bits(runs / name, job.quantised))
     if not only or SERIES in only:
         once(runs, SERIES, SERIES, f"data.path={data}/fsdd4/recordings.tar.xz")
         benched(runs / SERIES / FOLD)
+
+
+def seeds(job: Job, which: str) -> tuple[str, ...]:
+    """The override for what is of one seed."""
+    return ("training.seeds=1",) if which in job.one_seed else ()
 
 
 def once(runs: Path, name: str, recipe: str, *overrides: str) -> None:
@@ -129,7 +138,7 @@ def once(runs: Path, name: str, recipe: str, *overrides: str) -> None:
 
 def benched(run: Path) -> None:
     """Its models measured, unless they are."""
-    if "measured" not in read(run / "bench.json"):
+    if not measured(run):
         understudy("bench", str(run), *BENCH)
 
 
@@ -139,32 +148,43 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def collected(runs: Path, name: str, job: Job) -> dict[str, Any]:
+def together(before: Mapping[str, Any], runs: Path, name: str, job: Job) -> dict[str, Any]:
+    """What was known of a job, and what these runs add: its own run only where its models were measured."""
+    beside = {"sizes": before.get("sizes", {}) | sizes(runs, name, job),
+              "pruned": pruned(runs / f"{name}-pruned") or before.get("pruned"),
+              "quantised": read(runs / name / ALONE) or before.get("quantised"), "size": job.size}
+    return {**before, **(collected(runs, name) if measured(runs / name) else {}), **beside}
+
+
+def sizes(runs: Path, name: str, job: Job) -> dict[str, Any]:
+    """Share of the teacher -> the student of that size, as far as there are runs."""
+    folders = {share: runs / f"{name}-{share.replace('/', '_')}" for share in job.sizes}
+    return {share: point(run) for share, run in folders.items() if (run / "summary.json").is_file()}
+
+
+def measured(run: Path) -> bool:
+    """Whether `understudy bench` has measured its models."""
+    return "measured" in read(run / "bench.json")
+
+
+def collected(runs: Path, name: str) -> dict[str, Any]:
     """What the page says of a job, and the conditions that it was measured under."""
     run = runs / name
-    summary, details, measured = read(run / "summary.json"), read(run / "details.json"), read(run / "bench.json").get("measured", {})
+    summary, details, bench = read(run / "summary.json"), read(run / "details.json"), read(run / "bench.json")["measured"]
     tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    rows = measured.get("models", [])
+    rows = bench["models"]
     return {
         "metric": summary["metric"], "examples": summary["examples"], "teacher": summary["teacher"]["value"],
         "control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"]),
         "seeds": len(summary["arms"]["distilled"]["seeds"]),
         "models": [{key: row[key] for key in ("name", "role", "runtime", "bytes", "parameters", "macs", "quality", "failed")} | figures(row)
                    for row in rows],
-        "savings": measured.get("savings", {}),
-        "conditions": {key: measured.get(key) for key in ("machine", "threads", "repeats", "load")},
+        "savings": bench.get("savings", {}),
+        "conditions": {key: bench.get(key) for key in ("machine", "threads", "repeats", "load")},
         "failed": [{"format": one["format"], "reason": one["failed"]} for one in details["exports"] if one.get("failed")],
         "proofs": {one["format"]: one.get("parity") for one in details["exports"]},
-        "recipe": placeless(tree), **beside(runs, name, job),
+        "recipe": placeless(tree),
     }
-
-
-def beside(runs: Path, name: str, job: Job) -> dict[str, Any]:
-    """What there is of the students of other sizes, the pruned teacher and the teacher in 8 bits."""
-    found = {"sizes": {share: point(runs / f"{name}-{share.replace('/', '_')}") for share in job.sizes
-                       if (runs / f"{name}-{share.replace('/', '_')}" / "summary.json").is_file()},
-             "pruned": pruned(runs / f"{name}-pruned"), "quantised": read(runs / name / ALONE) or None}
-    return {"size": job.size} | {key: value for key, value in found.items() if value}
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,12 +205,14 @@ def kept(arm: Mapping[str, Any]) -> dict[str, Any]:
 def point(run: Path) -> dict[str, Any]:
     """Size and quality of a student of another size."""
     summary = read(run / "summary.json")
-    return {"control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"])}
+    return {"control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"]),
+            "seeds": len(summary["arms"]["distilled"]["seeds"])}
 
 
 def pruned(run: Path) -> dict[str, Any] | None:
-    """The pruned teacher: before it has learnt again, and recovered with and without the unpruned one."""
-    return {"start": read(run / "details.json")["pruned"], **point(run)} if (run / "summary.json").is_file() else None
+    """The pruned teacher: before it has learnt again (None of encoders, whose cuts are not asked before), and recovered with and without
+    the whole one."""
+    return {"start": read(run / "details.json").get("pruned"), **point(run)} if (run / "summary.json").is_file() else None
 
 
 def in_8_bits(run: Path, method: str) -> dict[str, Any]:
@@ -223,12 +245,11 @@ def main() -> None:
         run_all(options.runs, *options.run, options.only)
     elif options.runs:
         before = newest("ship")
-        jobs = {name: EMPTY | before.get("jobs", {}).get(name, {}) | (
-            collected if (options.runs / name / "bench.json").is_file() else beside)(options.runs, name, job) for name, job in JOBS.items()}
+        jobs = {name: together(before.get("jobs", {}).get(name, {}), options.runs, name, job) for name, job in JOBS.items()}
         jobs = {name: found for name, found in jobs.items() if "models" in found}
-        series = placeless(read(options.runs / SERIES / "series.json")) or before.get(SERIES, {})
-        if "measured" in read(options.runs / SERIES / FOLD / "bench.json"):
-            series["fold"] = EMPTY | collected(options.runs / SERIES, FOLD, Job("", ()))
+        series = before.get(SERIES, {}) | placeless(read(options.runs / SERIES / "series.json"))
+        if measured(options.runs / SERIES / FOLD):
+            series["fold"] = together({}, options.runs / SERIES, FOLD, Job("", ()))
         print(keep("ship", options.machine, {"jobs": jobs, SERIES: series}).relative_to(ROOT))
     if not options.run:
         PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(newest("ship"))), encoding="utf-8")

@@ -84,7 +84,7 @@ def parts(jobs: Mapping[str, Any]) -> str:
 
 
 def sizes(jobs: Mapping[str, Any]) -> str:
-    """What students of other sizes keep, with the control in brackets, and where the knee is."""
+    """What students of other sizes keep, with the control in brackets, and where the knee is; an asterisk marks what is of one seed."""
     lines = ["| job | size of the student |" + "".join(f" {one} |" for one in SHARES) + " knee |", "|---|---|" + "---|" * (len(SHARES) + 1)]
     for name, found in jobs.items():
         if not found["sizes"]:
@@ -94,7 +94,8 @@ def sizes(jobs: Mapping[str, Any]) -> str:
                  for one, point in points.items() if point is not None}
         rising = sorted(there.items(), key=lambda item: item[1][0])
         at = rising[knee([(made, mean) for _, (made, mean, _) in rising])][0]
-        cells = " | ".join("–" if one not in there else f"{100 * there[one][1]:.1f} ({100 * there[one][2]:.1f})" for one in SHARES)
+        cells = " | ".join("–" if one not in there else f"{100 * there[one][1]:.1f} ({100 * there[one][2]:.1f})"
+                           + "*" * (points[one].get("seeds", 3) == 1) for one in SHARES)
         lines.append(f"| `{name}` | {NAMES[found['metric']]}, % (control) | {cells} | {at} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 

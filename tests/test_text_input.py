@@ -48,7 +48,7 @@ def test_without_the_package_it_says_so(monkeypatch):
     """Prevents: an install without the extra is told that its tokenizer is broken."""
     made = tokens.train("words", ["a"], 300)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(RecipeError, match=r"understudy\[hf\]"):
+    with pytest.raises(RecipeError, match="got it is not installed.*Run pip install tokenizers"):
         tokens.Tokenizer(made.text, made.pad).inner  # noqa: B018
 
 
@@ -90,17 +90,21 @@ def test_positions():
     assert reading.positions({"arch": "pretrained", "config": config}) == 512
     behind = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
     assert reading.positions({"arch": "pretrained", "config": behind}) == 512
+    silent = {"model_type": "roberta", "max_position_embeddings": 34}
+    assert [reading.positions({"arch": "pretrained", "config": silent}, pad) for pad in (0, 1, 3)] == [33, 32, 30]
     assert reading.positions({"arch": "bag"}) is None and reading.positions({"config": {"max_position_embeddings": -1}}) is None
 
 
 @pytest.mark.slow
-def test_roberta_reads_as_many_tokens_as_positions_says(tmp_path):
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_roberta_reads_as_many_tokens_as_positions_says(pad):
     import torch
     import transformers
 
     config = transformers.RobertaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-                                        max_position_embeddings=12, pad_token_id=1)
-    most = reading.positions({"arch": "pretrained", "config": config.to_dict()})
+                                        max_position_embeddings=12, pad_token_id=pad)
+    said = {key: value for key, value in config.to_dict().items() if key != "pad_token_id"}
+    most = reading.positions({"arch": "pretrained", "config": said}, pad)
     model = transformers.RobertaModel(config).eval()
     model(input_ids=torch.full((1, most), 5))
     with pytest.raises((IndexError, RuntimeError)):

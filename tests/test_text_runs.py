@@ -82,8 +82,16 @@ def test_a_configuration_has_a_row_for_each_token_and_no_more():
     spec = {"arch": "pretrained", "config": {"model_type": "bert"}}
     assert filled(spec, 300, 7)["config"] == {"model_type": "bert", "vocab_size": 300, "pad_token_id": 7}
     assert filled({**spec, "config": {"vocab_size": 512}}, 300, 7)["config"]["vocab_size"] == 512
-    with pytest.raises(RecipeError, match="got vocab_size: 299, expected 300"):
-        filled({**spec, "config": {"vocab_size": 299}}, 300, 7)
+    for wrong in (299, None, "512"):
+        with pytest.raises(RecipeError, match=f"got vocab_size: {wrong!r}, expected 300"):
+            filled({**spec, "config": {"vocab_size": wrong}}, 300, 7)
+
+
+@pytest.mark.parametrize("arch", ["causal", "masked"])
+def test_a_configuration_keeps_what_tells_documents_apart(arch):
+    """Prevents: the documents of a row read each other, in a student that is built from a configuration and in no other."""
+    said = filled({"arch": arch, "config": {"model_type": "llama"}}, 300, 7, 2)
+    assert said["start"] == 2 and said["config"]["vocab_size"] == 300
 
 
 @pytest.mark.slow

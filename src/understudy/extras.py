@@ -32,13 +32,13 @@ def declared(lines: Iterable[str] | None = None) -> list[Requirement]:
 
 
 def install(extra: str, packages: Sequence[str] = ()) -> str:
-    """The command that installs an optional part, or those of its packages that are named."""
+    """What to do to have an optional part, or those of its packages that are named: the command, where there is an installation."""
     parts, there = {extra}, list(_parsed(None))
     for one in there:  # an extra may consist of others: understudy[export]
         if one.extra == extra and one.name == NAME:
             parts |= set(one.parts)
     wanted = [one for one in there if one.extra in parts and one.name != NAME and (not packages or one.name in packages)]
-    return f"pip install {' '.join(map(str, wanted))}" if wanted else f"install the extra `{extra}` from where this package came"
+    return f"Run pip install {' '.join(map(str, wanted))}" if wanted else f"Install the extra `{extra}` from where this package came"
 
 
 def _parsed(lines: Iterable[str] | None) -> Iterator[Requirement]:
@@ -55,14 +55,16 @@ def _parsed(lines: Iterable[str] | None) -> Iterator[Requirement]:
             yield Requirement(match[1], match[3].strip().strip("()"), extra[1] if extra else "", parts)
 
 
-def source() -> str:
-    """What pip installs this very package from: the checkout, repository or file that it came from; its name where an index had it."""
+def source() -> str | None:
+    """What pip installs this very package from: the checkout, the commit of a repository, or the file that it came from. None where that is
+    not known, as of what came from an index."""
     try:
         said = metadata.distribution(NAME).read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         said = None
     if not said:
-        return NAME
+        return None
     found = json.loads(said)
-    system = found.get("vcs_info", {}).get("vcs", "")
-    return f"{NAME} @ {system}{'+' if system else ''}{found['url']}"
+    held = found.get("vcs_info")
+    place = f"{held['vcs']}+{found['url']}@{held['commit_id']}" if held else found["url"]
+    return f"{NAME} @ {place}" + (f"#subdirectory={found['subdirectory']}" if "subdirectory" in found else "")

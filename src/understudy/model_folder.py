@@ -42,7 +42,7 @@ def library() -> Any:
     except ImportError:
         raise RecipeError(four_parts(
             "pretrained models need the transformers package", got="it is not installed", expected="transformers",
-            otherwise="The model could not be built", do=f"Run {extras.install('hf')}")) from None
+            otherwise="The model could not be built", do=extras.install("hf"))) from None
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers

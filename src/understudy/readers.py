@@ -246,8 +246,8 @@ def not_utf8(path: str | os.PathLike[str], line: int, error: UnicodeDecodeError)
 
 def lacking(package: str, what: str) -> RecipeError:
     """The error for what can't be read without a package that is not installed."""
-    return RecipeError(four_parts(f"{what} need {package}", got="it is not installed", expected=f"pip install {package}",
-                                  otherwise="They could not be read", do="Install it"))
+    return RecipeError(four_parts(f"{what} need {package}", got="it is not installed", expected=package,
+                                  otherwise="They could not be read", do=f"Run pip install {package}"))
 
 
 def _pillow() -> tuple[Any, Any]:

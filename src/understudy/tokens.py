@@ -158,8 +158,8 @@ def library() -> Any:
         import tokenizers
     except ImportError:
         raise RecipeError(four_parts(
-            "text needs the tokenizers package", got="it is not installed", expected="pip install tokenizers",
-            otherwise="Text could not be turned into numbers", do="Install it")) from None
+            "text needs the tokenizers package", got="it is not installed", expected="tokenizers",
+            otherwise="Text could not be turned into numbers", do="Run pip install tokenizers")) from None
     return tokenizers
 
 

@@ -116,6 +116,17 @@ def test_arms_that_cancel_out_without_a_guard_have_no_interval_and_say_why(apart
     assert lead.ci95 is None and lead.reason == compare.ALIKE
 
 
+@pytest.mark.parametrize("guard", [None, 1.0])
+def test_a_lead_of_rounding_is_no_lead(guard: float | None) -> None:
+    """Prevents: "-7,821,150,488,048 of the gap closed", where control and teacher are one model and their means differ in the last bit."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        teacher = rng.normal(3, 1, rng.integers(5, 200))
+        control = np.tile(teacher, (3, 1))
+        found = retention.gap_closed(control, control + 0.1 * rng.normal(size=control.shape), teacher, True, guard)
+        assert found.value is None and found.reason == retention.TEACHER_NOT_ABOVE_CONTROL
+
+
 def test_a_shift_of_every_item_is_certain_where_no_seed_differs() -> None:
     """The other side of it: what varies by as little as a millionth is not rounding."""
     same = np.tile(np.random.default_rng(1).normal(size=40), (3, 1))

@@ -63,7 +63,7 @@ def test_images(ask, make_run, pixels, tmp_path):
     found = ask(f"print(json.dumps(load({str(run / 'student')!r}).predict_file({str(tmp_path / 'large.png')!r}).tolist()))")
     np.testing.assert_allclose(found, artefact.load(run / "student").predict_file(tmp_path / "large.png"), atol=1e-5)
     said = ask(f"load({str(run / 'student')!r}).predict_file({str(tmp_path / 'large.png')!r})", without=("PIL",), fails=True)
-    assert "need pillow: got it is not installed, expected pip install pillow" in said
+    assert "need pillow: got it is not installed" in said and "Run pip install pillow" in said
 
 
 def test_vectors_and_tables(ask, make_run, tmp_path):
@@ -157,7 +157,7 @@ def test_what_is_no_student_is_refused(ask, make_run, pixels, tmp_path):
 
     assert "is no student: got config.json: No such file" in said(tmp_path)
     missing = said(export, without=("onnxruntime",))
-    assert "needs ONNX Runtime: got it is not installed, expected pip install onnxruntime" in missing
+    assert "needs ONNX Runtime: got it is not installed" in missing and "Run pip install onnxruntime" in missing
     config = json.loads((export / "config.json").read_text())
     (export / "config.json").write_text(json.dumps({**config, "schema": 2}))
     assert "was not written by this version of understudy: got schema 2, expected schema 1" in said(export)

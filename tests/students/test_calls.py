@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from understudy.errors import DataError
 from understudy.students import calls
 
 
@@ -49,6 +50,19 @@ def test_what_is_no_text_stays_in_its_order(monkeypatch):
     np.testing.assert_array_equal(found, rows[:, 0])
     np.testing.assert_array_equal(np.concatenate(seen), rows)
     assert [len(one) for one in seen] == [4, 4, 2]
+
+
+def test_a_model_that_does_not_answer_row_by_row_is_refused():
+    """Prevents: one answer of a graph whose batch is fixed counts for all rows, and its proof passes."""
+    with pytest.raises(DataError, match="1 answers to 5 rows"):
+        calls.answered(np.zeros((5, 3)), None, lambda rows: np.arange(4.0)[None])
+
+
+def test_the_first_row_is_asked_alone():
+    seen = []
+    found = calls.alone_and_together(np.arange(10.0).reshape(5, 2), None, lambda rows: seen.append(len(rows)) or rows.sum(1))
+    assert seen == [1, 4] and found.tolist() == [1, 5, 9, 13, 17]
+    assert calls.alone_and_together(np.ones((1, 2)), None, lambda rows: rows.sum(1)).tolist() == [2]
 
 
 @pytest.mark.parametrize(("width", "together"), [(1, 1024), (32, 1024), (512, 64), (100_000, 1)])

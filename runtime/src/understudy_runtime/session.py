@@ -58,8 +58,8 @@ def _session(data: bytes, file: Path, threads: int | None) -> Any:
         import onnxruntime
     except ImportError:
         raise RecipeError(four_parts(
-            f'"{file.name}" needs ONNX Runtime', got="it is not installed", expected="pip install onnxruntime",
-            otherwise="The student could not be run", do="Install it")) from None
+            f'"{file.name}" needs ONNX Runtime', got="it is not installed", expected="onnxruntime",
+            otherwise="The student could not be run", do="Run pip install onnxruntime")) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if threads is not None:

@@ -26,7 +26,7 @@ def require_installed() -> None:
     if importlib.util.find_spec("torch_pruning") is None:
         raise RecipeError(four_parts(
             "pruning is not installed", got="no torch-pruning", expected="the extra `compress`",
-            otherwise="Nobody could tell which channels belong together", do=f"Run {extras.install('compress')}"))
+            otherwise="Nobody could tell which channels belong together", do=extras.install("compress")))
 
 
 def groups_of(module: nn.Module, shape: tuple[int, ...], keep: Sequence[str] = ()) -> tuple[Group, ...]:

@@ -32,7 +32,7 @@ without more of a guard cover 83 % (benchmarks/verdict_banks.py)."""
 ROUNDING = 1e-12
 """A standard error of so small a share of the largest score is what sums of double precision leave over."""
 ONE_SEED = "one seed: how much seeds differ is not known, so there is no interval; train at least 2, better 3 or more"
-ALIKE = "every item is scored alike by both with every seed: nothing varies, so there is no interval; see whether anything was learnt"
+ALIKE = "neither items nor seeds differ in it, so there is no interval"
 
 
 @dataclass(frozen=True, slots=True)

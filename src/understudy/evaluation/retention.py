@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.evaluation.compare import Interval, spread, why_none
+from understudy.evaluation.compare import ROUNDING, Interval, spread, why_none
 
 TEACHER_NOT_ABOVE_CONTROL = "the teacher is not better than the control"
 TEACHER_NOT_ABOVE_TRIVIAL = "the teacher is not better than the trivial predictor"
@@ -59,12 +59,12 @@ def gap_closed(
 ) -> Estimate:
     """(distilled - control) / (teacher - control): the share of the teacher's lead that distilling won.
 
-    None where the teacher is not better than the control; no interval where its lead is within its own 95 % error (the ratio of a
-    difference to something that may be zero has no first-order interval).
+    None where the teacher is not better than the control by more than rounding; no interval where its lead is within its own 95 %
+    error (the ratio of a difference to something that may be zero has no first-order interval).
     """
     c, d, t = float(control.mean()), float(distilled.mean()), float(teacher.mean())
     lead = t - c
-    if not (lead > 0 if higher_is_better else lead < 0):
+    if not (lead > 0 if higher_is_better else lead < 0) or abs(lead) <= ROUNDING * max(abs(t), abs(c)):
         return Estimate(None, None, TEACHER_NOT_ABOVE_CONTROL)
     value = (d - c) / lead
     around = lead_over(control, teacher, guard).ci95

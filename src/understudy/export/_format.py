@@ -67,7 +67,7 @@ class Format(ABC):
         if lacking:
             raise RecipeError(four_parts(
                 f"the export to {self.kind} is not installed", got="no " + ", ".join(lacking), expected=f"the extra `{self.extra}`",
-                otherwise="The run would fail at its end", do=f"Run {extras.install(self.extra)}"))
+                otherwise="The run would fail at its end", do=extras.install(self.extra)))
 
     def loaded(self) -> None:
         """RecipeError as of `installed`, which only looks, and where a package that is there lacks what it needs itself: it is imported."""
@@ -80,7 +80,7 @@ class Format(ABC):
                     raise RecipeError(four_parts(
                         f"the export to {self.kind} is installed in part", got=f"{name} without {error.name or error}",
                         expected=f"the whole extra `{self.extra}`", otherwise="The file could not be made",
-                        do=f"Run {extras.install(self.extra)}")) from None
+                        do=extras.install(self.extra))) from None
 
     @property
     def kind(self) -> str:

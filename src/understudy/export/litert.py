@@ -31,6 +31,7 @@ from understudy.students import artefact
 FILE = "model.tflite"
 PYTHON = "UNDERSTUDY_LITERT"
 """Environment variable with the Python of that environment."""
+SOMEWHERE = "the checkout or file of understudy"
 NEEDED = ("litert_torch", "ai_edge_litert", "understudy")
 LABELS, ABOUT = "labels.txt", "understudy.json"
 """What is packed behind the model, as LiteRT's metadata keeps files: a zip archive that its interpreter passes over."""
@@ -77,7 +78,7 @@ class Exporter(OneBatch):
                 "the export to litert has an environment of its own, which is not there",
                 got=f"no {', '.join(lacking)} for {interpreter()}", expected=f"one with {', '.join(NEEDED)}",
                 otherwise="The run would fail at its end",
-                do=f'Run python -m venv litert && litert/bin/pip install "{extras.source()}" litert-torch, '
+                do=f'Run python -m venv litert && litert/bin/pip install "{extras.source() or SOMEWHERE}" litert-torch, '
                    f"and set {PYTHON}=litert/bin/python"))
 
     def export(

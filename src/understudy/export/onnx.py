@@ -24,7 +24,7 @@ from understudy.export._probe import Probe
 from understudy.export._trace import Whole, example, free, lacking, quiet
 from understudy.preprocess.text import Text
 from understudy.students import artefact
-from understudy.students.calls import answered, padding
+from understudy.students.calls import alone_and_together, padding
 from understudy.tokens import FILE as TOKENIZER
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def run(data: bytes, inputs: np.ndarray, pad: int | None = None) -> np.ndarray:
         said: np.ndarray = session.run(None, {"input": rows})[0]
         return said
 
-    return np.concatenate([answered(rows, pad, call) for rows in (inputs[:1], inputs[1:]) if len(rows)])
+    return alone_and_together(inputs, pad, call)
 
 
 def files(student: artefact.Student) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from understudy.export._format import Format
 from understudy.export._probe import Probe
 from understudy.runtimes.openvino import HINTS, library
 from understudy.students import artefact
-from understudy.students.calls import answered, padding
+from understudy.students.calls import alone_and_together, padding
 
 GRAPH, WEIGHTS = "model.xml", "model.bin"
 
@@ -82,8 +82,7 @@ def run(graph: Path, inputs: np.ndarray, precision: str = "float32", pad: int | 
     kit = library()
     hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     compiled = kit.Core().compile_model(graph, "CPU", hints)
-    parts = [rows for rows in (inputs[:1], inputs[1:]) if len(rows)]
-    return np.concatenate([answered(rows, pad, lambda some: np.array(compiled([some])[0])) for rows in parts])
+    return alone_and_together(inputs, pad, lambda rows: np.array(compiled([rows])[0]))
 
 
 def lacking(student: artefact.Student, probe_inputs: np.ndarray, error: RuntimeError) -> _parity.Mismatch:

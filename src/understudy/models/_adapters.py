@@ -42,5 +42,5 @@ def _library() -> Any:
     except ImportError:
         raise RecipeError(four_parts(
             "adapters need the peft package", got="it is not installed", expected="peft",
-            otherwise="All weights would be trained", do=f"Run {extras.install('hf', ['peft'])}, or leave lora out")) from None
+            otherwise="All weights would be trained", do=f"{extras.install('hf', ['peft'])}, or leave lora out")) from None
     return peft

@@ -27,7 +27,7 @@ def build(measured: Measured, summary: Mapping[str, Any]) -> dict[str, Any]:
     above = lead["above"] if lead else None
     return {
         "sentence": sentence(summary, above, facts.control_reason), "verdict_line": verdict_line(summary),
-        "notes": _notes(measured, above),
+        "notes": _notes(measured, lead),
         "split": facts.split, "verdict": _verdict(measured), "teacher_over_control": lead,
         "gap_closed": measured.gap, "table": [_table_row(measured, model) for model in measured.models],
         "claims": _claims(facts, summary["claims"]), "gates": summary["gates"],
@@ -58,14 +58,14 @@ def _lead(measured: Measured) -> dict[str, Any] | None:
     return {"value": sign * lead.value, "ci95": ends, "above": above}
 
 
-def _notes(measured: Measured, above: bool | None) -> list[str]:
+def _notes(measured: Measured, lead: Mapping[str, Any] | None) -> list[str]:
     facts, found = measured.facts, list(measured.facts.notes)
     if "control" not in measured.arms:
         found.append(f"No control arm: {facts.control_reason or 'no reason given'}. Nobody can say what the teacher added.")
     elif measured.gap.reason == TEACHER_NOT_ABOVE_CONTROL:
         alone = "before it learnt anything" if facts.control == "init_only" else "trained alone"
         found.append(f"Teacher not above the control: the same student {alone} scores at least as well.")
-    elif above is not True and not facts.self_taught and len(facts.seeds["distilled"]) > 1:
+    elif lead is not None and lead["ci95"] is not None and not lead["above"] and not facts.self_taught:
         found.append("The teacher is not shown to be better than the control: the difference is within its 95 % error.")
     if len(facts.seeds["distilled"]) == 1:
         found.append("One seed: there are no intervals and no verdict, because nothing is known about how much seeds differ.")

@@ -41,7 +41,7 @@ def read(wanted: recipe.Recipe, examples: Examples, split: Split) -> Preprocess:
         made = replace(made, length=max(made.length, WHOLE))
     theirs = wanted.teacher[0].options.get("model") or {}
     readers = [theirs] if wanted.student.from_teacher else [model, theirs] if running else [model]
-    most = min((bound for one in readers if (bound := reading.positions(one)) is not None), default=None)
+    most = min((bound for one in readers if (bound := reading.positions(one, made.tokenizer.pad)) is not None), default=None)
     if most is not None and made.length > most:
         if asked.length is not None:
             raise RecipeError(

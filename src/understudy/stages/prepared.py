@@ -136,7 +136,7 @@ class Prepared:
             preprocess = self.examples.fit_preprocess(self.split.train, tokenizer=made, length=wanted.length)
             assert isinstance(preprocess, Text | Passages)
             length = max(preprocess.length, WHOLE) if self.task == "embedding" else preprocess.length
-            preprocess = replace(preprocess, length=min(length, reading.positions(model) or length))
+            preprocess = replace(preprocess, length=min(length, reading.positions(model, made.pad) or length))
             self._readings[key] = self if preprocess == self.preprocess else self._encoded(preprocess)
         return self._readings[key]
 

@@ -13,6 +13,8 @@ from understudy.tokens import Tokenizer
 
 AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "mpnet")
 """Architectures that count positions from behind the padding's number."""
+PADDING = 1
+"""That number where their folder says none."""
 
 
 def tokenizer_of(
@@ -82,15 +84,16 @@ def folder_of(model: Mapping[str, Any]) -> str | None:
     return model_folder.found(str(path)) if path else None
 
 
-def positions(model: Mapping[str, Any]) -> int | None:
-    """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound."""
+def positions(model: Mapping[str, Any], pad: int = 0) -> int | None:
+    """Most tokens of a text that a pretrained model has positions for; None where its configuration sets no bound. pad: the tokenizer's,
+    which a configuration without a folder gets where it says none (`filled`)."""
     folder = folder_of(model)
     config = model.get("config") or (model_folder.config_of(folder) if folder else {})
     found = next((config[name] for name in ("max_position_embeddings", "n_positions", "n_ctx") if config.get(name)), None)
     if not isinstance(found, int) or found < 1:
         return None
     if config.get("model_type") in AFTER_PADDING:
-        found -= int(config.get("pad_token_id") or 0) + 1
+        found -= int(config.get("pad_token_id", PADDING if folder else pad) or 0) + 1
     said = model_folder.sentences(folder).length if folder and kinds.architecture(model).gives_vectors else None
     return found if said is None else min(found, said)
 
@@ -102,9 +105,9 @@ def filled(spec: Mapping[str, Any], vocabulary: int, pad: int, start: int | None
         return dict(spec)
     if config := spec.get("config"):
         config = {"vocab_size": vocabulary, "pad_token_id": pad, **config}
-        if config["vocab_size"] < vocabulary:
+        if not isinstance(config["vocab_size"], int) or config["vocab_size"] < vocabulary:
             raise RecipeError(four_parts(
-                f"{spec['arch']}: the configuration has too few rows of embeddings", got=f"vocab_size: {config['vocab_size']}",
+                f"{spec['arch']}: the configuration has too few rows of embeddings", got=f"vocab_size: {config['vocab_size']!r}",
                 expected=f"{vocabulary}, one a token of its tokenizer, or more", otherwise="The first rare word would end the run",
                 do="Leave vocab_size out: it is then the tokenizer's"))
         spec = {**spec, "config": config}

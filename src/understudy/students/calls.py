@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from understudy.errors import DataError, four_parts
 from understudy.preprocess import Preprocess
 from understudy.preprocess.text import Text, trimmed
 
@@ -31,10 +32,19 @@ def answered(encoded: np.ndarray, pad: int | None, call: Callable[[np.ndarray], 
     for places in _calls(_lengths(encoded, pad), most):
         rows = encoded[places]
         said = call(np.ascontiguousarray(rows if pad is None else trimmed(rows, pad)))
+        if len(said) != len(rows):
+            raise DataError(four_parts(
+                "a model does not answer row by row", got=f"{len(said)} answers to {len(rows)} rows", expected="one answer a row",
+                otherwise="An answer would count for rows that it is not about", do="Keep the first axis of what goes in as it is"))
         found = np.empty((len(encoded), *said.shape[1:]), said.dtype) if found is None else found
         found[places] = said
     assert found is not None, "no rows"
     return found
+
+
+def alone_and_together(encoded: np.ndarray, pad: int | None, call: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`answered`, the first row in a call of its own: a file has to take one row as well as many."""
+    return np.concatenate([answered(rows, pad, call) for rows in (encoded[:1], encoded[1:]) if len(rows)])
 
 
 def _lengths(encoded: np.ndarray, pad: int | None) -> np.ndarray:
