@@ -2,18 +2,15 @@
 
     python benchmarks/texts.py DATA FOLDER
 
-DATA holds sms_spam/, stsb_open/, sst2/, subj/ and clinc150/. Writes, the same every time:
+DATA holds sms_spam/, stsb_open/, sst2/ and subj/. Writes, the same every time:
 more.txt   messages, captions and headlines, films: 19,743 texts whose labels are dropped, to teach intents with besides
 films.txt  10,015 sentences of reviews and plots (subj) without their labels, to teach sentiment with besides
 sst2.tsv   SST-2's sentences with the columns text, label and split
-few.json   CLINC150 with ten training texts an intent
-rest.txt   its other 13,500 training texts without their labels
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import sys
 from pathlib import Path
@@ -48,38 +45,11 @@ def sst2(data: Path) -> list[str]:
     return ["text\tlabel\tsplit", *(f"{row[0].strip()}\t{row[1]}\t{part}" for part, found in parts.items() for row in found if row[0])]
 
 
-def few(data: Path) -> list[str]:
-    """Lines of a file as CLINC150's, with the first texts of each intent."""
-    return [json.dumps({**_intents(data), "train": _parted(data)[0]})]
-
-
-def rest(data: Path) -> list[str]:
-    """The texts of the others."""
-    return [text for text, _ in _parted(data)[1]]
-
-
-def _intents(data: Path) -> dict[str, list[list[str]]]:
-    with gzip.open(data / "clinc150" / "data_full.json.gz", "rt", encoding="utf-8") as file:
-        found: dict[str, list[list[str]]] = json.load(file)
-    return found
-
-
-def _parted(data: Path, each: int = 10) -> tuple[list[list[str]], list[list[str]]]:
-    """(the first texts of each intent, the others)."""
-    parts: tuple[list[list[str]], list[list[str]]] = ([], [])
-    seen: dict[str, int] = {}
-    for row in _intents(data)["train"]:
-        seen[row[1]] = seen.get(row[1], 0) + 1
-        parts[seen[row[1]] > each].append(row)
-    return parts
-
-
 def once(texts: list[str]) -> list[str]:
     """Those that say something, each once."""
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 if __name__ == "__main__":
-    for name, lines in (
-            ("more.txt", more), ("films.txt", films), ("sst2.tsv", sst2), ("few.json", few), ("rest.txt", rest)):
+    for name, lines in (("more.txt", more), ("films.txt", films), ("sst2.tsv", sst2)):
         Path(sys.argv[2], name).write_text("\n".join(lines(Path(sys.argv[1]))) + "\n", encoding="utf-8")
