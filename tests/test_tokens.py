@@ -114,5 +114,5 @@ def test_merges_can_t_be_pruned():
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(RecipeError, match="understudy\\[hf\\]"):
+    with pytest.raises(RecipeError, match="Run pip install tokenizers"):
         trained("bpe")
