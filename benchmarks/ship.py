@@ -41,7 +41,8 @@ class Job:
     """A packaged recipe. data: its overrides, with {data}, {encoder} and {more}, texts without labels. size: the share of the teacher that
     its student is, where that is one of the page's. sizes: other shares -> overrides of a student of that size. pruned: overrides that
     prune the teacher to the student's size; quantised: how the teacher alone is put in 8 bits, "" where it can't be. one_seed: which sizes,
-    and "pruned", are of one seed, as more took too long."""
+    and "pruned", are of one seed, as more took too long. fold: of a recipe that makes a run for each group held back, the one whose models
+    are measured."""
 
     title: str
     data: tuple[str, ...]
@@ -50,6 +51,7 @@ class Job:
     pruned: str = ""
     quantised: str = "auto"
     one_seed: tuple[str, ...] = ()
+    fold: str = ""
 
 
 SIZES = ship_page.SHARES
@@ -85,9 +87,11 @@ JOBS = {
         {share: f"student.model={{arch: textcnn, width: {width}, filters: {filters}}}" for share, width, filters in (
             ("1/2", 512, 128), ("1/4", 256, 256), ("1/20", 52, 112), ("1/50", 20, 64))},
         TENTH, "dynamic", (*SIZES, "pruned")),
+    "spoken_digits": Job(
+        "spoken digits of a speaker held back: a convolutional net → a tenth of it", ("data.path={data}/fsdd4/recordings.tar.xz",), "1/10",
+        {share: f"student.model={{arch: cnn, width: {width}}}" for share, width in (("1/2", 22), ("1/4", 15), ("1/20", 5), ("1/50", 2))},
+        "student={from_teacher: {prune: 0.9}}", fold="test_groups-__nicolas__"),
 }
-SERIES, FOLD = "spoken_digits", "test_groups-__nicolas__"
-"""The job of several runs, and the one of them whose models are measured."""
 PLAIN = ("export=[safetensors]", "compress.quantize=null")
 """Overrides of a run that is made for its student alone."""
 ALONE = "teacher-int8.json"
@@ -113,16 +117,13 @@ def run_all(runs: Path, data: Path, encoder: Path, only: Sequence[str]) -> None:
             atomic.write_text(more, "\n".join(texts.more(data)) + "\n")
         given = [one.format(data=data, encoder=encoder, more=more) for one in job.data]
         once(runs, name, name, *given)
-        benched(runs / name)
+        benched(runs / name / job.fold)
         for share, change in job.sizes.items():
             once(runs, f"{name}-{share.replace('/', '_')}", name, *given, change, *PLAIN, *seeds(job, share))
         if job.pruned:
             once(runs, f"{name}-pruned", name, *given, job.pruned, *PLAIN, *seeds(job, "pruned"))
         if job.quantised and not (runs / name / ALONE).is_file():
-            atomic.write_json(runs / name / ALONE, in_8_bits(runs / name, job.quantised))
-    if not only or SERIES in only:
-        once(runs, SERIES, SERIES, f"data.path={data}/fsdd4/recordings.tar.xz")
-        benched(runs / SERIES / FOLD)
+            atomic.write_json(runs / name / ALONE, in_8_bits(runs / name / job.fold, job.quantised))
 
 
 def seeds(job: Job, which: str) -> tuple[str, ...]:
@@ -132,8 +133,13 @@ def seeds(job: Job, which: str) -> tuple[str, ...]:
 
 def once(runs: Path, name: str, recipe: str, *overrides: str) -> None:
     """A run, unless it is finished."""
-    if not (runs / name / "summary.json").is_file() and not (runs / name / "series.json").is_file():
+    if not finished(runs / name):
         understudy("run", recipe, f"name={name}", "--runs", str(runs), *overrides)
+
+
+def finished(run: Path) -> bool:
+    """Whether a run, or all runs of a series, came to their end."""
+    return (run / "summary.json").is_file() or (run / "series.json").is_file()
 
 
 def benched(run: Path) -> None:
@@ -153,13 +159,13 @@ def together(before: Mapping[str, Any], runs: Path, name: str, job: Job) -> dict
     beside = {"sizes": before.get("sizes", {}) | sizes(runs, name, job),
               "pruned": pruned(runs / f"{name}-pruned") or before.get("pruned"),
               "quantised": read(runs / name / ALONE) or before.get("quantised"), "size": job.size}
-    return {**before, **(collected(runs, name) if measured(runs / name) else {}), **beside}
+    return {**before, **(collected(runs / name, job.fold) if measured(runs / name / job.fold) else {}), **beside}
 
 
 def sizes(runs: Path, name: str, job: Job) -> dict[str, Any]:
     """Share of the teacher -> the student of that size, as far as there are runs."""
     folders = {share: runs / f"{name}-{share.replace('/', '_')}" for share in job.sizes}
-    return {share: point(run) for share, run in folders.items() if (run / "summary.json").is_file()}
+    return {share: point(run) for share, run in folders.items() if finished(run)}
 
 
 def measured(run: Path) -> bool:
@@ -167,9 +173,9 @@ def measured(run: Path) -> bool:
     return "measured" in read(run / "bench.json")
 
 
-def collected(runs: Path, name: str) -> dict[str, Any]:
-    """What the page says of a job, and the conditions that it was measured under."""
-    run = runs / name
+def collected(whole: Path, fold: str) -> dict[str, Any]:
+    """What the page says of a job, and the conditions that it was measured under; of a series, of one of its runs and of all together."""
+    run = whole / fold
     summary, details, bench = read(run / "summary.json"), read(run / "details.json"), read(run / "bench.json")["measured"]
     tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     rows = bench["models"]
@@ -183,7 +189,7 @@ def collected(runs: Path, name: str) -> dict[str, Any]:
         "conditions": {key: bench.get(key) for key in ("machine", "threads", "repeats", "load")},
         "failed": [{"format": one["format"], "reason": one["failed"]} for one in details["exports"] if one.get("failed")],
         "proofs": {one["format"]: one.get("parity") for one in details["exports"]},
-        "recipe": placeless(tree),
+        "recipe": placeless(tree), **({"series": read(whole / "series.json"), "over": point(whole)} if fold else {}),
     }
 
 
@@ -203,16 +209,23 @@ def kept(arm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def point(run: Path) -> dict[str, Any]:
-    """Size and quality of a student of another size."""
-    summary = read(run / "summary.json")
-    return {"control": kept(summary["arms"]["control"]), "distilled": kept(summary["arms"]["distilled"]),
-            "seeds": len(summary["arms"]["distilled"]["seeds"])}
+    """Size and quality of a student; of a series, the size of one of its runs and the quality over all."""
+    over = read(run / "series.json").get("folds")
+    arms = read(next(run.glob("*/summary.json" if over else "summary.json")))["arms"]
+    found = {name: kept(arms[name]) | (over[name] if over else {}) for name in ("control", "distilled")}
+    if over:
+        found["distilled"] |= {"verdict": over["verdict"], "difference": over["difference"]}
+    return {**found, "seeds": len(arms["distilled"]["seeds"])}
 
 
 def pruned(run: Path) -> dict[str, Any] | None:
-    """The pruned teacher: before it has learnt again (None of encoders, whose cuts are not asked before), and recovered with and without
-    the whole one."""
-    return {"start": read(run / "details.json").get("pruned"), **point(run)} if (run / "summary.json").is_file() else None
+    """The pruned teacher: before it has learnt again (None of encoders, whose cuts are not asked before; of a series the mean of its
+    runs), and recovered with and without the whole one."""
+    if not finished(run):
+        return None
+    folds = [read(one)["pruned"]["value"] for one in run.glob("*/details.json")]
+    start = {"value": sum(folds) / len(folds), "ci95": None} if folds else read(run / "details.json").get("pruned")
+    return {"start": start, **point(run)}
 
 
 def in_8_bits(run: Path, method: str) -> dict[str, Any]:
@@ -227,11 +240,9 @@ def in_8_bits(run: Path, method: str) -> dict[str, Any]:
 def blocks(found: Mapping[str, Any]) -> dict[str, str]:
     """Mark -> what stands there."""
     jobs = found.get("jobs", {})
-    titles = {name: job.title for name, job in JOBS.items()}
-    fold = found.get(SERIES, {}).get("fold")
-    measured = jobs if fold is None else {**jobs, SERIES: fold}
-    return {"goals": ship_page.goals(jobs, titles), "parts": ship_page.parts(measured), "sizes": ship_page.sizes(jobs),
-            "arms": ship_page.arms(jobs), "speakers": ship_page.speakers(found.get(SERIES, {}))}
+    return {"goals": ship_page.goals(jobs, {name: job.title for name, job in JOBS.items()}), "parts": ship_page.parts(jobs),
+            "sizes": ship_page.sizes(jobs), "arms": ship_page.arms(jobs),
+            "speakers": ship_page.speakers(jobs.get("spoken_digits", {}).get("series", {}))}
 
 
 def main() -> None:
@@ -247,10 +258,7 @@ def main() -> None:
         before = newest("ship")
         jobs = {name: together(before.get("jobs", {}).get(name, {}), options.runs, name, job) for name, job in JOBS.items()}
         jobs = {name: found for name, found in jobs.items() if "models" in found}
-        series = before.get(SERIES, {}) | placeless(read(options.runs / SERIES / "series.json"))
-        if measured(options.runs / SERIES / FOLD):
-            series["fold"] = together({}, options.runs / SERIES, FOLD, Job("", ()))
-        print(keep("ship", options.machine, {"jobs": jobs, SERIES: series}).relative_to(ROOT))
+        print(keep("ship", options.machine, {"jobs": jobs}).relative_to(ROOT))
     if not options.run:
         PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(newest("ship"))), encoding="utf-8")
 

@@ -22,7 +22,7 @@ def shipped(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def headline(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """The figures of the goals, and which are missed; None where nothing was measured."""
     model, teacher = shipped(found), next((one for one in found["models"] if one["role"] == "teacher"), None)
-    retention = found["distilled"]["retention"]
+    retention = arm(found, "distilled")["retention"]
     if model is None or teacher is None or not teacher["p50"] or retention is None or model["name"] not in found["savings"]:
         return None
     values = {"bytes": teacher["bytes"] / model["bytes"], "speed": model["times_teacher"]["value"], "retention": retention["value"],
@@ -31,15 +31,22 @@ def headline(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**values, "model": model, "missed": [name for name, least in GOALS.items() if not values[name] >= least]}
 
 
-def knee(points: Sequence[tuple[float, float]]) -> int:
+def arm(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The control or the distilled arm of a job; of a series, over all of its runs."""
+    arms: Mapping[str, Any] = found.get("over", found)
+    return dict(arms[name])
+
+
+def knee(points: Sequence[tuple[float, float]]) -> int | None:
     """Which of (size, quality), by size, lies farthest above the line from the first to the last, sizes by their logarithm
-    (Satopää et al. 2011, "Finding a kneedle in a haystack", both axes from 0 to 1); 0 where the largest is no better than the smallest."""
+    (Satopää et al. 2011, "Finding a kneedle in a haystack", both axes from 0 to 1); None where no point lies above it, or the largest is
+    no better than the smallest."""
     sizes, values = [math.log(size) for size, _ in points], [value for _, value in points]
     if len(points) < 3 or values[-1] <= values[0]:
-        return 0
+        return None
     heights = [(value - values[0]) / (values[-1] - values[0]) - (size - sizes[0]) / (sizes[-1] - sizes[0])
                for size, value in zip(sizes, values, strict=True)]
-    return heights.index(max(heights))
+    return heights.index(max(heights)) if max(heights) > 1e-9 else None
 
 
 def goals(jobs: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -51,7 +58,7 @@ def goals(jobs: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         one = headline(found)
         if one is None:
             continue
-        speed, kept = one["model"]["times_teacher"], found["distilled"]["retention"]
+        speed, kept = one["model"]["times_teacher"], arm(found, "distilled")["retention"]
         missed = ", ".join(MISSED[goal] for goal in one["missed"]) or "nothing"
         recipe = f"[`{name}`](../src/understudy/recipes/{name}.yaml), {titles[name]}"
         lines.append(f"| {recipe} | `{one['model']['name']}`, {size(one['model']['bytes'])} | "
@@ -84,19 +91,24 @@ def parts(jobs: Mapping[str, Any]) -> str:
 
 
 def sizes(jobs: Mapping[str, Any]) -> str:
-    """What students of other sizes keep, with the control in brackets, and where the knee is; an asterisk marks what is of one seed."""
+    """What students of other sizes keep, with the control in brackets, how many times smaller they are, and where the knee is; an asterisk
+    marks what is of one seed."""
     lines = ["| job | size of the student |" + "".join(f" {one} |" for one in SHARES) + " knee |", "|---|---|" + "---|" * (len(SHARES) + 1)]
     for name, found in jobs.items():
         if not found["sizes"]:
             continue
         points = {one: found["sizes"].get(one, found if one == found["size"] else None) for one in SHARES}
-        there = {one: (point["distilled"]["bytes"], point["distilled"]["mean"], point["control"]["mean"])
+        there = {one: (arm(point, "distilled")["bytes"], arm(point, "distilled")["mean"], arm(point, "control")["mean"])
                  for one, point in points.items() if point is not None}
         rising = sorted(there.items(), key=lambda item: item[1][0])
-        at = rising[knee([(made, mean) for _, (made, mean, _) in rising])][0]
+        bend = knee([(made, mean) for _, (made, mean, _) in rising])
+        at = "–" if bend is None else rising[bend][0]
+        whole = next(one["bytes"] for one in found["models"] if one["role"] == "teacher")
         cells = " | ".join("–" if one not in there else f"{100 * there[one][1]:.1f} ({100 * there[one][2]:.1f})"
                            + "*" * (points[one].get("seeds", 3) == 1) for one in SHARES)
         lines.append(f"| `{name}` | {NAMES[found['metric']]}, % (control) | {cells} | {at} |")
+        lines.append("| | bytes, teacher ÷ student | " + " | ".join(
+            "–" if one not in there else f"{whole / there[one][0]:.3g}" for one in SHARES) + " | |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 
@@ -105,7 +117,7 @@ def arms(jobs: Mapping[str, Any]) -> str:
     lines = ["| job | teacher in 8 bits alone | teacher pruned alone | pruned, then labels | pruned, then its teacher | distilled |",
              "|---|---|---|---|---|---|"]
     for name, found in jobs.items():
-        cut, whole = found["pruned"], found["quantised"]
+        cut, whole, distilled = found["pruned"], found["quantised"], arm(found, "distilled")
         if cut is None and whole is None:
             continue
         eight = "–"
@@ -117,7 +129,7 @@ def arms(jobs: Mapping[str, Any]) -> str:
             eight = f"{size(whole['bytes'])}, {alike}" if whole["bytes"] else f"not proven: {alike}"
         three = ["–"] * 3 if cut is None else [
             quality(cut["start"]) + f", {size(cut['distilled']['bytes'])}", percent(cut["control"]), percent(cut["distilled"])]
-        lines.append(f"| `{name}` | {eight} | {' | '.join(three)} | {percent(found['distilled'])}, {size(found['distilled']['bytes'])} |")
+        lines.append(f"| `{name}` | {eight} | {' | '.join(three)} | {percent(distilled)}, {size(distilled['bytes'])} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n"
 
 

@@ -114,7 +114,9 @@ def test_the_knee_of_a_curve_is_where_it_bends():
     knee = module_at(ROOT / "benchmarks" / "ship_page.py").knee
     assert knee([(1, 0.5), (10, 0.9), (100, 0.91), (1000, 0.92)]) == 1
     assert knee([(1, 0.5), (10, 0.55), (100, 0.9), (1000, 0.92)]) == 2
-    assert knee([(1, 0.9), (10, 0.8), (100, 0.7)]) == 0 == knee([(1, 0.9), (10, 0.95)])
+    for none in ([(1, 0.9), (10, 0.8), (100, 0.7)], [(1, 0.9), (10, 0.95)], [(1, 0.0), (10, 0.1), (100, 0.3), (1000, 1.0)], [
+            (1, 0.0), (10, 0.5), (100, 1.0)]):
+        assert knee(none) is None, "where nothing lies above the line there is no bend, and an end is none"
 
 
 def test_every_mode_has_its_recipe_and_every_teacher_its_page():

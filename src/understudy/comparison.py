@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from understudy.evaluation import metrics
 from understudy.events import Cancel, Event, OnEvent
 from understudy.pipeline import Options
 from understudy.recipe import Recipe
-from understudy.report import board
+from understudy.report import board, words
 from understudy.rights import gate
 from understudy.run_folder import RunFolder
 from understudy.sections import Sweep
@@ -37,7 +38,7 @@ from understudy.stages import (
     workers,
 )
 from understudy.stages.bench import Bench, Task
-from understudy.stages.common import class_counts
+from understudy.stages.common import class_counts, together
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given
 from understudy.stages.ready import Ready, Rehearsal
@@ -102,7 +103,7 @@ def compare(
                 start.refuse(copy.deepcopy(one.tree), data, given)
         cache = Cache(options.cache or options.runs / "_cache", folder.path)
         start.settle_many(stage, tree, data, given, rights, folder, cache, "compare", before is not None)
-        command = f"understudy compare {folder.path / 'recipe.yaml'}"
+        command = f"understudy compare {shlex.quote(str(folder.path / 'recipe.yaml'))}"
 
         taught = stage("teacher", lambda: teach.obtain(tree, data, given, cache, on_event, cancel))
         rehearsal = Rehearsal(data, taught, rights, given, cache, on_event, cancel)
@@ -210,6 +211,7 @@ def _judged(
         notes += [*one.notes, *(f"{one.variant.name}: {note}" for note in found.notes)]
     if "training.batch_size" in sweep.over:
         notes.append("The batch size varies: the budget is equal in examples seen, not in steps.")
+    notes += words.of_groups(None if data.examples.clusters is None else data.examples.clusters[data.test.numpy()])
     training = tree["training"]
     conditions = {
         "validation": len(data.validation),
@@ -231,6 +233,7 @@ def _judged(
         teacher={"value": _mean(ready.said(final.variants[0], data, data.test), score), "parameters": taught.size.parameters},
         conditions=conditions,
         notes=list(dict.fromkeys(notes)),
+        clusters=together(data),
     )
     return document, rows
 
@@ -277,7 +280,7 @@ def rerender(folder: Path) -> Path:
                 got=plainly(error),
                 expected=f"{RESULT}, {TIMING}, metrics.jsonl, provenance.json and recipe.yaml",
                 otherwise="There would be nothing to show",
-                do=f"Run it to the end first: understudy compare {folder / 'recipe.yaml'}",
+                do=f"Run it to the end first: understudy compare {shlex.quote(str(folder / 'recipe.yaml'))}",
             )
         ) from None
     atomic.write_text(folder / PAGE, page)

@@ -116,7 +116,7 @@ def _begin(
         raise RecipeError(four_parts(
             "a search chooses by labelled validation rows", got="none", expected="some", otherwise="Nothing could be chosen",
             do="Give labels for some of the rows; a store holds the teacher's answers and no labels"))
-    forms = trials.forms()
+    forms = trials.forms(tree["export"])
     derive.settle_student(tree, data)
     designs = candidates.designs(tree, data, given)
     cache = Cache(options.cache or options.runs / "_cache", folder.path)

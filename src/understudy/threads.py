@@ -86,8 +86,12 @@ def choose_threads(environ: Mapping[str, str], cores: float, busy: float) -> tup
 
 def usable_cores(root: Path = Path("/")) -> float:
     """Cores that this process may use: its affinity, or less where a control group has a quota (then perhaps not whole)."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([float(affinity), *quotas(root)])
+    return min([float(affinity()), *quotas(root)])
+
+
+def affinity() -> int:
+    """Cores that this process may run on, whatever share of them it gets."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quotas(root: Path = Path("/")) -> list[float]:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from understudy import kinds
 from understudy.export import onnx as onnx_format
+from understudy.preprocess import Preprocess
+from understudy.students import artefact
 
 
 @pytest.fixture
@@ -24,6 +27,7 @@ def test_both_formats(understudy, there):
         done = understudy("export", "toy", name)
         assert done.code == 0 and "100.00% same answers on 45 held-out rows" in done.out
         assert (there.path / "exports" / name / file).is_file()
+        assert ("warning: proved on 45 rows, fewer than the 256" in done.err) == (name == "onnx"), "a copy needs no proof by rows"
         assert done.err.splitlines()[-1] == "next: understudy runs show runs/toy"
     assert (there.path / "exports/safetensors/README.md").read_text() == (there.path / "student/README.md").read_text()
     assert understudy("export", there.path, "safetensors").code == 0, "by its folder, and over an older one"
@@ -77,11 +81,35 @@ def test_a_model_folder_needs_rows_and_no_run(understudy, there, tmp_path):
     done = understudy("export", model, "onnx")
     assert done.code == 2 and "--probe FILE" in done.err and not (model / "exports").exists()
     done = understudy("export", model, "onnx", "--probe", tmp_path / "rows.npy")
-    assert done.code == 0 and "on 300 held-out rows" in done.out and (model / "exports/onnx/model.onnx").is_file(), done
+    assert done.code == 0 and "on 300 rows of rows.npy" in done.out and (model / "exports/onnx/model.onnx").is_file(), done
     done = understudy("inspect", model / "exports/onnx/model.onnx")
     assert done.code == 0 and "setosa" in done.out and "vector" in done.out, done
     assert "proved" not in json.loads((model / "exports/onnx/config.json").read_text()) and "warning" not in done.err
     assert understudy("export", tmp_path / "rows.npy", "onnx").code == 3
+    done = understudy("export", model, "onnx", "--probe", tmp_path / "rows.npy", "--of", "teacher")
+    assert done.code == 2 and "--of teacher belongs to a run" in done.err
+    done = understudy("export", "toy", "onnx", "--probe", tmp_path / "rows.npy")
+    assert done.code == 2 and "--probe belongs to the folder of a model" in done.err
+
+
+def test_a_folder_s_convolutions_are_calibrated_on_rows_of_its_user(understudy, tmp_path):
+    """Prevents: "use static", "use dynamic", and no way to give static the rows that it asks for."""
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    torch.manual_seed(0)
+    module = kinds.configure("models", "cnn", {"width": 4}).build((1, 8, 8), 3)
+    pictures = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 1), dtype=np.uint8)
+    read = Preprocess.fit("image", pictures)
+    module.train()(torch.from_numpy(read.normalise(read.encode(pictures))))
+    model = artefact.save(tmp_path / "model", module.eval(), model={"arch": "cnn", "width": 4}, shape=read.shape, classes=("a", "b", "c"),
+                          preprocess=read.to_dict(), card="")
+    np.save(tmp_path / "probe.npy", pictures[:300])
+    np.save(tmp_path / "learnt.npy", pictures[300:])
+    words = ("export", model, "onnx_int8", "method=static", "agreement=0.5", "--probe", tmp_path / "probe.npy")
+    done = understudy(*words)
+    assert done.code == 3 and "--calibrate FILE" in done.err, done
+    assert understudy(*words, "--calibrate", tmp_path / "probe.npy").code == 3, "what judges the file can't have made it"
+    done = understudy(*words, "--calibrate", tmp_path / "learnt.npy")
+    assert done.code in (0, 4) and ("model.onnx" in done.out or "does not agree with the student" in done.err), done
 
 
 def test_a_few_rows_prove_little_and_one_nothing(understudy, there, tmp_path):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from understudy import recipe
+from understudy.stages import trials
+from understudy.stages.hunt import Hunt
+from understudy.stages.trials import Trial
 
 SMALL = ("student.model={arch: mlp, hidden: [8]}", "teacher.0.model={arch: linear}", "--jobs", "1")
 """A teacher that can't be pruned, so that the candidates are few."""
@@ -55,6 +59,22 @@ def test_bad_input_is_refused_before_anything_is_computed(understudy, there, wor
     done = understudy("fit", "toy.yaml", *words)
     assert done.code == code and said in done.err, done.err
     assert not list(there.glob("runs/_cache/*-*")) and not (there / "runs/toy-fit/fit.json").exists()
+
+
+def test_the_forms_are_those_that_the_recipe_ships():
+    """Prevents: `--max-mb` is judged on another file than the pick's run writes; 4 bits ruled out by the bytes of 8."""
+    own = [{"kind": "safetensors"}, {"kind": "onnx", "half_weights": True}, {"kind": "onnx_int8", "method": "weight_only", "bits": 4}]
+    assert [(dict(form.export), form.bits) for form in trials.forms(own)] == [(own[1], 16), (own[2], 4)]
+    assert [(dict(form.export), form.bits) for form in trials.forms(own[:1])] == [({"kind": "onnx"}, 32), ({"kind": "onnx_int8"}, 8)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "gate"), [(0.97, 0.5, 0.97), (0.9, 0.95, 0.95), (0.9, None, 0.9), (None, 0.8, 0.8), (None, None, None)])
+def test_the_pick_has_to_keep_what_was_asked_whatever_less_its_recipe_asks(toy, tmp_path, asked, own, gate):
+    tree = recipe.resolved(toy.recipe(*([] if own is None else [f"gates={{min_retention: {own}}}"])))
+    hunt = SimpleNamespace(wanted=SimpleNamespace(min_retention=asked), folder=SimpleNamespace(path=tmp_path))
+    Hunt._put_pick(hunt, Trial(SimpleNamespace(tree=tree), trials.FORMS[0]))
+    assert recipe.resolved(recipe.load(tmp_path / "pick.yaml"))["gates"].get("min_retention") == gate
 
 
 def test_help_has_examples(understudy):
@@ -115,7 +135,7 @@ def test_a_whole_search_on_digits(understudy, there, monkeypatch):
     assert all(row["bytes"] >= picked["bytes"] for row in found["points"] if not row["missed"])
     assert {row["precision"] for row in found["points"]} == {"float32"}
     unproved = [row["reason"] for row in found["left_out"] if row["name"].endswith("int8")]
-    assert all("takes 556 rows or more" in reason for reason in unproved), "validation rows are too few to prove it"
+    assert unproved and all("takes 556 rows or more" in reason for reason in unproved), "validation rows are too few to prove it"
     assert found["dropped"] and all(row["round"] < row["rounds"] for row in found["dropped"])
     assert picked["name"] in done.out and "On test rows: " in done.out and "round 1 of " in done.err
     weights = there / "runs/toy-fit/toy/arms/distilled/seed-0/student.safetensors"

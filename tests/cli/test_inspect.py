@@ -113,3 +113,33 @@ def test_bad_input_is_exit_2_with_what_to_do(understudy, words, said):
 def test_a_folder_that_is_no_student_is_exit_3(understudy, tmp_path):
     done = understudy("inspect", tmp_path)
     assert done.code == 3 and "expected" in done.err and done.out == ""
+
+
+def test_a_run_is_its_recipe_and_a_derived_student_is_listed(understudy, toy):
+    """Prevents: a crash where the student is cut out of its teacher, and a run that "holds no weights"."""
+    run = toy.run("training.seeds=1").path
+    (found,) = listed(understudy("inspect", run, "--model", "student", "--json"))
+    assert found["of"] == "student" and found["layers"][-1]["path"] == "head"
+    pruned = listed(understudy("inspect", "pruned_digits", "--model", "student", "--json"))[0]
+    assert pruned["parameters"] > 0
+    done = understudy("inspect", "digits")
+    assert done.code == 0 and "the teacher is not listed" in done.err
+
+
+def test_an_exported_file_is_described_unless_it_is_another(understudy, toy, tmp_path):
+    """Prevents: a sheet of a healthy model over a file with a flipped byte."""
+    pytest.importorskip("onnxscript", reason="needs the extra export")
+    folder = toy.run("training.seeds=1", "export=[onnx]").path / "exports/onnx"
+    for name in (folder, folder / "model.onnx"):
+        said = json.loads(understudy("inspect", name, "--json").out)
+        assert said["classes"][0] == "setosa" and said["outputs"]
+    for words in (("--classes", "7"), ("training.lr=1",), ("--model", "teacher"), ("--shape", "4")):
+        done = understudy("inspect", folder, *words)
+        assert done.code == 2 and "means nothing beside an exported file" in done.err
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+    done = understudy("inspect", folder)
+    assert done.code == 3, done
+    done = understudy("inspect", tmp_path / "nowhere.onnx")
+    assert done.code == 3 and "there is no such file" in done.err

@@ -183,3 +183,9 @@ def test_a_table_is_aligned_whatever_is_in_it(capsys):
 ])
 def test_sizes_are_in_powers_of_1000(number, text):
     assert _console.size(number) == text
+
+
+@pytest.mark.parametrize("verb", ["export", "bench", "inspect", "fit"])
+def test_help_has_examples_of_the_verbs_that_take_files(understudy, verb):
+    done = understudy(verb, "--help")
+    assert done.code == 0 and "Examples:" in done.out and done.out.count(f"  understudy {verb} ") >= 3, done.out

@@ -165,6 +165,7 @@ def test_a_student_without_a_layer_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "options", "close", "levels"), [
     ("mlp", {"hidden": [32, 32]}, 0.01, 127), ("cnn", {"width": 8}, 0.02, 127), ("vgg", {}, 0.05, 127), ("resnet", {"depth": 8}, 0.05, 127),
+    ("shufflenetv2", {}, 0.3, 127),
     ("mlp", {"hidden": [32, 32]}, 0.01, 64), ("cnn", {"width": 8}, 0.02, 64)])
 def test_the_file_computes_what_was_trained(arch, options, close, levels):
     """Ranges are moved far from the calibrated ones: a file that ignored them would be several times further off.
@@ -192,6 +193,32 @@ def test_the_file_computes_what_was_trained(arch, options, close, levels):
     assert np.abs(made - expected).mean() < np.abs(ignored - expected).mean() / 3
     if close < 0.05:  # else what a sum gives, which the file alone rounds, is as much
         assert np.abs(made - expected).mean() < 0.7 * np.abs(other - expected).mean(), "the file's weights have the levels of the training"
+
+
+def test_one_tensor_that_no_module_made_has_one_scale_whoever_reads_it():
+    """Prevents: two layers learn two ranges of what a `cat` gave, and the file, which has one tensor, takes either's."""
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.left, self.right = nn.Linear(4, 4), nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            both = torch.cat([x, torch.tanh(self.first(x))], 1)
+            return self.left(both) * self.right(both)
+
+    torch.manual_seed(0)
+    rows = torch.randn(64, 4)
+    found = aware(Two(), rows, 127)
+    assert [point.layers for point in found.points if point.before] == [("first",), ("left", "right")]
+    shared = found.rounding[[point.layers for point in found.points].index(("left", "right"))]
+    whole = found.module(rows)
+    with torch.no_grad():
+        shared.log_scale += 2.0
+    seen = []
+    for name in ("left", "right"):
+        found.module.get_submodule(name).register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    assert not torch.allclose(found.module(rows), whole) and torch.equal(*seen)
+    assert found.ranges["left"] == found.ranges["right"] == shared.range
 
 
 def test_ranges_for_a_layer_that_the_file_does_not_have_are_refused(make_net):

@@ -38,6 +38,19 @@ def test_a_resnet_20_needs_the_published_41_million():
     assert round(closed_form / 1e6) == 41
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_a_recurrent_layer_by_closed_form(kind, gates):
+    """Prevents: an LSTM that costs nothing, so that its student is said to be a thousand times cheaper than its teacher."""
+    layer = kind(5, 7, num_layers=2, bidirectional=True, batch_first=True)
+    one = gates * 7 * (5 + 7) * 2 + gates * 7 * (2 * 7 + 7) * 2
+    assert multiply_accumulates(layer, torch.zeros(1, 11, 5)) == 11 * one
+
+
+def test_a_student_with_lstms_counts_them():
+    module = kinds.configure("models", "bilstm", {"vocabulary": 30, "width": 6, "hidden": 5, "pad": 0}).build((9,), 3)
+    assert multiply_accumulates(module, torch.ones(1, 9, dtype=torch.int64)) == 9 * 2 * 4 * 5 * (6 + 5) + 10 * 3
+
+
 def test_a_layer_that_is_called_twice_counts_twice_and_a_tied_weight_once():
     layer = nn.Linear(3, 3)
     module = nn.Sequential(layer, layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_every_round_is_another_order_and_the_same_key_the_same():
 @pytest.mark.parametrize(("seconds", "calls"), [(0.0, 1000), (1e-6, 1000), (processes.BLOCK / 40, 40), (10.0, 5)])
 def test_a_block_takes_about_as_long_whatever_the_model(seconds, calls):
     assert calls_of(seconds) == calls
+
+
+def test_a_model_whose_answers_are_no_numbers_or_whose_python_is_gone_is_named_and_the_others_measured(doubling, tmp_path):
+    """Prevents: one broken file ends the whole measurement, or is what the healthy ones are compared with."""
+    nan = replace(doubling, name="nan", path=str(graph(tmp_path / "nan.onnx", float("nan"))))
+    gone = replace(doubling, name="gone", python=str(tmp_path / "no/python"))
+    found = {one.entry.name: one for one in side_by_side([nan, doubling, gone], batches=[1], repeats=2, threads=1, starts=1)}
+    assert not found["double"].failed and found["double"].answers is not None and found["double"].paces
+    assert "NaN or infinity" in found["nan"].failed and found["nan"].answers is None
+    assert "no/python" in found["gone"].failed and "a Python that can be started" in found["gone"].failed
 
 
 @pytest.mark.slow

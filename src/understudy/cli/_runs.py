@@ -60,6 +60,11 @@ def find(run: str, runs: Path) -> Path:
     for path in (runs / run, Path(run)):
         if run and _is_one(path):
             return path
+    there = next((path for path in (Path(run), runs / run) if run and path.exists()), None)
+    if there is not None:
+        raise DataError(four_parts(f'"{there}" is no run', got="a file" if there.is_file() else "a folder without recipe.yaml",
+                                   expected="the folder of a run", otherwise="Another run's results would be shown",
+                                   do="Name a run's folder; understudy runs list shows them"))
     known = [path.name for path in folders(runs)]
     near = difflib.get_close_matches(run, known, n=1, cutoff=0.4)
     raise DataError(four_parts("there is no such run", got=repr(run), expected=f"a run folder, or one of those under {runs}",

@@ -22,8 +22,16 @@ MOST = 65_536
 
 app = typer.Typer(rich_markup_mode=None)
 
+EXAMPLES = """Examples:
 
-@app.command()
+  understudy bench digits
+
+  understudy bench digits --batch 64 --watts 12 --grid 380 --prices example
+
+  understudy bench runs/digits/student runs/digits/exports/onnx --input rows.npy"""
+
+
+@app.command(epilog=EXAMPLES)
 def bench(
     models: list[str] = typer.Argument(help="A run's name or folder; or model folders and .onnx, .xml, .pte and .tflite files.",
                                        metavar="RUN|MODEL..."),
@@ -178,8 +186,13 @@ def _row(row: dict[str, Any], largest: str) -> list[str]:
     return [row["name"], row["runtime"], "" if good is None else f"{good['value']:.4f}{spread}", _bytes(row["bytes"]),
             size(row["rss"]["peaks"]["1"]), _time(row["cold_start"] and row["cold_start"]["total"]["value"]),
             *(_time(alone[name]) for name in ("p50", "p95", "p99")), "" if times is None else f"{times['value']:.2f}{around}",
-            f"{row['batches'][largest]['rows_per_second']:,.0f}", "" if near is None else f"{near['agreement']:.2%}",
+            f"{row['batches'][largest]['rows_per_second']:,.0f}", "" if near is None else alike(near),
             "" if near is None else f"{near['max_abs']:.1e}"]
+
+
+def alike(answers: dict[str, Any]) -> str:
+    """How like the student's an artefact's answers are."""
+    return f"{answers['agreement']:.2%}" if "agreement" in answers else f"cosines from {answers['cosine']:.5f}"
 
 
 def _bytes(number: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -34,4 +35,4 @@ def evaluate(
             f"log-loss {found['log_loss']:.4f} nats; ECE {found['ece']:.4f}; "
             f"worst class {cell(found['worst_class']['name'])} {found['worst_class']['value']:.4f}"
         )
-    done(None, f"understudy predict {student} INPUT")
+    done(None, f"understudy predict {shlex.quote(str(student))} INPUT")

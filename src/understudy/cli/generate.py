@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -32,4 +33,4 @@ def generate(
         return
     for given, text in zip(prompt, texts, strict=True):
         say(safe(given + text))
-    done(None, f"understudy generate {student} PROMPT --temperature 0.8")
+    done(None, f"understudy generate {shlex.quote(str(student))} PROMPT --temperature 0.8")

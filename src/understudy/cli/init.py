@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import typer
@@ -44,4 +45,4 @@ def init(
     comments = [f"# Made by `understudy init {cell(data)}`.", *(f"# Guess: {line}" for line in heard.lines)]
     write_new(out, "\n".join(comments) + "\n" + to_yaml(tree), force)
     say(cell(str(out)))
-    done(None, f"understudy check {out}")
+    done(None, f"understudy check {shlex.quote(str(out))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def predict(
     found = load(student)
     if found.vectors is not None:
         _nearest(found.preprocess.read_input(input), found.encode, top, as_json)
-        done(None, f"understudy predict {student} {input} --json")
+        done(None, f"understudy predict {shlex.join([str(student), str(input)])} --json")
         return
     probabilities = found.predict_file(input)
     if as_json:
@@ -44,7 +45,7 @@ def predict(
         order = row.argsort()[::-1][:shown]
         rows.append([number, *(f"{cell(found.classes[index])} {row[index]:.1%}" for index in order)])
     table(["row", "answer", *(f"{place}." for place in range(2, shown + 1))], rows, right=(0,))
-    done(None, f"understudy predict {student} {input} --json")
+    done(None, f"understudy predict {shlex.join([str(student), str(input)])} --json")
 
 
 def _nearest(texts: list[str], encode: Callable[[list[str]], Any], top: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import typer
@@ -46,7 +47,7 @@ def copy(
     to = Path(f"{name}.yaml") if to is None else to / f"{name}.yaml" if to.is_dir() else to
     write_new(to, text, force)
     say(cell(str(to)))
-    done(None, f"understudy run {to}")
+    done(None, f"understudy run {shlex.quote(str(to))}")
 
 
 @app.command("schema")

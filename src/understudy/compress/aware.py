@@ -40,8 +40,8 @@ RECTIFIERS = (nn.ReLU, nn.ReLU6)
 
 @dataclass(frozen=True)
 class Point:
-    """A tensor to round. module: its path; before: round what goes in, else what comes out. layers: weighted layers that are given it (or,
-    with ":output", whose activated output it is), by which the file's tensors are found."""
+    """A tensor to round. module: the path of what made it, or of the first that is given it where no module did (`before`). layers:
+    weighted layers that are given it (or, with ":output", whose activated output it is), by which the file's tensors are found."""
 
     module: str
     before: bool
@@ -114,11 +114,12 @@ def aware(module: nn.Module, rows: Tensor, levels: int) -> Aware:
     module.add_module("rounding", nn.ModuleList(Rounding(*pair) for pair in ranges))
     found = Aware(module, points, norms)
     for point, one in zip(points, found.rounding, strict=True):
-        part = module.get_submodule(point.module)
-        if point.before:
+        if not point.before:
+            found.handles.append(module.get_submodule(point.module).register_forward_hook(lambda _, given, out, one=one: one(out)))
+            continue
+        for layer in point.layers:  # one tensor in the file, so one scale here
+            part = module.get_submodule(layer)
             found.handles.append(part.register_forward_pre_hook(lambda _, given, one=one: (one(given[0]), *given[1:])))
-        else:
-            found.handles.append(part.register_forward_hook(lambda _, given, out, one=one: one(out)))
     for part in list(module.modules()):
         if isinstance(part, WEIGHTED):
             parametrize.register_parametrization(part, "weight", Whole(levels))
@@ -131,7 +132,7 @@ def points_of(module: nn.Module, rows: Tensor) -> tuple[Point, ...]:
     """Where the file will round: what goes into each weighted layer, at the module that made it where one did, so that shortcuts take the
     rounded tensor too; and what comes out of one behind its shift and activation. Logits stay as they are."""
     seen = traced(module, rows)
-    found: dict[tuple[str, bool], list[str]] = {}
+    found, firsts = dict[tuple[str, bool], list[str]](), dict[int, str]()
     layers = [name for name, part in module.named_modules() if isinstance(part, WEIGHTED) and name in seen.given]
     if not layers:
         raise RecipeError(four_parts(
@@ -140,7 +141,7 @@ def points_of(module: nn.Module, rows: Tensor) -> tuple[Point, ...]:
     for layer in layers:
         tensor = seen.origin(seen.given[layer])
         maker = seen.makers.get(id(tensor))
-        found.setdefault((layer, True) if maker is None else (maker, False), []).append(layer)
+        found.setdefault((firsts.setdefault(id(tensor), layer), True) if maker is None else (maker, False), []).append(layer)
     for layer in layers:
         tensor, end = seen.made[layer], layer
         while follower := next((name for name in seen.takers.get(id(tensor), []) if isinstance(

@@ -134,7 +134,8 @@ def dynamic(model: bytes, *, keep_float: tuple[str, ...] = ()) -> bytes:
     if convolutions:
         raise RecipeError(four_parts(
             "dynamic int8 is not for convolutions", got=f"{convolutions} convolutions", expected="matrix products only",
-            otherwise="ONNX Runtime computes them 2 to 3 times slower than in float", do="Use method: static"))
+            otherwise="ONNX Runtime computes them 2 to 3 times slower than in float",
+            do="Use method: static, which takes rows to calibrate on, or weight_only"))
     there = list(nodes(ready.SerializeToString()))
     strange = [name for name in keep_float if all(name not in (node.layer, node.name) for node in there)]
     if strange:

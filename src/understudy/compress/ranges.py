@@ -30,7 +30,8 @@ def enough(calibration: np.ndarray) -> None:
             "there are too few rows to calibrate on", got=f"{len(calibration)} rows",
             expected=f"at least {LEAST} rows of the training split",
             otherwise="The ranges would be chance, and values beyond them be cut off",
-            do="Give more rows, or use method: dynamic or weight_only, which need none"))
+            do="Give more rows (of a model folder: --calibrate FILE), or use method: weight_only, which needs none; without convolutions "
+               "dynamic needs none either"))
 
 
 def measured(ready: bytes, calibration: np.ndarray, method: Ranges) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -86,22 +86,25 @@ def by_cluster(scores: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     _, member = np.unique(clusters, return_inverse=True)
     count = int(member.max()) + 1
     mean = scores.mean(axis=-1, keepdims=True)
-    apart = (scores - mean) @ np.eye(count)[member]
+    flat = (scores - mean).reshape(-1, scores.shape[-1])
+    apart = np.stack([np.bincount(member, row, count) for row in flat]).reshape(*scores.shape[:-1], count)
     return mean + apart * (count / scores.shape[-1])
 
 
 def drawn(scores: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, float]:
     """(the scores of what is drawn together, the guard that fits them, for scores that lie between 0 and 1): rows as they are where
     `clusters` is None, else (..., K). Of one cluster there is one item, of which no interval can be made."""
-    if clusters is None:
-        return scores, 1.0
-    found = by_cluster(scores, clusters)
-    return found, guard_of(found.shape[-1], scores.shape[-1])
+    return (scores if clusters is None else by_cluster(scores, clusters)), guard_among(clusters)
 
 
 def guard_of(items: float, rows: float) -> float:
     """How far a mean of rows / items rows may well be off, where a row may be off by 1."""
     return math.sqrt(items / rows)
+
+
+def guard_among(clusters: np.ndarray | None) -> float:
+    """The guard of items that are these clusters of rows; 1 where each row is an item."""
+    return 1.0 if clusters is None else guard_of(len(np.unique(clusters)), len(clusters))
 
 
 def share_interval(scores: np.ndarray, clusters: np.ndarray | None) -> Interval | None:
@@ -161,8 +164,11 @@ def verdict(control: np.ndarray, distilled: np.ndarray, higher_is_better: bool =
     return _judge(difference, spread([distilled, -control], guard=guard), seeds, items, higher_is_better)
 
 
-def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_better: bool = True) -> dict[str, Verdict]:
-    """The verdict of many arms against one control: v_seed is pooled over all K arms (df = K(S-1)) and p-values are Holm's.
+def verdicts(
+    control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_better: bool = True, guard: float | None = 1.0
+) -> dict[str, Verdict]:
+    """The verdict of many arms against one control: v_seed is pooled over all K arms (df = K(S-1)) and p-values are Holm's. guard: as for
+    `spread`.
 
     Pooling supposes that seeds differ about as much in every arm: one whose seeds differ far more than the others' (`alike`; it diverged
     with some of them, say) is judged by its own, and does not blur the others. A word other than "no evidence" needs the corrected
@@ -174,7 +180,7 @@ def verdicts(control: np.ndarray, arms: Mapping[str, np.ndarray], higher_is_bett
     pooled, df_pool = float(np.mean([v for v, member in zip(v_arms, pool, strict=True) if member])), sum(pool) * (seeds - 1)
     found: dict[str, Verdict] = {}
     for at, (name, arm) in enumerate(arms.items(), 1):
-        own = spread([arm, -control])
+        own = spread([arm, -control], guard=guard)
         if own is not None:
             both = [(pooled, df_pool) if pool[one] else (v_arms[one], seeds - 1) for one in (0, at)]
             parts = [(2 * pooled, df_pool)] if pool[0] and pool[at] else both  # of one pool: not independent

@@ -37,7 +37,8 @@ def parameters(module: nn.Module) -> int:
 def multiply_accumulates(module: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates of one forward pass on one example (1, ...), in eval mode.
 
-    Counted: nn.Linear (outputs * inputs) and nn.Conv1d/2d/3d (output elements * filter elements / groups), each as often as it is called.
+    Counted: nn.Linear (outputs * inputs), nn.Conv1d/2d/3d (output elements * filter elements / groups), and nn.LSTM, GRU and RNN (every
+    number of their matrices at every place of the sequence), each as often as it is called.
     Not counted: biases, normalisation, activations, pooling, additions, and products that are no layer (attention scores): under
     two per cent in the convolutional nets here. Two floating-point operations make one multiply-accumulate.
     Modes and random state are left as they were.
@@ -50,8 +51,14 @@ def multiply_accumulates(module: nn.Module, example: Tensor) -> int:
         assert isinstance(weight, Tensor)
         total += output.numel() * math.prod(weight.shape[1:])
 
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
+    def count_places(layer: nn.Module, given: tuple[Tensor, ...], _: Any) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.RNNBase)
+        places = given[0].numel() // layer.input_size
+        total += places * sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
+
+    hooks = ((nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, count), (nn.RNNBase, count_places))
+    handles = [layer.register_forward_hook(hook) for layers, hook in hooks for layer in module.modules() if isinstance(layer, layers)]
     try:
         _in_eval_mode(module, lambda: module(example.to(device_of(module))))
     finally:

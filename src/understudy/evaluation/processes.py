@@ -85,10 +85,15 @@ class Worker:
         environment = {**os.environ, **{name: str(self.threads) for name in THREADS}, "PYTHONUNBUFFERED": "1"}
         self._errors = tempfile.TemporaryFile()
         self.spawned = time.monotonic()
-        self._process = subprocess.Popen(
-            # -P: a file of the working folder named like a library, a downloaded model's numpy.py, is not imported.
-            [self.entry.python or sys.executable, "-P", "-m", "understudy.runtimes.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, env=environment)
+        # -P: a file of the working folder named like a library, a downloaded model's numpy.py, is not imported.
+        command = [self.entry.python or sys.executable, "-P", "-m", "understudy.runtimes.worker"]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment)
+        except OSError as error:
+            self._errors.close()
+            raise self.broken(f"{command[0]}: {error.strerror}", "a Python that can be started",
+                               "Name another one, or leave the model out") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,14 +127,14 @@ class Worker:
         except BrokenPipeError:
             line = None
         if line is None:
-            raise self._broken(self._how_it_ended(), "an answer", "Look for what ended it: too little memory is the usual reason")
+            raise self.broken(self._how_it_ended(), "an answer", "Look for what ended it: too little memory is the usual reason")
         try:
             found = json.loads(line)
         except ValueError:
-            raise self._broken(repr(line[:80]), "a line of JSON", "Remove what writes to the worker's pipe") from None
+            raise self.broken(repr(line[:80]), "a line of JSON", "Remove what writes to the worker's pipe") from None
         if "error" in found:
             text = str(found["text"]).strip().splitlines()
-            raise self._broken(f"{found['error']}: {text[0] if text else ''}"[:300], f"a model that {self._title()} can load and call",
+            raise self.broken(f"{found['error']}: {text[0] if text else ''}"[:300], f"a model that {self._title()} can load and call",
                                "Export it again, or leave it out")
         return found
 
@@ -141,7 +146,7 @@ class Worker:
             ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 self._process.kill()
-                raise self._broken(f"no answer within {self.limit:g} s", "one", "Measure it alone, or on fewer rows")
+                raise self.broken(f"no answer within {self.limit:g} s", "one", "Measure it alone, or on fewer rows")
             part = os.read(pipe, 1 << 16)
             if not part:
                 return None
@@ -159,7 +164,8 @@ class Worker:
         title: str = importlib.import_module(f"understudy.runtimes.{self.entry.runtime}").TITLE
         return title
 
-    def _broken(self, got: str, expected: str, do: str) -> DataError:
+    def broken(self, got: str, expected: str, do: str) -> DataError:
+        """The error that says why this model has no figures."""
         return DataError(four_parts(f'"{self.entry.name}" could not be measured', got=got, expected=expected,
                                     otherwise="A figure would be shown that nobody measured", do=do))
 
@@ -239,7 +245,10 @@ def calls_of(seconds: float) -> int:
 
 def _answers(worker: Worker, rows: str, batch: int, folder: Path) -> np.ndarray:
     worker.ask({"do": "answers", "rows": rows, "batch": batch, "to": str(folder / "said.npy")})
-    return np.load(folder / "said.npy", allow_pickle=False)
+    found = np.load(folder / "said.npy", allow_pickle=False)
+    if not np.isfinite(found).all():
+        raise worker.broken("answers with NaN or infinity", "numbers", "Export it again, or leave it out")
+    return found
 
 
 @contextmanager

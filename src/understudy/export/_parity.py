@@ -26,10 +26,12 @@ from understudy.evaluation import metrics
 from understudy.evaluation.compare import guard_of, mean_interval
 from understudy.evaluation.likeness import likeness
 from understudy.export._probe import Probe
-from understudy.students import artefact
+from understudy.students import artefact, seals
 
 Parity = dict[str, Any]
 
+CONTRACT = 256
+"""Rows on which an artefact is to be proved."""
 SAME, SAME_ROUNDED = 0.999, 0.99
 """The share of rows that must have the student's first class: of formats in float32, and of those that round (int8)."""
 DROP = 0.005
@@ -135,6 +137,13 @@ def needed(drop: float, size: float = 1.0) -> int:
     return items
 
 
+def few(rows: int) -> str:
+    """That an artefact was proved on fewer rows than CONTRACT, and what that is worth: 3 / rows of all answers may differ where none of
+    these does (Hanley and Lippman-Hand 1983, 95 %); "" where they are enough."""
+    return "" if rows >= CONTRACT else (f"proved on {rows} rows, fewer than the {CONTRACT} of the contract: where none of them differs, "
+                                        f"{3 / rows:.1%} of all answers still may")
+
+
 def said(drop: float, metric: str) -> str:
     """An amount of a metric, in words."""
     unit = metrics.unit(metric)
@@ -167,6 +176,7 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
     with artefact.whole(out) as made:
         try:
             yield made
+            seals.seal(made)
         except Mismatch as error:
             written = [str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()]
             older = [out / name for name in (*names, *written)]

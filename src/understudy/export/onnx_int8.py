@@ -45,7 +45,7 @@ class Exporter(Rounding):
         used: smaller, not faster; auto: static and dynamic are made, and `_choice` says which is kept.
     calibration: rows of the training split, at most, 64 at least. ranges: how they give ranges (`compress.quantize.calibrated`).
     keep_float: layers that stay as they are, by their names in the student (or of nodes in the file). Others join them by themselves,
-        the most harmful first, until the answers are the student's on the calibration rows.
+        the most harmful first, until the answers are the student's on the calibration rows. Not of weight_only.
     bits: of weight_only, 8 or 4. block: inputs that share a scale there.
     agreement: the least share of rows with the student's class (vectors: the least cosine), of calibration rows and of those that choose.
         drop: the most that the upper end of the 95 % interval of the lost metric may be on held-out rows, and the mean on those that
@@ -75,6 +75,8 @@ class Exporter(Rounding):
             ("agreement", 0 < self.agreement <= 1, "0 < agreement <= 1", "Every file would pass, or none", "Use 0.99"),
             ("drop", 0 < self.drop < 1, "0 < drop < 1", "Every file would pass, or none", "Use 0.005"),
             ("block", self.block >= 16 and self.block & (self.block - 1) == 0, "16, 32, 64, ...", "No kernel computes it", "Use 32"),
+            ("keep_float", not (self.keep_float and self.method == "weight_only"), "nothing beside weight_only",
+             "Every layer's weights would be integers all the same", "Leave it out, or take another method"),
             ("calls", self.calls >= 1, "1 or more", "There would be no time to compare", "Use 300"),
             ("max_bytes", self.max_bytes is None or self.max_bytes > 0, "bytes, or nothing", "No file is that small", "Leave it out"),
         ]:

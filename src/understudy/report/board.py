@@ -18,17 +18,16 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from markupsafe import Markup
-from scipy.special import stdtr
 
 from understudy.evaluation import metrics
-from understudy.evaluation.compare import ONE_SEED, Verdict, mean_interval, verdicts
+from understudy.evaluation.compare import ONE_SEED, Verdict, drawn, guard_among, mean_interval, p_value, verdicts
 from understudy.report import figures, frame, html, numbers
 from understudy.report.plain import plain
 from understudy.report.svg import joined, picture, tag, text, ticks
@@ -60,16 +59,20 @@ def tabulate(
     teacher: Mapping[str, Any],
     conditions: Mapping[str, Any],
     notes: Sequence[str],
+    clusters: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """compare.json as a dict. Raises DataError for scores of unequal shapes."""
-    higher, bounds = metrics.higher_is_better(metric), metrics.bounds(metric)
-    found = verdicts(control.scores, {one.name: one.scores for one in arms}, higher)
+    """compare.json as a dict. clusters: (n,) which test rows count as one item; None: each is one. Raises DataError for scores of unequal
+    shapes."""
+    higher, bounds, guard = metrics.higher_is_better(metric), metrics.bounds(metric), guard_among(clusters)
+    examples = control.scores.shape[-1]
+    control, *arms = (replace(one, scores=drawn(one.scores, clusters)[0]) for one in (control, *arms))
+    found = verdicts(control.scores, {one.name: one.scores for one in arms}, higher, guard)
     rows = [
         {
             "name": one.name,
             "objective": one.objective,
             "parameters": dict(one.parameters),
-            **_figures(one, bounds),
+            **_figures(one, bounds, guard),
             "difference": {"value": found[one.name].difference, "ci95": found[one.name].ci95},
             "p": uncorrected(found[one.name]),
             "p_holm": found[one.name].p_value,
@@ -80,7 +83,7 @@ def tabulate(
     ]
     rows.sort(key=lambda row: (-row["mean"] if higher else row["mean"], row["name"]))
     helping = [row for row in rows if row["verdict"] == "helps"]
-    seeds, examples = control.scores.shape
+    seeds = len(control.scores)
     return plain(
         {
             "schema": 1,
@@ -91,7 +94,7 @@ def tabulate(
             "seeds": seeds,
             "conditions": dict(conditions),
             "teacher": dict(teacher),
-            "control": {**_figures(control, bounds), "parameters": dict(control.parameters), "tried": tried},
+            "control": {**_figures(control, bounds, guard), "parameters": dict(control.parameters), "tried": tried},
             "rows": rows,
             "dropped": list(dropped),
             "best": helping[0]["name"] if helping else None,
@@ -105,7 +108,7 @@ def uncorrected(found: Verdict) -> float | None:
     """The p-value of one comparison before the correction for their number."""
     if found.spread is None:
         return None
-    return 2 * float(stdtr(found.spread.df, -abs(found.difference) / found.spread.standard_error))
+    return p_value(found.difference, found.spread)
 
 
 def conclusion(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
@@ -345,10 +348,10 @@ def panels(rows: Sequence[Mapping[str, Any]], letters: Mapping[str, str], metric
     return made
 
 
-def _figures(one: Entry, bounds: tuple[float, float]) -> dict[str, Any]:
+def _figures(one: Entry, bounds: tuple[float, float], guard: float) -> dict[str, Any]:
     return {
         "mean": float(one.scores.mean()),
-        "ci95": mean_interval(one.scores, *bounds),
+        "ci95": mean_interval(one.scores, *bounds, guard),
         "seeds": one.scores.mean(axis=1),
         "validation": one.validation,
     }

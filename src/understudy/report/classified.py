@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, fidelity, metrics, outside, slices
-from understudy.evaluation.compare import Interval, by_cluster, mean_interval
-from understudy.report import alike, by_rows
+from understudy.evaluation.compare import Interval, by_cluster, guard_among, mean_interval
+from understudy.report import alike, by_rows, words
 from understudy.report.facts import Classification
 from understudy.report.gaps import Gaps
 from understudy.report.measured import Measured
@@ -83,7 +82,7 @@ class Classified(Measured):
     @property
     def guard(self) -> float:
         """1, or as far as the mean of a cluster may well be off."""
-        return 1.0 if self.clusters is None else math.sqrt(len(np.unique(self.clusters)) / len(self.clusters))
+        return guard_among(self.clusters)
 
     def interval(self, model: str) -> Interval | None:
         """As of every task, with that guard."""
@@ -161,12 +160,8 @@ class Classified(Measured):
 
     def notes(self) -> list[str]:
         """About clusters, the worst class, duplicates and unlabelled rows."""
-        facts, found = self.facts, []
-        if self.clusters is not None:
-            found.append(f"The {len(self.rows)} test rows are of {len(np.unique(self.clusters))} groups, and verdict and intervals count a "
-                         "group as one item.")
-        elif len(facts.clusters):
-            found.append("All test rows are of one group: the intervals are over its rows, and say nothing about another group.")
+        facts, found = self.facts, list[str]()
+        found += words.of_groups(facts.clusters[self.rows] if len(facts.clusters) else None)
         if self.worst is not None and self.worst[1] == "test":
             found.append("No validation rows: the worst class was chosen on the test rows that it is reported on, which exaggerates it.")
         if len(facts.duplicates):

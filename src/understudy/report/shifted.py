@@ -5,7 +5,6 @@ All figures are on the same test rows, the plain ones too. A shift is judged by 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.evaluation import calibration, compare, metrics
-from understudy.evaluation.compare import Verdict, mean_interval, spread
+from understudy.evaluation.compare import Verdict, guard_among, mean_interval, spread
 from understudy.evaluation.retention import Estimate
 from understudy.report import numbers
 from understudy.report.facts import Shifted as Asked
@@ -72,7 +71,7 @@ class Shifted:
     @property
     def guard(self) -> float:
         """As that of the whole test, for these rows."""
-        return 1.0 if self.clusters is None else math.sqrt(len(np.unique(self.clusters)) / len(self.clusters))
+        return guard_among(self.clusters)
 
     def _score(self, log_probs: np.ndarray) -> np.ndarray:
         return self.measured.score_of(log_probs, self.labels, self.clusters)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from understudy.evaluation.metrics import LABELS, unit
 
 NOUNS = {"classification": "rows", "language": "documents", "masked": "documents", "embedding": "pairs"}
@@ -125,6 +127,15 @@ def _change(distilled: Mapping[str, Any], metric: str) -> str:
     low, high = (_signed(end, metric) for end in difference["ci95"])
     unseen = f", smallest visible effect {_size(visible, metric)}" if distilled["verdict"] == "no evidence" else ""
     return f"{change}, 95 % interval {low} to {high}{unseen}"
+
+
+def of_groups(clusters: np.ndarray | None) -> list[str]:
+    """What the numbers (n,) of the groups that the test rows are drawn in mean for verdict and intervals; nothing where there are none."""
+    if clusters is None:
+        return []
+    if (groups := len(np.unique(clusters))) < 2:
+        return ["All test rows are of one group: the intervals are over its rows, and say nothing about another group."]
+    return [f"The {len(clusters)} test rows are of {groups} groups, and verdict and intervals count a group as one item."]
 
 
 def printable(name: str) -> str:

@@ -115,12 +115,15 @@ def peak() -> int:
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+            found = next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), None)
     except OSError:
-        import resource
+        found = None
+    if found is not None:
+        return found
+    import resource
 
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, others kilobytes
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, others kilobytes
 
 
 def serve(orders: IO[str], answers: IO[str]) -> None:

@@ -18,7 +18,7 @@ from understudy.preprocess.text import Text
 from understudy.readers import text_lines
 from understudy.stages.entries import PROBED, Named, of_folder
 from understudy.stages.speed import Wanted, conditions, run_all
-from understudy.students import artefact
+from understudy.students import artefact, seals
 from understudy.students.weights import FILE as WEIGHTS
 
 SENTENCES = ("a cat sits on the mat", "how do I get there from the station", "the price fell by a third last year and nobody knows why")
@@ -31,17 +31,19 @@ def bench_models(paths: Sequence[str], wanted: Wanted, given: str | None, tell: 
 
     Raises DataError for a path where no model is, and for inputs that the first model does not take.
     """
+    texts = [one for path in paths if (one := _texts(Path(path), given)) is not None]
+    vectors = any(_is_static(Path(path)) or seals.said(Path(path)).get("vectors") is not None for path in paths)
+    about = conditions(wanted)
     with tempfile.TemporaryDirectory(prefix="understudy-") as made:
         names = _names(paths)
         models = [_named(Path(path), name, given, Path(made)) for path, name in zip(paths, names, strict=True)]
-        rows, _ = run_all(models, wanted, tell, compared=names[0])
+        rows, _ = run_all(models, wanted, tell, compared=names[0], vectors=vectors, alike=given is not None or bool(texts))
     for row in rows:
         row |= {"parameters": None, "macs": None, "quality": None}
-    texts = [one for path in paths if (one := _texts(Path(path), given)) is not None]
     called = SYNTHETIC if given is None else f"rows of {Path(given).name}"
     if texts:
         called = f"{'sentences of this package' if given is None else f'texts of {Path(given).name}'}: {lengths(texts[0])}"
-    return {**conditions(wanted), "compared": names[0], "rows": called, "models": rows}
+    return {**about, "compared": names[0], "rows": called, "models": rows}
 
 
 def lengths(texts: Sequence[str]) -> str:
@@ -78,12 +80,13 @@ def _named(path: Path, name: str, given: str | None, made: Path) -> Named:
 
 def _is_static(path: Path) -> bool:
     """Whether this is a static embedding from elsewhere, which takes texts as they are."""
-    return path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in _config(path)
+    return path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in seals.said(path)
 
 
 def _read(path: Path) -> Preprocess | None:
     """What a folder, or that of a file, says of how its model reads."""
-    config = _config(path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    config = artefact.read_config(folder) if "schema" in seals.said(folder) else seals.said(folder)
     return Preprocess.from_dict(config["preprocess"]) if "preprocess" in config else None
 
 
@@ -95,15 +98,6 @@ def _texts(path: Path, given: str | None) -> list[str] | None:
     if given is None:
         return list(SENTENCES)
     return list(read.read_input(given) if isinstance(read, Text) else text_lines(given))[:PROBED]
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; empty where there is none."""
-    try:
-        found = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _rows(entry: Entry, read: Preprocess | None, given: str | None) -> np.ndarray:

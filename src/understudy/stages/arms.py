@@ -28,12 +28,13 @@ from understudy.objectives.labels import CrossEntropy
 from understudy.records import Shapes, Teacher
 from understudy.run_folder import RunFolder, link, sweep
 from understudy.stages import tasks
-from understudy.stages.common import class_counts, digest, finished, fresh_student, hash_of, metric_identity, plan_of, steps_of
+from understudy.stages.common import class_counts, digest, finished, fresh_student, metric_identity, plan_of, steps_of
 from understudy.stages.company import Company, gather, others
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.student import matched
 from understudy.stages.teach import living
 from understudy.students import exits
+from understudy.students.seals import hash_of
 from understudy.students.weights import load_weights, serialise, weights_file
 from understudy.teachers import local
 from understudy.training.fit import Fitted, Plan, fit, lines

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,12 +31,6 @@ AT_ONCE = 1 << 14
 def digest(value: Any) -> str:
     """sha256 of a JSON-like value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def hash_of(path: Path) -> str:
-    """sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_model(spec: Mapping[str, Any], prepared: Prepared, given: Given, *seed: int | str, classes: int | None = None) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 from understudy import atomic, kinds, model_folder, recipe, tokens
 from understudy.cache import Cache, beside
 from understudy.errors import DataError, RecipeError, four_parts
+from understudy.export import _parity
 from understudy.export._probe import Probe
 from understudy.preprocess import Preprocess
 from understudy.preprocess.passages import Passages
@@ -22,7 +23,7 @@ from understudy.preprocess.text import LONGEST, Text
 from understudy.run_folder import RunFolder
 from understudy.stages import reading, teach
 from understudy.stages.common import complete
-from understudy.stages.finish import probe_of
+from understudy.stages.finish import noted, probe_of
 from understudy.stages.layers import width_of
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, prepare
@@ -31,19 +32,21 @@ from understudy.students import artefact
 
 TEACHERS = "teacher-exports"
 """Where a run's teacher is exported to: never beside the student's artefacts."""
-CONTRACT, LEAST = 256, 32
-"""Rows on which an artefact is to be proved, and below which it is no proof: 3 / rows of all answers may differ where none of these does
-(Hanley and Lippman-Hand 1983, 95 %), a tenth at 32."""
+LEAST = 32
+"""Rows below which there is no proof: where none of them differs, a tenth of all answers still may."""
 PROVED = "proved.json"
 """Where the record lies of an artefact without a config.json."""
 
 
-def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: Path | None, out: Path | None = None) -> dict[str, Any]:
+def export_folder(
+    folder: Path, format: str, options: Mapping[str, Any], file: Path | None, out: Path | None = None, calibrate: Path | None = None
+) -> dict[str, Any]:
     """An artefact of a student folder, or of one in the Hugging Face layout that tells classes apart or makes vectors of sentences.
 
-    file: inputs to compare the two on, as `understudy predict` reads them. out: `exports/` in the folder by default. With fewer than
-    CONTRACT rows "note" says so, and so does "proved" in the artefact's config.json. Raises RecipeError without a file, DataError for one
-    that the model does not read, or of fewer than LEAST rows.
+    file: inputs to compare the two on, as `understudy predict` reads them; calibrate: inputs like those that the model learnt from, which
+    give static int8 its ranges. out: `exports/` in the folder by default. With fewer rows than the contract asks for "note" says so, and so
+    does "proved" in the artefact's config.json. Nothing is said of what a metric loses, as the rows have no labels. Raises RecipeError
+    without a file, DataError for one that the model does not read, or of fewer than LEAST rows.
     """
     exporter = kinds.configure("export", format, options)
     if file is None:
@@ -54,26 +57,29 @@ def export_folder(folder: Path, format: str, options: Mapping[str, Any], file: P
         source = folder if _is_student(folder) else _adopted(folder, Path(temporary) / "model")
         student = artefact.load(source)
         exporter.refuse(_task(student), student.config["model"], student.preprocess)
-        probe = Probe(student.preprocess.encode(student.preprocess.read_input(file)), machine=hardware()["words"])
+        read = student.preprocess
+        learnt = None if calibrate is None else read.encode(read.read_input(calibrate))
+        probe = Probe(read.encode(read.read_input(file)), calibrate=None if learnt is None else lambda: learnt, machine=hardware()["words"])
         rows = len(probe.inputs)
         if rows < LEAST:
             raise DataError(four_parts(
-                f'"{file}" is too little to prove an artefact on', got=f"{rows} rows", expected=f"{CONTRACT} rows, {LEAST} at the least",
+                f'"{file}" is too little to prove an artefact on', got=f"{rows} rows",
+                expected=f"{_parity.CONTRACT} rows, {LEAST} at the least",
                 otherwise=f"Where none of them differs, {min(1.0, 3 / max(rows, 1)):.0%} of all answers still may",
                 do="Give more inputs like those that it will get"))
         found = exporter.export(source, out or folder / "exports", probe)
-    return {"format": format, **found, **({} if rows >= CONTRACT else {"note": _note(Path(found["path"]), rows)})}
+    note = _parity.few(rows)
+    if note:
+        _record(Path(found["path"]), rows, note)
+    return {"format": format, **found, **({"note": note} if note else {})}
 
 
-def _note(path: Path, rows: int) -> str:
-    """That an artefact was proved on fewer rows than the contract asks for, in words; it is written into its record, too."""
-    said = (f"proved on {rows} rows, fewer than the {CONTRACT} of the contract: where none of them differs, "
-            f"{3 / rows:.1%} of all answers still may")
+def _record(path: Path, rows: int, note: str) -> None:
+    """Write into an artefact's record that it was proved on fewer rows than the contract asks for."""
     config = (path if path.is_dir() else path.parent) / artefact.CONFIG
     record = config if config.is_file() else config.with_name(PROVED)
     there = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    atomic.write_json(record, {**there, "proved": {"rows": rows, "contract": CONTRACT, "note": said}})
-    return said
+    atomic.write_json(record, {**there, "proved": {"rows": rows, "contract": _parity.CONTRACT, "note": note}})
 
 
 def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Given, cache: Path | None = None) -> dict[str, Any]:
@@ -104,7 +110,7 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
         source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
                         () if vectors is not None else theirs.classes, vectors)
         found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run)}
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run), **noted(data, format, found["parity"])}
 
 
 def _is_student(folder: Path) -> bool:

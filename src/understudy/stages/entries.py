@@ -20,11 +20,11 @@ from understudy.export import litert
 from understudy.run_folder import RunFolder
 from understudy.runtimes import FILES
 from understudy.stages import teach
-from understudy.stages.common import complete, hash_of
+from understudy.stages.common import complete
 from understudy.stages.finish import shuffled, trained_module
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import NotTrained, Taught
-from understudy.students import artefact
+from understudy.students import artefact, seals
 from understudy.students.weights import FILE as WEIGHTS
 from understudy.teachers import predictor
 
@@ -101,29 +101,20 @@ def of_folder(path: Path, name: str, role: str, beside: Mapping[str, Any]) -> Na
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for suffix, runtime in FILES.items():
         first = next((file for file in files if file.suffix == suffix), None)
-        if first is not None and runtime == "onnx" and (stated := _stated(first)) not in (None, hash_of(first)):
-            return Named(name, role, None, (first,), f"it is not the file that was checked, whose sha256 begins with {str(stated)[:12]}; "
-                         "export it again")
-        if first is not None and runtime in FIXED:
+        if first is None:
+            continue
+        # Weights may lie in a second file, which begins with the first one's name.
+        own = tuple(file for file in first.parent.glob(f"{first.stem}.*") if file.suffix in (suffix, ".bin", ".data"))
+        if why := next(filter(None, map(seals.changed, own)), ""):
+            return Named(name, role, None, own, f"it is not the file that was checked: {why}; export it again")
+        if runtime in FIXED:
             python = litert.interpreter() if runtime == "litert" else None
             return Named(name, role, Entry(name, runtime, str(first), **{**beside, "pad": None}, python=python), (first,))
-        if first is not None:
-            # Weights may lie in a second file, which begins with the first one's name.
-            own = [file for file in first.parent.glob(f"{first.stem}.*") if file.suffix in (suffix, ".bin", ".data")]
-            return Named(name, role, Entry(name, runtime, str(first), **beside), tuple(own))
+        return Named(name, role, Entry(name, runtime, str(first), **beside), own)
     if (path / WEIGHTS).is_file() and (path / artefact.CONFIG).is_file():
         return _checked(path, Named(name, role, Entry(name, "torch_eager", str(path), **beside), (path / WEIGHTS,)))
     there = ", ".join(sorted({file.suffix for file in files if file.is_file()})) or "a folder without a file"
     return Named(name, role, None, tuple(file for file in files if file.is_file()), f"nothing here runs {there}")
-
-
-def _stated(file: Path) -> str | None:
-    """What the config.json beside an ONNX file says its sha256 is; None where there is none, or it says nothing."""
-    try:
-        said = json.loads(file.with_name(artefact.CONFIG).read_text(encoding="utf-8"))["onnx"]
-        return said["sha256"] if said["file"] == file.name else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def _control(

@@ -67,7 +67,8 @@ def facts_of(
         "latency": latency,
         "quantised": quantised,
         "self_taught": lessons.scheduled == "self",
-        "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes)],
+        "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes),
+                  *(f"{row['format']} is {row['note']}." for row in exports if "note" in row)],
     }
     if lessons.data.generative:
         return _told(tree, lessons, arms, common, trained, drafts)

@@ -17,7 +17,7 @@ from understudy.evaluation import metrics
 from understudy.evaluation.drop import Scorer
 from understudy.events import Event, OnEvent
 from understudy.export._format import Format, Rounding
-from understudy.export._parity import Mismatch
+from understudy.export._parity import Mismatch, few
 from understudy.export._probe import Probe
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
@@ -38,6 +38,8 @@ PROBED, PROBED_TEXTS = 10_000, 8
 """Held-out rows on which an artefact has to agree with the student, at most: of running text few, as every token has an answer."""
 CALIBRATED = 512
 """Training rows, at most, that a format may look at."""
+COPY = "safetensors"
+"""The format whose weights are the student's, bit for bit."""
 
 
 def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
@@ -147,7 +149,7 @@ def export(
     """A row an artefact of the recipe, each compared with the student on held-out rows; one that answers differently is laid aside, and its
     row says why, under "failed". aware: the student in `aware/`, of which formats of fewer bits may be made; they are proved against the
     student that ships all the same."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     probe, formats = probe_of(tree, prepared), exporters(tree)
     for index, exporter in enumerate(formats):
         on_event(Event("export", "progress", exporter.kind, index / len(formats)))
@@ -161,8 +163,15 @@ def export(
             found = {"path": error.folder or folder.path, "failed": str(error), "parity": error.parity, **error.about}
         except UnderstudyError as error:  # what could only be known once the student was there is no reason to lose its report
             found = {"path": folder.path, "failed": str(error), "parity": {}}
-        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path)})
+        rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path),
+                     **noted(prepared, exporter.kind, found["parity"])})
     return rows
+
+
+def noted(prepared: Prepared, format: str, parity: Mapping[str, Any]) -> dict[str, str]:
+    """{"note": that this proof has few rows}, where it has. A copy of the weights needs none, and of running text a row is many answers."""
+    note = "" if format == COPY or prepared.generative or not parity else few(parity["rows"])
+    return {"note": note} if note else {}
 
 
 def tell_exports(tree: Mapping[str, Any], folder: RunFolder, summary: Mapping[str, Any]) -> None:

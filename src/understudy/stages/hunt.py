@@ -211,13 +211,14 @@ class Hunt:
             "reason": reason or (self._picked(points[best], names[best]) if best is not None else self._unreachable(points, names))}
 
     def _put_pick(self, trial: Trial) -> None:
-        """pick.yaml: the recipe of the pick, with its form among the exports, and its retention on test rows as a gate."""
+        """pick.yaml: the recipe of the pick, with its form among the exports, and its retention on test rows as a gate: the larger of
+        what was asked and what the recipe asks itself."""
         tree = trial.design.tree
         there = [entry["kind"] for entry in tree["export"]]
-        wanted = self.wanted.min_retention
+        least = [one for one in (self.wanted.min_retention, tree["gates"].get("min_retention")) if one is not None]
         made = {
             **tree, "export": [*tree["export"], *([dict(trial.form.export)] if trial.form.export["kind"] not in there else [])],
-            "gates": {**({} if wanted is None else {"min_retention": wanted}), **tree["gates"]}}
+            "gates": {**tree["gates"], **({"min_retention": max(least)} if least else {})}}
         atomic.write_text(self.folder.path / PICK, recipes.to_yaml(recipes.resolved(recipes.load(made))))
 
     def _picked(self, point: Point, name: str) -> str:

@@ -18,6 +18,7 @@ from understudy import kinds, recipe
 from understudy.errors import RecipeError, four_parts
 from understudy.objective import Auto
 from understudy.randomness import seeded
+from understudy.stages import derive
 from understudy.stages.common import fresh_student
 from understudy.stages.layers import VISIBLE, seen_teacher, teachers_reading
 from understudy.stages.prepare import Given, prepare
@@ -54,10 +55,10 @@ def inspect(
         )
     name, _, options = model.partition(":")
     folder = Path(model).is_dir() and (name not in kinds.names("models") or (Path(model) / artefact.CONFIG).exists())
-    known = Path(model).is_file() or model in recipe.packaged()
-    if known:
+    of_run = Path(model) / "recipe.yaml"
+    if Path(model).is_file() or model in recipe.packaged() or of_run.is_file():
         _refuse(shape=tuple(shape), classes=classes, of="a recipe has them from its data")
-        return _of_recipe(model, overrides, whose, given or Given())
+        return _of_recipe(str(of_run) if of_run.is_file() else model, overrides, whose, given or Given())
     _refuse(model=whose, overrides=tuple(overrides), of="they belong to a recipe")
     if folder:
         _refuse(shape=tuple(shape), classes=classes, of="a student folder has them in itself")
@@ -88,6 +89,7 @@ def _of_recipe(source: str, overrides: Sequence[str], whose: Whose | None, given
             )
         )
     prepared = prepare(wanted, given)
+    derive.settle_student(tree, prepared)
     rows = (prepared.distilled if len(prepared.distilled) else prepared.test)[:1].repeat(2)
     inputs = prepared.rows.inputs(rows)
     modules = {"student": fresh_student(tree, prepared, given, 0)}

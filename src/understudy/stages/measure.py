@@ -18,7 +18,7 @@ from understudy.export._parity import Mismatch
 from understudy.run_folder import RunFolder
 from understudy.stages import speed
 from understudy.stages.common import class_counts, together
-from understudy.stages.finish import probe_of, shipped_module
+from understudy.stages.finish import noted, probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
 from understudy.stages.page import renew
 from understudy.stages.prepare import Given, Prepared, prepare
@@ -104,7 +104,8 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run), "forgotten": forgotten}
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run), "forgotten": forgotten,
+            **noted(data, format, found["parity"])}
 
 
 def wanted_of(tree: Mapping[str, Any], format: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ def collect(tree: Mapping[str, Any], prepared: Prepared, rights: Mapping[str, An
     """What is known before the teacher's first step."""
     return {
         "recipe": tree,
-        "command": f"understudy run {run / 'recipe.yaml'}",
+        "command": f"understudy run {shlex.quote(str(run / 'recipe.yaml'))}",
         "revision": revision(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))} | {"python": platform.python_version()},
         "hardware": hardware(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from understudy import atomic
-from understudy.evaluation.compare import mean_interval, verdict
+from understudy.evaluation.compare import guard_of, mean_interval, verdict
 from understudy.evaluation.metrics import bounds
 from understudy.evaluation.retention import retention
 from understudy.report.plain import plain
@@ -37,7 +36,7 @@ def over_folds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     off. With few folds they are wide, as they have to be.
     """
     higher = bool(summaries[0]["higher_is_better"])
-    guard = math.sqrt(len(summaries) / sum(one["examples"] for one in summaries))
+    guard = guard_of(len(summaries), sum(one["examples"] for one in summaries))
     arms = {name: np.array([one["arms"][name]["seeds"] for one in summaries], dtype=np.float64).T for name in summaries[0]["arms"]}
     teacher = np.array([one["teacher"]["value"] for one in summaries], dtype=np.float64)
     limits = bounds(summaries[0]["metric"])

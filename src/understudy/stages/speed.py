@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy import atomic, recipe
+from understudy import atomic, recipe, threads
 from understudy.cache import Cache, beside
 from understudy.errors import DataError, four_parts
 from understudy.evaluation import energy, metrics, processes, speed
@@ -61,10 +61,11 @@ def bench_run(run: Path, wanted: Wanted, given: Given | None = None, cache: Path
     profiles that are not met, in words."""
     folder = RunFolder(run.parent, run.name)
     tree = folder.resolved()
-    if tree is None or not (run / "summary.json").is_file():
+    missing = [name for name in ("recipe.yaml", "summary.json", "details.json", "student") if not (run / name).exists()]
+    if tree is None or missing:
         raise DataError(four_parts(
-            f"{run} holds no finished run", got="no summary.json", expected="a run folder", otherwise="There would be nothing to measure",
-            do="Run its recipe to the end first"))
+            f"{run} holds no finished run", got=f"no {missing[0]}", expected="a run folder with all that a run writes",
+            otherwise="There would be nothing to measure", do="Run its recipe to the end first"))
     given, loaded = given or Given(), recipe.load(tree)
     with computing_with(tree["training"]["threads"]):
         prepared = prepare(loaded, given)
@@ -89,10 +90,11 @@ def measured(
     wanted: Wanted, tell: Tell,
 ) -> tuple[dict[str, Any], list[Gate]]:
     """The document of a run's models, and the gates of its device profiles: those with other threads are measured with theirs."""
-    details = json.loads((folder.path / "details.json").read_text(encoding="utf-8"))
+    details, about = json.loads((folder.path / "details.json").read_text(encoding="utf-8")), conditions(wanted)
+    vectors = prepared.task == "embedding"
     with tempfile.TemporaryDirectory(prefix="understudy-") as made:
         models = models_of(tree, prepared, given, folder, cache, Path(made))
-        rows, results = run_all(models, wanted, tell)
+        rows, results = run_all(models, wanted, tell, vectors=vectors)
         shipped = [one for one in models if one.role in ("student", "artefact")]
         by_cores = {wanted.threads: rows}
         for cores in sorted({device.cores for device in devices.values()} - {wanted.threads}):
@@ -107,7 +109,7 @@ def measured(
     student = artefact.read_config(folder.path / "student")["weights"]["sha256"]
     judged = {name: profiles.gates_of(name, device, by_cores[device.cores]) for name, device in devices.items()}
     training = costs.spent(folder.path, tree, given)
-    return {**conditions(wanted), "compared": "teacher", "student": student,
+    return {**about, "compared": "teacher", "student": student,
             "metric": details["metric"], "noun": details.get("noun", "rows"), "models": rows, "training": training,
             "savings": costs.saved(rows, wanted.declared),
             "break_even": costs.paid_back(rows, training, wanted.declared),
@@ -116,7 +118,7 @@ def measured(
 
 
 def conditions(wanted: Wanted) -> dict[str, Any]:
-    """What holds for all figures of a document."""
+    """What holds for all figures of a document; the load is that before the first of them."""
     return {"schema": SCHEMA, "machine": hardware()["words"], "threads": wanted.threads, "batches": batches_of(wanted),
             "repeats": wanted.repeats, "starts": wanted.starts, "warm_up": processes.WARM, "rule": speed.RULE, "load": load(),
             "call": "encoded rows in, answers out, both numpy arrays"}
@@ -124,9 +126,8 @@ def conditions(wanted: Wanted) -> dict[str, Any]:
 
 def load() -> dict[str, float] | None:
     """How many processes wanted to compute, on average over the last minute, and how many cores there are; None where nobody counts."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        return {"processes": round(os.getloadavg()[0], 2), "cores": cores}
+        return {"processes": round(os.getloadavg()[0], 2), "cores": threads.affinity()}
     except OSError:
         return None
 
@@ -137,11 +138,12 @@ def batches_of(wanted: Wanted) -> list[int]:
 
 
 def run_all(
-    models: Sequence[Named], wanted: Wanted, tell: Tell, compared: str | None = None
+    models: Sequence[Named], wanted: Wanted, tell: Tell, compared: str | None = None, vectors: bool = False, alike: bool = True
 ) -> tuple[list[dict[str, Any]], dict[str, Found]]:
     """One JSON-safe row a model, in their order, and what the processes of those that can be measured said.
 
     compared: whose speed and answers the others are compared with; None: the teacher's speed, and the student's answers.
+    vectors: answers are directions. alike: whether the rows are such that answers about them can be compared at all.
     """
     entries = [one.entry for one in models if one.entry is not None]
     meter, method = energy.meter()
@@ -157,9 +159,10 @@ def run_all(
         if found is None or found.failed:
             rows.append(row | NOTHING)
             continue
-        alike = student if one.role == "artefact" else None  # a teacher or control is another model: unlike the student is no fault of it
-        rows.append(row | figures(found, teacher, alike) | {
-            "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
+        # A teacher or control is another model: unlike the student is no fault of it.
+        answers = answers_of(found, student, vectors) if alike and one.role == "artefact" else None
+        rows.append(row | figures(found, teacher) | {
+            "answers": answers,            "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
             "cost": costs.cost_of(found, wanted.declared)})
     return rows, results
 
@@ -169,15 +172,14 @@ NOTHING: dict[str, Any] = {"runtime": None, "libraries": {}, "held": None, "cold
 """The figures of a model that was not measured."""
 
 
-def figures(found: Found, teacher: Found | None, student: Found | None) -> dict[str, Any]:
-    """What the processes say of one model. student: whose answers it should have, None where it should not have any other's."""
+def figures(found: Found, teacher: Found | None) -> dict[str, Any]:
+    """What the processes say of one model's speed and memory."""
     entry, last = found.entry, found.starts[-1]
     return {
         "runtime": entry.runtime, "libraries": last["libraries"], "held": last["held"],
         "cold_start": cold_start(found) if entry.loads else None,
         "rss": {**last["rss"], "peaks": {str(batch): peak for batch, peak in found.peaks.items()}},
         "batches": {str(batch): pace_of(batch, found, teacher) for batch in found.paces},
-        "answers": answers_of(found, student),
     }
 
 
@@ -199,14 +201,14 @@ def pace_of(batch: int, found: Found, teacher: Found | None) -> dict[str, Any]:
     }
 
 
-def answers_of(found: Found, student: Found | None) -> dict[str, Any] | None:
-    """How far an artefact's answers are from the student's; None for other models, and where there is no student to compare with."""
+def answers_of(found: Found, student: Found | None, vectors: bool) -> dict[str, Any] | None:
+    """How far an artefact's answers are from the student's; None where there is no student to compare with."""
     if student is None or student.failed or student.answers is None or found.answers is None or found is student:
         return None
     if found.answers.shape != student.answers.shape:
         return None
     alike = likeness(student.answers, found.answers)
-    return {"max_abs": alike.max_abs, "agreement": alike.agreement, "rows": alike.rows}
+    return {"max_abs": alike.max_abs, **({"cosine": alike.cosine} if vectors else {"agreement": alike.agreement}), "rows": alike.rows}
 
 
 def _judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from understudy.export._parity import Mismatch
 from understudy.run_folder import RunFolder
 from understudy.runtimes.worker import trimmed
 from understudy.stages import finish
-from understudy.stages.common import complete, digest, finished, fresh_student, hash_of
+from understudy.stages.common import complete, digest, finished, fresh_student
 from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.variants import Variant
+from understudy.students.seals import hash_of
 from understudy.students.weights import load_weights
 
 VERSION = 2
@@ -51,10 +52,19 @@ FORMS = (
 )
 
 
-def forms() -> list[Form]:
-    """Those whose exporter there is. RecipeError, with the command that helps, where ONNX is not installed."""
+def forms(exports: Sequence[Mapping[str, Any]]) -> list[Form]:
+    """Those whose exporter there is, each with the options that a recipe's `export` names for it, as it is what the pick will ship.
+    RecipeError, with the command that helps, where ONNX is not installed."""
     kinds.configure("export", FORMS[0].export["kind"], {}).installed()
-    return [form for form in FORMS if form.export["kind"] in kinds.names("export")]
+    asked = {entry["kind"]: entry for entry in exports}
+    there = [form for form in FORMS if form.export["kind"] in kinds.names("export")]
+    there = [replace(form, export=asked.get(form.export["kind"], form.export)) for form in there]
+    return [replace(form, bits=_bits(form)) for form in there]
+
+
+def _bits(form: Form) -> int:
+    """Of a weight, at least, with the options of the form."""
+    return min(form.bits, form.export.get("bits", form.bits), 16 if form.export.get("half_weights") else form.bits)
 
 
 @dataclass(frozen=True)
