@@ -238,7 +238,8 @@ def _missed(run: Run) -> str:
     said = [profiles.one_missed(row, models) if "." in row["name"] else
             numbers.unmet(row, unit, why if row["name"].endswith("_kept") else "") for row in failed]
     unlike = [row for row in run.details["exports"] if "failed" in row]
-    said += [f"export {row['format']}: {row['failed'].rstrip('.')}; it lies in {row['path']}" for row in unlike]
+    said += [f"export {row['format']}: {row['failed'].rstrip('.')}" + (f"; it lies in {row['path']}" if row["path"] != "." else "")
+             for row in unlike]
     different = run.summary.get("draft", {}).get("different", [])
     if different:
         first = different[0]

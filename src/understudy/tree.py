@@ -88,7 +88,9 @@ def _index(items: list[Any], part: str, override: str) -> int:
                 got=repr(part),
                 expected=f"0 to {len(items) - 1}",
                 otherwise="It would change nothing",
-                do="Count from 0",
+                do=f"Say which of the {len(items)} is meant, as in {override.replace(part, f'0.{part}', 1)}; count from 0"
+                if not part.isdigit()
+                else "Count from 0",
             )
         )
     return int(part)

@@ -27,6 +27,8 @@ def test_a_whole_run(understudy, there):
     done = understudy("bench", "toy", *QUICK, "--watts", "7", "--grid", "300", "--prices", "example", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
+    [api] = found["apis"]
+    assert api["per_million"] == pytest.approx(1e6 * 0.00015) and "tokens a prediction" in api["assumption"] and api["currency"] == "EUR"
     rows = {row["name"]: row for row in found["models"]}
     assert list(rows) == ["teacher", "control", "student", "broken", "onnx"]
 

@@ -227,7 +227,7 @@ def chromium():
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     if made.program() is None:
-        pytest.skip("needs chromium")
+        pytest.skip("no chromium, which `make chromium` installs")
     return made
 
 
@@ -237,7 +237,7 @@ def exporter():
     try:
         made.refuse("classification", {})
     except RecipeError as error:
-        pytest.skip(f"needs npm and its registry: {error}")
+        pytest.skip(f"without npm and its registry: {error}")
     return made
 
 
@@ -317,6 +317,35 @@ def quiet(page, address=""):
 def put(page, field, words):
     page.ask(f"document.querySelector({json.dumps(field)}).focus()")
     page.ask(f"document.querySelector({json.dumps(field)}).value = {json.dumps(words)}")
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_dropped_is_answered_and_one_that_is_none_is_said(digits, opened, tmp_path):
+    """Prevents: the browser opens the dropped file in place of the page."""
+    folder, student = digits
+    page, stop = opened(folder)
+    stop()
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 9), dtype=np.uint8)
+    Pillow.fromarray(pixels).save(tmp_path / "dropped.png")
+    data = base64.b64encode((tmp_path / "dropped.png").read_bytes()).decode()
+
+    def drop(content, name):
+        return page.ask(f"""(() => {{
+          const bytes = Uint8Array.from(atob("{content}"), (letter) => letter.charCodeAt(0));
+          const held = new DataTransfer();
+          held.items.add(new File([bytes], "{name}", {{ type: "image/png" }}));
+          const given = {{ bubbles: true, cancelable: true, dataTransfer: held }};
+          const over = new DragEvent("dragover", given), dropped = new DragEvent("drop", given);
+          document.body.dispatchEvent(over);
+          document.body.dispatchEvent(dropped);
+          return over.defaultPrevented && dropped.defaultPrevented;
+        }})()""")
+
+    assert drop(data, "dropped.png"), "the page takes it, and the browser does not leave"
+    agrees(asked(page, 1), student, student.predict_file(tmp_path / "dropped.png")[0])
+    quiet(page)
+    assert drop(base64.b64encode(b"no picture").decode(), "text.png")
+    page.wait(TROUBLE)
 
 
 @pytest.mark.slow

@@ -71,6 +71,14 @@ def test_every_model_of_a_run_is_named_beside_its_mark(axis):
         assert all(math.dist(box.nearest(mark), mark) > 5 for mark in marks)
 
 
+@pytest.mark.parametrize(("name", "number", "unit", "shown"), [
+    ("min_worst_slice", 0.62, "correlation", "0.620"), ("min_worst_slice", 0.62, "nats", "62.0 %"),
+    ("min_difference", -0.02, "fraction", "−2.0 points"), ("min_retention", 0.97, "correlation", "97.0 %")])
+def test_a_gate_has_the_unit_of_its_figure(name, number, unit, shown):
+    """Prevents: a correlation of 0.62 is 62 %; a loss of two points is a value of -2 %."""
+    assert numbers.bound(number, name, unit) == shown
+
+
 @pytest.mark.parametrize(("name", "number", "shown"), [
     ("phone.memory_mb", 57.37, "57.37\N{NO-BREAK SPACE}MB"), ("phone.budget_ms", 5.0, "5\N{NO-BREAK SPACE}ms"),
     ("phone.wire_bytes", 2000.0, "2,000\N{NO-BREAK SPACE}B"), ("phone.cores", 1.0, "1"), ("phone.model_mb", None, "–")])

@@ -74,11 +74,16 @@ def test_vectors_and_tables(ask, make_run, tmp_path):
     (tmp_path / "rows.csv").write_text("c,n,more\na,1,x\n?,2.5,y\n")
     found = ask(f"print(json.dumps(load({str(run)!r} + '/student').predict_file({str(tmp_path / 'rows.csv')!r}).tolist()))")
     np.testing.assert_allclose(found, artefact.load(run / "student").predict_file(tmp_path / "rows.csv"), atol=1e-5)
+    said = ask(f"load({str(run)!r} + '/student').predict([{{'n': 1.0, 'c': 'a'}}])", fails=True)
+    assert "a table comes as columns: got list" in said
     shutil.rmtree(run)
     rows = np.random.default_rng(0).normal(3, 2, (300, 4))
     run = make_run("linear", Preprocess.fit("vector", rows), rows)
     np.save(tmp_path / "rows.npy", rows)
     same(ask, run, rows, f"np.load({str(tmp_path / 'rows.npy')!r})", without=("PIL", "tokenizers"))  # more than one batch
+    for path in ("'rows.npy'", "['rows.npy', 'b.npy']", "__import__('pathlib').Path('rows.npy')"):
+        said = ask(f"load({str(run / 'student')!r}).predict({path})", fails=True)
+        assert "this is the path of a file" in said and "Use predict_file(path)" in said
 
 
 def test_texts(ask, make_run):

@@ -68,6 +68,16 @@ def test_the_teacher_pruned_is_tried_beside_the_student(toy):
     assert all(recipe.load(one.tree).student.model for one in found), "each is a whole recipe"
 
 
+@pytest.mark.parametrize(("overrides", "why"), [
+    ((), ""), (("teacher.0.model={arch: linear}",), "the teacher is linear, and only cnn, mlp"),
+    (("teacher=[{kind: local, model: {arch: mlp}, train: {}, rights: {terms: own}}, {kind: local, model: {arch: mlp}, train: {}, "
+      "rights: {terms: own}}]",), "the teacher is 2 models")])
+def test_why_no_pruned_teacher_is_tried_is_said(toy, overrides, why):
+    pytest.importorskip("torch_pruning", reason="needs the extra compress")
+    said = candidates.unprunable(recipe.resolved(toy.recipe(*overrides)))
+    assert said.startswith(why) and bool(said) == bool(why)
+
+
 def test_a_student_that_nothing_scales_is_refused(toy):
     tree, data = settled(toy, "teacher.0.model={arch: linear}")
     with pytest.raises(RecipeError, match=r"no sizes to vary: got arch linear, expected one of .*resnet"):

@@ -56,9 +56,16 @@ def test_an_exporter_that_does_not_agree_is_laid_aside_and_said(toy, monkeypatch
 
 def test_what_a_format_finds_out_at_the_end_does_not_cost_the_report(toy):
     """Prevents: 9 rows too few for a calibration throw hours of training away."""
-    with pytest.raises(GateError, match="export onnx_int8.*expected at least 64"):
+    with pytest.raises(GateError, match="export onnx_int8.*expected at least 64") as caught:
         toy.run("training.seeds=1", "export=[{kind: onnx_int8, method: static, calls: 1}]", "data.transfer.examples=0.3")
-    assert (toy.runs / "toy" / "report.html").exists()
+    assert (toy.runs / "toy" / "report.html").exists() and "it lies in" not in str(caught.value), "there is no file"
+
+
+def test_a_proof_on_few_rows_is_said_in_the_report(toy):
+    """Prevents: "100 % alike" over 45 rows reads like the same over 10,000."""
+    notes = toy.run("training.seeds=1", "export=[safetensors, onnx]").details["notes"]
+    [said] = [note for note in notes if "fewer than the 256" in note]
+    assert said.startswith("onnx is proved on 45 rows") and "6.7%" in said
 
 
 def test_an_exporter_without_its_packages_is_refused_before(toy, monkeypatch):

@@ -43,12 +43,17 @@ class Student:
     def predict(self, raw: Any) -> np.ndarray:
         """(N, C) float32 probabilities of raw inputs as in training: pixels, numbers, columns of a table, texts, waveforms.
 
-        RecipeError for a student of vectors. DataError for input of another shape or kind.
+        RecipeError for a student of vectors. DataError for input of another shape or kind, and for the path of a file.
         """
         if self.vectors is not None:
             raise RecipeError(four_parts(
                 "this student knows no classes", got="a student of sentence vectors", expected="one that tells classes apart",
                 otherwise="Numbers of a vector would be taken for classes", do="Use encode"))
+        paths = [raw] if isinstance(raw, str | os.PathLike) else raw if self.config["preprocess"]["kind"] != "text" else ()
+        if isinstance(paths, list | tuple) and any(isinstance(one, str | os.PathLike) for one in paths):
+            raise DataError(four_parts(
+                "this is the path of a file, or a text by itself", got=f"{str(paths[0])[:60]!r}", expected="raw inputs, one an item",
+                otherwise="Letters would be taken for inputs", do="Use predict_file(path); give a text in a list"))
         logits = self.ask(raw)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)

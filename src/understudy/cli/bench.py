@@ -152,6 +152,8 @@ def _show_costs(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         say(safe(f"No energy: {rows[0]['energy']['reason']}."))
     for one in machines:
         say(safe(f"{one['machine']}: {one['assumption']}."))
+    for one in found["apis"]:
+        say(safe(f"An API in its place, {one['name']}: {one['per_million']:.3g} {one['currency']} per million; {one['assumption']}."))
     if not machines:
         say("No prices: no --prices were given.")
     for name, one in found.get("savings", {}).items():

@@ -72,7 +72,8 @@ def fit(
     else:
         table(fitted.HEADERS, fitted.lines(made.found), right=(1, 2, 3, 4))
         say()
-        say(safe(made.found["reason"]))
+        for line in (made.found["reason"], *made.found["notes"]):
+            say(safe(line))
         say(safe(f"On test rows: {made.run.verdict}"))
         note(f"the search: {safe(str(made.path / fitting.PAGE))}")
     done(made.run.path / "report.html", asking(made.run.summary, made.run.path / "student"))

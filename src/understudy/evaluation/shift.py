@@ -2,7 +2,8 @@
 
 A corruption is a pure function of raw rows, one parameter and the rows' ids: what is drawn for a row depends on its id and the corruption
 alone, not on the severity or on which other rows there are. So a curve over severities compares amounts and not luck, and the same row is
-spoilt alike in every run. At a parameter of 0 nothing changes (of a signal-to-noise ratio: without end). numpy only.
+spoilt alike in every run. One thing is of all rows together: the range, of which amounts are shares, of pictures that came as floats, as
+nobody knows their white. At a parameter of 0 nothing changes (of a signal-to-noise ratio: without end). numpy only.
 
 `SHIFTS` says, by the kind of input, which there are and what their severities 1 to 5 stand for. From Hendrycks and Dietterich 2019 (arXiv
 1903.12261, ImageNet-C) are the severities of noise and brightness of images, in shares of white; the signal-to-noise ratios are those of
@@ -24,7 +25,6 @@ from understudy.preprocess.table import Table
 from understudy.preprocess.vector import Vector
 from understudy.randomness import key
 
-SEVERITIES = range(1, 6)
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 """A keyboard, for letters hit in place of their neighbour."""
 STRETCH_MS = 20

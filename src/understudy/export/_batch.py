@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from understudy.errors import RecipeError, four_parts
-from understudy.export import onnx
+from understudy.export import _parity, onnx
 from understudy.export._format import Format
 from understudy.students import artefact
 
@@ -21,9 +21,7 @@ class OneBatch(Format):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts(f"{self.kind}: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        _parity.tolerable(self.kind, self.tolerance)
         if self.batch < 1:
             raise RecipeError(four_parts(f"{self.kind}: batch is not usable", got=self.batch, expected="1 or more",
                                          otherwise="Nothing would go in", do="Use 1"))

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from understudy import atomic
-from understudy.errors import GateError, four_parts
+from understudy.errors import GateError, RecipeError, four_parts
 from understudy.evaluation import metrics
 from understudy.evaluation.compare import guard_of, mean_interval
 from understudy.evaluation.likeness import likeness
@@ -70,6 +70,13 @@ def compare(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> 
     one = likeness(reference, found)
     parity: Parity = {"max_abs": one.max_abs, "rows": one.rows}
     return parity | ({"min_cosine": one.cosine} if vectors else {"argmax_agreement": one.agreement})
+
+
+def tolerable(kind: str, tolerance: float) -> None:
+    """RecipeError for a tolerance that nothing can be judged by."""
+    if not 0 < tolerance < 1:
+        raise RecipeError(four_parts(f"{kind}: tolerance is not usable", got=tolerance, expected="0 < tolerance < 1",
+                                     otherwise="Every file would pass, or none", do="Use 1e-4"))
 
 
 def exact(reference: np.ndarray, found: np.ndarray, vectors: bool = False) -> Parity:

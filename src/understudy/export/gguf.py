@@ -54,9 +54,7 @@ class Exporter(Format):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("gguf: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        _parity.tolerable(self.kind, self.tolerance)
 
     def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:
         """Also where the student is not the built-in decoder, or has another tokenizer."""

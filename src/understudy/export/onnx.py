@@ -60,9 +60,7 @@ class Exporter(Format):
     half_weights: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("onnx: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        _parity.tolerable(self.kind, self.tolerance)
         if not OLDEST <= self.opset <= NEWEST:
             raise RecipeError(four_parts(
                 "onnx: opset is too old for the exporter" if self.opset < OLDEST else "onnx: opset is too new for runtimes",

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from understudy import atomic
-from understudy.errors import RecipeError, four_parts
+from understudy.errors import four_parts
 from understudy.export import _parity, onnx
 from understudy.export._format import Format
 from understudy.export._probe import Probe
@@ -43,9 +43,7 @@ class Exporter(Format):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("openvino: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        _parity.tolerable(self.kind, self.tolerance)
 
     def export(
         self, student_folder: str | os.PathLike[str], out_folder: str | os.PathLike[str], probe: Probe, module: nn.Module | None = None

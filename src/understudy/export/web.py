@@ -60,9 +60,7 @@ class Exporter(Format):
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise RecipeError(four_parts("web: tolerance is not usable", got=self.tolerance, expected="0 < tolerance < 1",
-                                         otherwise="Every file would pass, or none", do="Use 1e-4"))
+        _parity.tolerable(self.kind, self.tolerance)
 
     def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:
         """Also a preprocessing that the page can't do, and a runtime that can't be had: npm is asked now."""

@@ -46,6 +46,11 @@ class Table(Preprocess):
 
     def encode(self, raw: Any) -> np.ndarray:
         """(N, D) float32 from a mapping (or DataFrame) column -> values; columns that training did not use are passed over."""
+        if not isinstance(raw, Mapping) and not hasattr(raw, "columns"):
+            raise DataError(four_parts(
+                "a table comes as columns", got=type(raw).__name__, expected="a mapping or DataFrame: name of a column -> its values",
+                otherwise="Values would be taken for those of another column",
+                do="Turn rows round: {name: [row[name] for row in rows] for name in rows[0]}"))
         lacking = [column.name for column in self.columns if column.name not in raw]
         if lacking:
             raise DataError(four_parts(

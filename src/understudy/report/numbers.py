@@ -129,8 +129,9 @@ def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, c
         return size(number)
     if quantity in ("parameters", "macs"):
         return count(number)
-    own = {"value": unit, "difference": unit, "kl_nats": "nats"}.get(quantity, "fraction")
-    return exact(number, own) if chosen else value(number, own)
+    worst = unit if unit == "correlation" else "fraction"  # of classes the share of right answers, whatever the run's metric is
+    own = {"value": unit, "difference": unit, "kl_nats": "nats", "worst_slice": worst}.get(quantity, "fraction")
+    return exact(number, own) if chosen else value(number, own, difference=quantity == "difference")
 
 
 def unmet(gate: Mapping[str, Any], unit: str, why: str = "", of: str = "") -> str:

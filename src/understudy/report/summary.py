@@ -17,10 +17,11 @@ are means over its seeds.
     sentence            str, what to do next, one plain sentence
     verdict_line        str, `verdict_line(summary)`
     notes               [str], to be shown as they are (own ones added: teacher not above control, one seed, duplicates, ...)
-    examples            {"test", "validation", "unlabelled_test", "seeds"} counts
+    examples            {"test", "validation", "unlabelled_test", "outside" (of all classes), "seeds"} counts
+    noun                str, what a test item is called: "rows", "documents" or "pairs"
     split               Facts.split as it is
     metric              {"name", "label", "higher_is_better", "positive": class name or null, "trivial", "per_item": bool,
-                          "unit": "fraction"|"nats"}
+                          "unit": "fraction"|"nats"|"bits"|"correlation"}
     verdict             null or {"word", "difference", "ci95", "p_value", "smallest_visible", "df", "seeds", "items",
                           "v_seed", "v_item", "v_res", "reason"}
     teacher_over_control  null or {"value", "ci95", "above": true|false|null}: value is in the better direction; null is "not shown"
@@ -51,7 +52,9 @@ are means over its seeds.
     temperature         [{"temperature", "entropy_nats", "top1_mass", "used": bool}] of the teacher; "temperature_note": str
     duplicates          null or {"count", "share", "without": {model: value, "difference", "ci95", "verdict"}}
     size                {"parameters_ratio", "bytes_ratio", "macs_ratio"} student / whole teacher
-    latency             null or {"teacher", "student" (median seconds), "speedup", "ci95", "conditions"}
+    latency             null or {"teacher", "student" (median seconds), "speedup", "ci95", "conditions", "rates": {model: texts a second}}
+    quantised           null or what training with quantisation gave (`stages/aware.py`)
+    documents, pairs    null or {"rule", "rows", "total"}: of running text, and of sentence vectors, where the students lost most
     own_text            {"control"|"distilled": {"kl_nats": mean over seeds, "seeds": [..]}}: KL(student || teacher) on what it wrote
     draft               null or {"prompts", "tokens", "ahead", "different": [{"prompt", "gap"}], "conditions", arm: {"passes",
                           "passes_saved", "tokens_per_pass", "accepted_per_pass", "accepted_share", "seconds", "seconds_alone", "speedup",

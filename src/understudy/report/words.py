@@ -39,7 +39,8 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     if distilled["kept"]["value"] is not None:
         ratio = summary["parameters_ratio"]
         of_it = f" with {_percent(ratio)} of its parameters" if ratio else ""
-        parts.append(f"keeps {_percent(distilled['kept']['value'])} of the teacher{of_it}")
+        share = distilled["kept"]["value"]  # below zero it is worse than the trivial predictor, and there is nothing to keep a share of
+        parts.append(f"keeps {_percent(share) if share >= 0 else 'nothing'} of the teacher{of_it}")
     worst = distilled["worst_slice"]
     if worst is not None:
         if worst.get("unit", "fraction") == "fraction":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from understudy.models.pruned import BASES
 from understudy.sections import FromTeacher, Prune
 from understudy.stages import derive, start, variants
 from understudy.stages.prepare import Given, Prepared
-from understudy.stages.variants import Variant
+from understudy.stages.variants import Variant, folder_of
 from understudy.tree import plain
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -34,7 +33,7 @@ def designs(tree: Mapping[str, Any], prepared: Prepared, given: Given) -> list[V
     found: dict[str, Variant] = {}
     for student, model in _students(tree, prepared):
         name = _name(model, student)
-        one = Variant(name, f"{len(found) + 1:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60].strip("_"),
+        one = Variant(name, folder_of(len(found) + 1, name),
                       {**copy.deepcopy(dict(tree)), "student": student}, variants.text_of(tree["objective"]), dict(model))
         try:
             start.refuse(copy.deepcopy(one.tree), prepared, given)
@@ -76,7 +75,7 @@ def _students(tree: Mapping[str, Any], prepared: Prepared) -> Iterator[tuple[dic
         for layers in range(wanted["layers"] + DEEPER, 0, -1):
             yield from _derived(tree, {**wanted, "layers": layers}, prepared)
     prunable: dict[str, Any] = (
-        (wanted["prune"] or {}) if wanted is not None else plain(Prune(share=SHARES[0]).model_dump()) if _prunable(tree) else {})
+        (wanted["prune"] or {}) if wanted is not None else {} if unprunable(tree) else plain(Prune(share=SHARES[0]).model_dump()))
     for share in SHARES if prunable else ():
         pruned = {**prunable, "share": share, "parameters": None, "macs": None}
         yield from _derived(tree, plain(FromTeacher.model_validate({"prune": pruned}).model_dump()), prepared)
@@ -92,16 +91,21 @@ def _derived(tree: Mapping[str, Any], wanted: Mapping[str, Any], prepared: Prepa
     yield made["student"], dict(wanted)
 
 
-def _prunable(tree: Mapping[str, Any]) -> bool:
-    """Whether the teacher can be pruned here; pruned designs are tried beside the student then."""
-    entry = tree["teacher"][0]
-    if len(tree["teacher"]) > 1 or entry["kind"] != "local" or (entry.get("model") or {}).get("arch") not in BASES:
-        return False
+def unprunable(tree: Mapping[str, Any]) -> str:
+    """Why no pruned teacher is among the designs; "" where it is, or where the student is cut out of its teacher in another way."""
+    entry, wanted = tree["teacher"][0], tree["student"]["from_teacher"]
+    if wanted is not None:
+        return ""
+    if len(tree["teacher"]) > 1:
+        return f"the teacher is {len(tree['teacher'])} models"
+    arch = (entry.get("model") or {}).get("arch")
+    if entry["kind"] != "local" or arch not in BASES:
+        return f"the teacher is {entry['kind'] if entry['kind'] != 'local' else arch or 'a file'}, and only {', '.join(BASES)} are pruned"
     try:
         require_installed()
-    except RecipeError:
-        return False
-    return True
+    except RecipeError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
 def scaled_models(model: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -59,6 +59,14 @@ def cost_of(found: Found, declared: Declared) -> list[dict[str, Any]]:
             for machine in declared.prices.machines]
 
 
+def apis_of(declared: Declared) -> list[dict[str, Any]]:
+    """A million predictions by every API of the price table, for comparison: nothing of it was measured."""
+    if declared.prices is None:
+        return []
+    return [{"name": api.name, "currency": declared.prices.currency, "per_million": 1e6 * api.per_prediction, "assumption": api.assumption}
+            for api in declared.prices.apis]
+
+
 def wire_of(one: Named, found: Found) -> dict[str, Any]:
     """Bytes of one prediction (the encoded input, and the answer), and of one update of the model (its files, and those compressed)."""
     assert found.entry is not None and found.answers is not None

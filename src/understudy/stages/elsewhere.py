@@ -95,6 +95,7 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
             expected="one of kind local, with an arch", otherwise="Nothing could be loaded from the file's folder again",
             do="Export what it was made from"))
     exporter = kinds.configure("export", format, options)
+    exporter.installed()
     data = prepare(recipe.load(tree), given)
     theirs = data.read_by_teacher(entry)
     exporter.refuse(data.task, entry["model"], theirs.preprocess)

@@ -14,14 +14,13 @@ from torch import Tensor
 from understudy import kinds
 from understudy.cache import Cache
 from understudy.errors import DataError, UnderstudyError
-from understudy.evaluation.metrics import higher_is_better
 from understudy.evaluation.processes import Entry
 from understudy.export import litert
 from understudy.run_folder import RunFolder
 from understudy.runtimes import FILES
 from understudy.stages import teach
 from understudy.stages.common import complete
-from understudy.stages.finish import shuffled, trained_module
+from understudy.stages.finish import best_of, shuffled, trained_module
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import NotTrained, Taught
 from understudy.students import artefact, seals
@@ -123,8 +122,7 @@ def _control(
     """The control that would ship, in the student's layout: the seed that is best by validation, as for the student."""
     places = sorted((folder.path / "arms" / "control").glob("seed-*"), key=lambda place: int(place.name.removeprefix("seed-")))
     best = [json.loads((place / "result.json").read_text(encoding="utf-8"))["best"].get("value") for place in places]
-    sign = 1.0 if higher_is_better(tree["metric"]) else -1.0
-    at = 0 if None in best else int(np.argmax([sign * value for value in best]))
+    at = best_of(best, tree["metric"])
     try:
         config = artefact.read_config(folder.path / "student")
         module = trained_module(tree, prepared, given, folder, "control", int(places[at].name.removeprefix("seed-")))

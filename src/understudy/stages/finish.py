@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,13 @@ COPY = "safetensors"
 
 def shipped_seed(tree: Mapping[str, Any], arm: ArmResult) -> int:
     """Position of the seed that ships: the best on validation, the first where there is none. The test set has no say."""
-    values = [value for value in arm.best if value is not None]
-    if len(values) < len(arm.best):
-        return 0
-    return int(np.argmax(values) if metrics.higher_is_better(tree["metric"]) else np.argmin(values))
+    return best_of(arm.best, tree["metric"])
+
+
+def best_of(values: Sequence[float | None], metric: str) -> int:
+    """Position of the best value of a metric; 0 where one is not known."""
+    known = [metrics.merit(metric, value) for value in values if value is not None]
+    return int(np.argmax(known)) if len(known) == len(values) else 0
 
 
 def trained_module(tree: Mapping[str, Any], prepared: Prepared, given: Given, folder: RunFolder, arm: str, seed: int) -> nn.Module:

@@ -20,6 +20,7 @@ from understudy.run_folder import RunFolder
 from understudy.sections import Sweep
 from understudy.stages import derive, ready, rounds, start, teach, trials, variants, workers
 from understudy.stages.bench import Bench, Task
+from understudy.stages.candidates import unprunable
 from understudy.stages.machine import hardware
 from understudy.stages.ready import Ready, Rehearsal
 from understudy.stages.trials import Form, Judge, Trial, Tried, Yard
@@ -207,6 +208,7 @@ class Hunt:
             "targets": {"max_mb": wanted.max_mb, "max_ms": wanted.max_ms, "min_retention": wanted.min_retention}, "rule": wanted.rule,
             "teacher": self.teacher, "designs": len(self.designs), "precisions": [form.precision for form in self.forms],
             "points": sorted(shown, key=lambda row: (row["bytes"], row["seconds"])), "dropped": self.dropped, "left_out": self.left_out,
+            "notes": [f"No pruned teacher was tried: {why}."] if (why := unprunable(self.tree)) else [],
             "pick": None if best is None else names[best], "finished": True,
             "reason": reason or (self._picked(points[best], names[best]) if best is not None else self._unreachable(points, names))}
 

@@ -84,6 +84,7 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
             )
         )
     exporter = kinds.configure("export", format, {**wanted_of(tree, format), **options})
+    exporter.installed()
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)

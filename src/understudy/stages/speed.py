@@ -119,7 +119,8 @@ def measured(
 
 def conditions(wanted: Wanted) -> dict[str, Any]:
     """What holds for all figures of a document; the load is that before the first of them."""
-    return {"schema": SCHEMA, "machine": hardware()["words"], "threads": wanted.threads, "batches": batches_of(wanted),
+    return {"schema": SCHEMA, "apis": costs.apis_of(wanted.declared),
+            "machine": hardware()["words"], "threads": wanted.threads, "batches": batches_of(wanted),
             "repeats": wanted.repeats, "starts": wanted.starts, "warm_up": processes.WARM, "rule": speed.RULE, "load": load(),
             "call": "encoded rows in, answers out, both numpy arrays"}
 

@@ -317,8 +317,13 @@ def _variant(recipe: Recipe, base: Mapping[str, Any], values: Mapping[str, Any],
         built = recipes.resolved(recipes.build(tree, {}, where))
     except RecipeError as error:
         raise RecipeError(str(error) if where in str(error) else f"{where}: {error}") from None
-    folder = f"{index + 1:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LETTERS].strip("_")
+    folder = folder_of(index + 1, name)
     return Variant(name, folder, built, text_of(built["objective"]), shown)
+
+
+def folder_of(number: int, name: str) -> str:
+    """Where a variant's students lie: its number, and what of its name a file system takes."""
+    return f"{number:02d}-" + re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LETTERS].strip("_")
 
 
 def _term(part: str, text: str) -> dict[str, Any]:
