@@ -82,15 +82,14 @@ def put(tree: dict[str, Any], dotted: str, value: Any, override: str) -> None:
 
 def _index(items: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
+        number = part.lstrip("-").isdigit()
         raise RecipeError(
             four_parts(
                 f"the override {override} names no item of a list",
                 got=repr(part),
                 expected=f"0 to {len(items) - 1}",
                 otherwise="It would change nothing",
-                do=f"Say which of the {len(items)} is meant, as in {override.replace(part, f'0.{part}', 1)}; count from 0"
-                if not part.isdigit()
-                else "Count from 0",
+                do="Count from 0" if number else f"Say which of the {len(items)} is meant, as in 0.{part}; count from 0",
             )
         )
     return int(part)

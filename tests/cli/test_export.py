@@ -33,6 +33,19 @@ def test_both_formats(understudy, there):
     assert understudy("export", there.path, "safetensors").code == 0, "by its folder, and over an older one"
 
 
+def test_an_export_that_failed_or_is_another_now_is_not_called_proved(understudy, there, monkeypatch):
+    """Prevents: "onnx is proved on 45 rows" over a file that was laid aside."""
+    def notes():
+        return [note for note in json.loads((there.path / "details.json").read_text())["notes"] if "proved on" in note]
+
+    for _ in range(2):
+        assert understudy("export", "toy", "onnx").code == 0 and len(notes()) == 1
+    assert understudy("export", "toy", "safetensors").code == 0 and len(notes()) == 1
+    answers = onnx_format.run
+    monkeypatch.setattr(onnx_format, "run", lambda *given: answers(*given) + 1.0)
+    assert understudy("export", "toy", "onnx").code == 4 and notes() == []
+
+
 def test_a_format_s_options_are_those_of_its_class(understudy, there):
     done = understudy("export", "toy", "onnx", "opset=19")
     assert done.code == 0, done

@@ -64,8 +64,9 @@ def test_bad_input_is_refused_before_anything_is_computed(understudy, there, wor
 def test_the_forms_are_those_that_the_recipe_ships():
     """Prevents: `--max-mb` is judged on another file than the pick's run writes; 4 bits ruled out by the bytes of 8."""
     own = [{"kind": "safetensors"}, {"kind": "onnx", "half_weights": True}, {"kind": "onnx_int8", "method": "weight_only", "bits": 4}]
-    assert [(dict(form.export), form.bits) for form in trials.forms(own)] == [(own[1], 16), (own[2], 4)]
-    assert [(dict(form.export), form.bits) for form in trials.forms(own[:1])] == [({"kind": "onnx"}, 32), ({"kind": "onnx_int8"}, 8)]
+    assert [(dict(form.export), form.precision, form.bits) for form in trials.forms(own)] == [(own[1], "float16", 16), (own[2], "int4", 4)]
+    assert [(dict(form.export), form.precision, form.bits) for form in trials.forms(own[:1])] == [
+        ({"kind": "onnx"}, "float32", 32), ({"kind": "onnx_int8"}, "int8", 8)]
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,17 @@ def test_an_exported_file_is_described_unless_it_is_another(understudy, toy, tmp
     assert done.code == 3, done
     done = understudy("inspect", tmp_path / "nowhere.onnx")
     assert done.code == 3 and "there is no such file" in done.err
+
+
+def test_the_second_file_of_a_model_is_looked_at_too(understudy, toy, tmp_path):
+    """Prevents: other weights under a graph whose own file is as it was."""
+    pytest.importorskip("openvino", reason="needs the extra export")
+    folder = toy.run("training.seeds=1", "export=[openvino]").path / "exports/openvino"
+    assert understudy("inspect", folder).code == 0
+    data = bytearray((folder / "model.bin").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.bin").write_bytes(data)
+    done = understudy("inspect", folder / "model.xml")
+    assert done.code == 3 and "can't be believed" in done.err
+    done = understudy("bench", folder, "--repeats", "2", "--starts", "1")
+    assert done.code == 3 and "it is not the file that was checked" in done.out

@@ -45,6 +45,16 @@ def test_a_recurrent_layer_by_closed_form(kind, gates):
     one = gates * 7 * (5 + 7) * 2 + gates * 7 * (2 * 7 + 7) * 2
     assert multiply_accumulates(layer, torch.zeros(1, 11, 5)) == 11 * one
 
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, x):
+            return self.inner(input=nn.utils.rnn.pack_padded_sequence(x, [6], batch_first=True))[0].data
+
+    assert multiply_accumulates(Packed(), torch.zeros(1, 11, 5)) == 6 * one, "what is packed away is not computed"
+
 
 def test_a_student_with_lstms_counts_them():
     module = kinds.configure("models", "bilstm", {"vocabulary": 30, "width": 6, "hidden": 5, "pad": 0}).build((9,), 3)

@@ -79,6 +79,12 @@ def test_a_gate_has_the_unit_of_its_figure(name, number, unit, shown):
     assert numbers.bound(number, name, unit) == shown
 
 
+def test_both_sides_of_a_gate_have_one_unit_and_a_near_miss_its_digits():
+    gate = {"name": "min_difference", "got": -0.031, "want": -0.02}
+    assert numbers.unmet(gate, "fraction").endswith("got −3.1 points, wanted at least −2 points")
+    assert "got -0.0200001, wanted at least -0.02" in numbers.unmet({**gate, "got": -0.0200001}, "fraction")
+
+
 @pytest.mark.parametrize(("name", "number", "shown"), [
     ("phone.memory_mb", 57.37, "57.37\N{NO-BREAK SPACE}MB"), ("phone.budget_ms", 5.0, "5\N{NO-BREAK SPACE}ms"),
     ("phone.wire_bytes", 2000.0, "2,000\N{NO-BREAK SPACE}B"), ("phone.cores", 1.0, "1"), ("phone.model_mb", None, "–")])

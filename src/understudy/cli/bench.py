@@ -75,7 +75,7 @@ def bench(
     _print(found, as_json)
     if missed:
         raise GateError(f"{missed}. The student needs more than its device has. The report is written: {folder / 'report.html'}.")
-    done(folder / "report.html", f"understudy runs show {folder}")
+    done(folder / "report.html", f"understudy runs show {shlex.quote(str(folder))}")
 
 
 def _is_model(path: str) -> bool:

@@ -12,8 +12,10 @@ from understudy.cli._arguments import ALLOW_CODE, CACHE, RUNS
 from understudy.cli._console import done, note, say, size
 from understudy.cli._runs import find
 from understudy.errors import RecipeError, four_parts
+from understudy.runtimes import FILES
 
 app = typer.Typer(rich_markup_mode=None)
+ROUNDS = "onnx_int8"
 
 EXAMPLES = """Examples:
 
@@ -55,6 +57,7 @@ def export(
     given = Given(allow_code=allow_code)
     model = (Path(run) / "config.json").is_file()
     if model:
+        _refuse({"--calibrate": calibrate is not None and format != ROUNDS}, f"is for {ROUNDS}", format, "Leave it out")
         _refuse({"--of teacher": of == "teacher"}, "belongs to a run", "the folder of a model", "Leave it out, or name a run")
         folder, row = Path(), export_folder(Path(run), format, chosen, probe, out, calibrate)
     else:
@@ -75,7 +78,8 @@ def export(
              f"understudy bench {shlex.quote(run)}")
     if "note" in row:
         note(f"warning: {row['note']}")
-    done(folder / row["path"], shlex.join(["understudy", *(["bench", row["path"]] if model else ["runs", "show", str(folder)])]))
+    following = ["bench", row["path"]] if model and Path(row["path"]).suffix in FILES else ["export", "--help"] if model else []
+    done(folder / row["path"], shlex.join(["understudy", *(following or ["runs", "show", str(folder)])]))
 
 
 def _refuse(given: dict[str, bool], belongs: str, got: str, do: str) -> None:

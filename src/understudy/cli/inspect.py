@@ -93,7 +93,7 @@ def _show(file: Path, as_json: bool) -> None:
     from understudy.students.artefact import read_config
 
     said = described(file) if FILES[file.suffix] == "onnx" else read_config(file.parent)
-    if why := seals.changed(file):
+    if why := seals.changed_model(file):
         raise DataError(four_parts(f'"{file}" can\'t be believed', got=why, expected="the file that was proved",
                                    otherwise="Its answers would be taken for the student's", do="Export it again, or copy it again"))
     if as_json:

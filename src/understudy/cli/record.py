@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -33,4 +34,4 @@ def record(
     with stoppable() as asked:
         store = pipeline.record_only(wanted, Watch(), lambda: asked[0], given=Given(allow_code=allow_code), options=options)
     say(safe(str(store)))
-    done(store, f"understudy store show {store}")
+    done(store, f"understudy store show {shlex.quote(str(store))}")

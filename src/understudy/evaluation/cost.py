@@ -51,10 +51,10 @@ def multiply_accumulates(module: nn.Module, example: Tensor) -> int:
         assert isinstance(weight, Tensor)
         total += output.numel() * math.prod(weight.shape[1:])
 
-    def count_places(layer: nn.Module, given: tuple[Tensor, ...], _: Any) -> None:
+    def count_places(layer: nn.Module, _: Any, output: Any) -> None:
         nonlocal total
-        assert isinstance(layer, nn.RNNBase)
-        places = given[0].numel() // layer.input_size
+        assert isinstance(layer, nn.RNNBase)  # whose first output may be a PackedSequence: of one the data are all its places
+        places = output[0].data.numel() // ((layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1))
         total += places * sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
 
     hooks = ((nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, count), (nn.RNNBase, count_places))

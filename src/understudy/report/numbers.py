@@ -59,12 +59,12 @@ def value(number: float | None, unit: str = "fraction", interval: Sequence[float
     return fixed(number * factor, digits, signed=difference and signed) + suffix
 
 
-def exact(number: float | None, unit: str = "fraction") -> str:
-    """A number that somebody chose, with the digits that they gave it: "90 %", "10×"."""
+def exact(number: float | None, unit: str = "fraction", *, difference: bool = False) -> str:
+    """A number that somebody chose, with the digits that they gave it: "90 %", "10×"; as a difference "+2 points"."""
     if number is None:
         return NOTHING
-    factor, suffix, _ = unit_of(unit)
-    return f"{round(number * factor, 9):,.6g}".replace("-", "−") + suffix
+    factor, *suffixes = unit_of(unit)
+    return f"{round(number * factor, 9):{'+' if difference else ''},.6g}".replace("-", "−") + suffixes[difference]
 
 
 def bracket(interval: Sequence[float] | None, unit: str = "fraction", *, difference: bool = False) -> str:
@@ -131,7 +131,7 @@ def bound(number: float | str | Sequence[str] | None, gate: str, unit: str, *, c
         return count(number)
     worst = unit if unit == "correlation" else "fraction"  # of classes the share of right answers, whatever the run's metric is
     own = {"value": unit, "difference": unit, "kl_nats": "nats", "worst_slice": worst}.get(quantity, "fraction")
-    return exact(number, own) if chosen else value(number, own, difference=quantity == "difference")
+    return (exact if chosen else value)(number, own, difference=quantity == "difference")
 
 
 def unmet(gate: Mapping[str, Any], unit: str, why: str = "", of: str = "") -> str:

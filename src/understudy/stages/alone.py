@@ -32,7 +32,7 @@ def bench_models(paths: Sequence[str], wanted: Wanted, given: str | None, tell: 
     Raises DataError for a path where no model is, and for inputs that the first model does not take.
     """
     texts = [one for path in paths if (one := _texts(Path(path), given)) is not None]
-    vectors = any(_is_static(Path(path)) or seals.said(Path(path)).get("vectors") is not None for path in paths)
+    vectors = any(_is_static(Path(path)) or seals.said(_folder(Path(path))).get("vectors") is not None for path in paths)
     about = conditions(wanted)
     with tempfile.TemporaryDirectory(prefix="understudy-") as made:
         names = _names(paths)
@@ -83,9 +83,13 @@ def _is_static(path: Path) -> bool:
     return path.is_dir() and (path / "tokenizer.json").is_file() and "schema" not in seals.said(path)
 
 
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
 def _read(path: Path) -> Preprocess | None:
     """What a folder, or that of a file, says of how its model reads."""
-    folder = path if path.is_dir() else path.parent
+    folder = _folder(path)
     config = artefact.read_config(folder) if "schema" in seals.said(folder) else seals.said(folder)
     return Preprocess.from_dict(config["preprocess"]) if "preprocess" in config else None
 

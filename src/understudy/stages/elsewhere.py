@@ -68,10 +68,10 @@ def export_folder(
                 otherwise=f"Where none of them differs, {min(1.0, 3 / max(rows, 1)):.0%} of all answers still may",
                 do="Give more inputs like those that it will get"))
         found = exporter.export(source, out or folder / "exports", probe)
-    note = _parity.few(rows)
-    if note:
+    said = noted(format, isinstance(student.preprocess, Passages), found["parity"])
+    for note in said.values():
         _record(Path(found["path"]), rows, note)
-    return {"format": format, **found, **({"note": note} if note else {})}
+    return {"format": format, **found, **said}
 
 
 def _record(path: Path, rows: int, note: str) -> None:
@@ -111,7 +111,7 @@ def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Gi
         source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
                         () if vectors is not None else theirs.classes, vectors)
         found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run), **noted(data, format, found["parity"])}
+    return {"format": format, **found, "path": os.path.relpath(found["path"], run), **noted(format, data.generative, found["parity"])}
 
 
 def _is_student(folder: Path) -> bool:

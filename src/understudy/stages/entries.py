@@ -102,9 +102,8 @@ def of_folder(path: Path, name: str, role: str, beside: Mapping[str, Any]) -> Na
         first = next((file for file in files if file.suffix == suffix), None)
         if first is None:
             continue
-        # Weights may lie in a second file, which begins with the first one's name.
-        own = tuple(file for file in first.parent.glob(f"{first.stem}.*") if file.suffix in (suffix, ".bin", ".data"))
-        if why := next(filter(None, map(seals.changed, own)), ""):
+        own = seals.own_files(first)
+        if why := seals.changed_model(first):
             return Named(name, role, None, own, f"it is not the file that was checked: {why}; export it again")
         if runtime in FIXED:
             python = litert.interpreter() if runtime == "litert" else None

@@ -16,7 +16,7 @@ from understudy.report.facts import Arm, Classification, Drafts, Embedding, Fact
 from understudy.selftest.subject import heard
 from understudy.stages.arms import ArmResult
 from understudy.stages.common import class_counts
-from understudy.stages.finish import shipped_seed
+from understudy.stages.finish import sentence_of, shipped_seed
 from understudy.stages.lessons import Lessons
 from understudy.stages.tasks.classification import class_weights
 from understudy.stages.tasks.embedding import Judged
@@ -68,7 +68,7 @@ def facts_of(
         "quantised": quantised,
         "self_taught": lessons.scheduled == "self",
         "notes": [*lessons.data.notes, *lessons.taught.notes, *lessons.notes, *(note for arm in arms.values() for note in arm.notes),
-                  *(f"{row['format']} is {row['note']}." for row in exports if "note" in row)],
+                  *(said for row in exports for said in sentence_of(row))],
     }
     if lessons.data.generative:
         return _told(tree, lessons, arms, common, trained, drafts)

@@ -167,14 +167,19 @@ def export(
         except UnderstudyError as error:  # what could only be known once the student was there is no reason to lose its report
             found = {"path": folder.path, "failed": str(error), "parity": {}}
         rows.append({"format": exporter.kind, **found, "path": os.path.relpath(found["path"], folder.path),
-                     **noted(prepared, exporter.kind, found["parity"])})
+                     **({} if "failed" in found else noted(exporter.kind, prepared.generative, found["parity"]))})
     return rows
 
 
-def noted(prepared: Prepared, format: str, parity: Mapping[str, Any]) -> dict[str, str]:
+def noted(format: str, generative: bool, parity: Mapping[str, Any]) -> dict[str, str]:
     """{"note": that this proof has few rows}, where it has. A copy of the weights needs none, and of running text a row is many answers."""
-    note = "" if format == COPY or prepared.generative or not parity else few(parity["rows"])
+    note = "" if format == COPY or generative else few(parity["rows"])
     return {"note": note} if note else {}
+
+
+def sentence_of(row: Mapping[str, Any]) -> list[str]:
+    """What the report says of an artefact's proof, beside its figures."""
+    return [f"{row['format']} is {row['note']}."] if "note" in row else []
 
 
 def tell_exports(tree: Mapping[str, Any], folder: RunFolder, summary: Mapping[str, Any]) -> None:

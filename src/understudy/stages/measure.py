@@ -101,12 +101,12 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
                     **error.about})
         raise
     forgotten = speed.forget(run, format)
-    renew(run, {"format": format, **found, "path": os.path.relpath(found["path"], run)})
+    row = {"format": format, **found, "path": os.path.relpath(found["path"], run), **noted(format, data.generative, found["parity"])}
+    renew(run, row)
     summary = run / "summary.json"
     if summary.is_file():
         exporter.told(run / "exports", json.loads(summary.read_text(encoding="utf-8")))
-    return {"format": format, **found, "path": os.path.relpath(found["path"], run), "forgotten": forgotten,
-            **noted(data, format, found["parity"])}
+    return {**row, "forgotten": forgotten}
 
 
 def wanted_of(tree: Mapping[str, Any], format: str) -> dict[str, Any]:

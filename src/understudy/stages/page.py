@@ -11,6 +11,7 @@ from understudy import atomic
 from understudy.errors import DataError, four_parts, plainly
 from understudy.report import html
 from understudy.run_folder import RunFolder
+from understudy.stages.finish import sentence_of
 
 
 def write_report(folder: RunFolder, summary: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
@@ -65,5 +66,8 @@ def renew(run: Path, row: Mapping[str, Any]) -> None:
         details = json.loads(file.read_text(encoding="utf-8"))
         others = [one["format"] for one in details["exports"]]
         rows = [dict(row) if one["format"] == row["format"] else one for one in details["exports"]]
-        atomic.write_json(file, {**details, "exports": rows if row["format"] in others else [*rows, dict(row)]})
+        older = [said for one in details["exports"] if one["format"] == row["format"] for said in sentence_of(one)]
+        notes = [*(note for note in details["notes"] if note not in older), *sentence_of(row)]
+        atomic.write_json(file, {**details, "notes": notes,
+                                 "exports": rows if row["format"] in others else [*rows, dict(row)]})
         rerender(run)

@@ -163,7 +163,7 @@ def run_all(
         # A teacher or control is another model: unlike the student is no fault of it.
         answers = answers_of(found, student, vectors) if alike and one.role == "artefact" else None
         rows.append(row | figures(found, teacher) | {
-            "answers": answers,            "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
+            "answers": answers, "wire": costs.wire_of(one, found), "energy": costs.energy_of(found, wanted.declared, method),
             "cost": costs.cost_of(found, wanted.declared)})
     return rows, results
 

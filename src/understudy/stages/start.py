@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def settle_many(
     if open_threads:
         tree["training"]["threads"] = 1
     about = provenance.collect(tree, data, rights, noted, folder.path)
-    provenance.write(folder, about | {"command": f"understudy {verb} {folder.path / 'recipe.yaml'}"})
+    provenance.write(folder, about | {"command": f"understudy {verb} {shlex.quote(str(folder.path / 'recipe.yaml'))}"})
     folder.write_recipe(tree)
 
 

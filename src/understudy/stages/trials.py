@@ -59,12 +59,16 @@ def forms(exports: Sequence[Mapping[str, Any]]) -> list[Form]:
     asked = {entry["kind"]: entry for entry in exports}
     there = [form for form in FORMS if form.export["kind"] in kinds.names("export")]
     there = [replace(form, export=asked.get(form.export["kind"], form.export)) for form in there]
-    return [replace(form, bits=_bits(form)) for form in there]
+    return [_with_options(form) for form in there]
 
 
-def _bits(form: Form) -> int:
-    """Of a weight, at least, with the options of the form."""
-    return min(form.bits, form.export.get("bits", form.bits), 16 if form.export.get("half_weights") else form.bits)
+def _with_options(form: Form) -> Form:
+    """The form by the name and the bits that its options give it."""
+    if form.export.get("half_weights"):
+        return replace(form, precision="float16", bits=16)
+    if form.export.get("method") == "weight_only" and form.export.get("bits") == 4:
+        return replace(form, precision="int4", bits=4)
+    return form
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,17 @@ def changed(file: Path) -> str:
     return f"a sha256 that begins with {found[:12]}, where config.json has {str(stated)[:12]}"
 
 
+def own_files(file: Path) -> tuple[Path, ...]:
+    """A model's file, and the second one that its weights may lie in, which begins with the first one's name."""
+    beside = (file.with_name(name) for suffix in (".bin", ".data") for name in (file.stem + suffix, file.name + suffix))
+    return (file, *(one for one in dict.fromkeys(beside) if one.is_file()))
+
+
+def changed_model(file: Path) -> str:
+    """As `changed`, of the file and of the second one."""
+    return next(filter(None, map(changed, own_files(file))), "")
+
+
 def said(folder: Path) -> dict[str, Any]:
     """What config.json of a folder says; {} where there is none."""
     try:
