@@ -90,7 +90,7 @@ JOBS = {
     "spoken_digits": Job(
         "spoken digits of a speaker held back: a convolutional net → a tenth of it", ("data.path={data}/fsdd4/recordings.tar.xz",), "1/10",
         {share: f"student.model={{arch: cnn, width: {width}}}" for share, width in (("1/2", 22), ("1/4", 15), ("1/20", 5), ("1/50", 2))},
-        "student={from_teacher: {prune: 0.75}}", fold="test_groups-__nicolas__"),
+        "student={from_teacher: {prune: 0.75}}", one_seed=("1/2",), fold="test_groups-__nicolas__"),
 }
 PLAIN = ("export=[safetensors]", "compress.quantize=null")
 """Overrides of a run that is made for its student alone."""
