@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from understudy import kinds
+from understudy import kinds, recipe
+from understudy.cache import Cache
 from understudy.export import onnx as onnx_format
 from understudy.preprocess import Preprocess
+from understudy.stages import teach
+from understudy.stages.prepare import Given, prepare
 from understudy.students import artefact
 
 
@@ -85,6 +88,35 @@ def test_the_teacher_is_exported_beside_and_is_itself(understudy, there):
     shutil.rmtree(there.path.parent / "_cache")
     done = understudy("export", "toy", "safetensors", "--of", "teacher")
     assert done.code == 3 and "not in the cache" in done.err
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 1.0]])
+def test_teachers_are_one_file_whose_answer_is_their_mean_probability(understudy, toy, tmp_path, monkeypatch, weights):
+    """Against the formula in float64 on the members' own answers, on the rows of the proof."""
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    monkeypatch.chdir(tmp_path)
+    member = "{kind: local, model: {arch: mlp, hidden: [%d]}, train: {epochs: 12, lr: 2e-2, batch_size: 16}, rights: {terms: own}}"
+    run = toy.run(f"teacher=[{member % 16}, {member % 12}]", "export=[]", "training.seeds=1", f"teacher_weights={json.dumps(weights)}").path
+    done = understudy("export", "toy", "onnx", "--of", "teacher")
+    assert done.code == 0 and "teacher-exports/onnx/model.onnx" in done.out, done
+    tree = recipe.resolved(recipe.load(run / "recipe.yaml"))
+    data = prepare(recipe.load(run / "recipe.yaml"), Given())
+    taught = teach.obtain(tree, data, Given(), Cache(toy.runs / "_cache"), lambda event: None, lambda: False, may_train=False)
+    rows = data.rows.stored[data.test]
+    with torch.no_grad():
+        inputs = torch.from_numpy(data.preprocess.normalise(rows.numpy()))
+        shares = [torch.softmax(module.eval()(inputs).double(), 1).numpy() for module in taught.modules]
+    expected = np.log(np.average(shares, axis=0, weights=weights))
+    np.testing.assert_allclose(onnx_format.run((run / "teacher-exports/onnx/model.onnx").read_bytes(), rows.numpy()), expected, atol=1e-5)
+    assert "setosa" in understudy("inspect", run / "teacher-exports/onnx").out
+
+
+def test_teachers_whose_weights_are_no_numbers_are_no_file(understudy, toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    member = "{kind: local, model: {arch: mlp, hidden: [8]}, train: {epochs: 12, lr: 2e-2, batch_size: 16}, rights: {terms: own}}"
+    toy.run(f"teacher=[{member}, {member}]", "export=[]", "training.seeds=1", "teacher_weights=learnt")
+    done = understudy("export", "toy", "onnx", "--of", "teacher")
+    assert done.code == 2 and "these teachers can't be one file" in done.err
 
 
 def test_a_model_folder_needs_rows_and_no_run(understudy, there, tmp_path):

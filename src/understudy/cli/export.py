@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 
   understudy export digits onnx_int8 method=static agreement=0.995
 
-  understudy export runs/spam onnx --of teacher
+  understudy export digits onnx --of teacher
 
   understudy export path/to/model onnx_int8 --probe rows.npy --calibrate training_rows.npy --out exports"""
 

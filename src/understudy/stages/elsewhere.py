@@ -29,6 +29,7 @@ from understudy.stages.machine import hardware
 from understudy.stages.prepare import Given, prepare
 from understudy.stages.taught import NotTrained
 from understudy.students import artefact
+from understudy.teachers._ensemble import Ensemble
 
 TEACHERS = "teacher-exports"
 """Where a run's teacher is exported to: never beside the student's artefacts."""
@@ -83,34 +84,42 @@ def _record(path: Path, rows: int, note: str) -> None:
 
 
 def export_teacher(run: Path, format: str, options: Mapping[str, Any], given: Given, cache: Path | None = None) -> dict[str, Any]:
-    """An artefact of a run's teacher, one torch model, compared with it on the run's held-out rows. DataError where it is not cached."""
+    """An artefact of a run's teacher, a torch model or several as one, compared with it on the run's held-out rows. DataError where it is
+    not cached."""
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None:
         raise DataError(four_parts(f"{run} holds no run", got="no recipe.yaml", expected="a run folder",
                                    otherwise="There would be nothing to export", do="Run its recipe first"))
-    [entry, *others] = tree["teacher"]
-    if others or entry["kind"] != "local" or "arch" not in (entry.get("model") or {}):
-        raise RecipeError(four_parts(
-            "this teacher is no single model of a known architecture", got=f"{len(tree['teacher'])} of kind {entry['kind']}",
-            expected="one of kind local, with an arch", otherwise="Nothing could be loaded from the file's folder again",
-            do="Export what it was made from"))
+    entries, weights = tree["teacher"], tree["teacher_weights"]
+    for entry in entries:
+        if entry["kind"] != "local" or "arch" not in (entry.get("model") or {}):
+            raise RecipeError(four_parts(
+                "this teacher is no model of a known architecture", got=f"{len(entries)} of kind {entry['kind']}",
+                expected="kind local, with an arch", otherwise="Nothing could be loaded from the file's folder again",
+                do="Export what it was made from"))
     exporter = kinds.configure("export", format, options)
     exporter.installed()
     data = prepare(recipe.load(tree), given)
-    theirs = data.read_by_teacher(entry)
-    exporter.refuse(data.task, entry["model"], theirs.preprocess)
+    theirs, *others = [data.read_by_teacher(entry) for entry in entries]
+    alike = all(one.preprocess.to_dict() == theirs.preprocess.to_dict() for one in others)
+    if others and (data.task != "classification" or not alike or isinstance(weights, str) or any(entry["classes"] for entry in entries)):
+        raise RecipeError(four_parts(
+            "these teachers can't be one file", got=f"{len(entries)} teachers" + (f", teacher_weights {weights}" if weights else ""),
+            expected="classifiers of all classes that read alike, with weights that are numbers",
+            otherwise="Its answers would not be what the students learnt", do="Export each from a run of its own"))
+    exporter.refuse(data.task, {} if others else entries[0]["model"], theirs.preprocess)
     try:
         taught = teach.obtain(tree, data, given, Cache(cache or beside(run)), lambda event: None, lambda: False, may_train=False)
     except NotTrained:
         raise DataError(four_parts(
             "the teacher is not in the cache", got=f"{cache or beside(run)}", expected="the weights that the run left there",
             otherwise="Another teacher would have to be trained", do="Name the cache of the run with --cache")) from None
-    [module] = taught.modules
+    module = Ensemble(taught.modules, weights) if others else taught.modules[0]
     vectors = width_of(module, theirs.rows.inputs(theirs.test[:2])) if data.task == "embedding" else None
     with tempfile.TemporaryDirectory() as temporary:
-        source = _saved(Path(temporary) / "model", module, complete(entry["model"], theirs), theirs.preprocess,
-                        () if vectors is not None else theirs.classes, vectors)
-        found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs))
+        model = {"arch": None, "class": "Ensemble"} if others else complete(entries[0]["model"], theirs)
+        source = _saved(Path(temporary) / "model", module, model, theirs.preprocess, () if vectors is not None else theirs.classes, vectors)
+        found = exporter.export(source, run / TEACHERS, probe_of(tree, theirs), module.eval() if others else None)
     return {"format": format, **found, "path": os.path.relpath(found["path"], run), **noted(format, data.generative, found["parity"])}
 
 
