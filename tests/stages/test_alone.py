@@ -21,7 +21,7 @@ def called(monkeypatch):
     def call(*paths, given=None):
         rows = []
 
-        def run_all(models, wanted, tell, compared=None):
+        def run_all(models, wanted, tell, **how):
             for one in models:
                 whole = worker.rows_of(one.entry.rows)
                 rows.append([next(worker.batches(whole[at : at + 1], 1, 1, one.entry.pad)) for at in range(len(whole))])
