@@ -6,6 +6,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from understudy import pipeline, recipe
 from understudy.errors import RecipeError
@@ -111,6 +113,23 @@ def test_a_folder_of_the_library_is_cut_too(whole, folder, go, cut, width):
 
 
 @pytest.mark.slow
+def test_the_recipe_says_by_what_the_parts_that_stay_are_chosen(whole, folder, go):
+    """By weight they are those of the largest norm; each way keeps other ones here."""
+    pytest.importorskip("transformers")
+    teacher, kept = folder(lambda place: None), {}
+    rows = load_file(whole.path / "student" / "model.safetensors")
+    gate, up, down = (rows[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+    for kind in ("activation", "magnitude", "taylor"):
+        run = go(f"student={{from_teacher: {{layers: 2, inner: 20, importance: {kind}}}}}", teacher, f"name={kind}")
+        own = load_file(run.path / "student" / "model.safetensors")["model.layers.0.mlp.gate_proj.weight"]
+        kept[kind] = torch.cdist(own, gate).argmin(1).tolist()
+        torch.testing.assert_close(own, gate[kept[kind]], rtol=0, atol=1e-6)
+    norms = gate.square().sum(1) + up.square().sum(1) + down.square().sum(0)
+    assert kept["magnitude"] == norms.argsort(descending=True)[:20].sort().values.tolist()
+    assert len({tuple(units) for units in kept.values()}) == 3
+
+
+@pytest.mark.slow
 def test_rows_behind_the_last_token_go_away(whole, folder, go):
     """Many folders round their vocabulary up: the student has the tokenizer's rows alone, and begins as what is left of the teacher."""
     transformers = pytest.importorskip("transformers")
@@ -159,6 +178,8 @@ def test_a_check_without_a_run_knows_the_student(small, tmp_path):
     ((f"student={{from_teacher: {{layers: 1, heads: 2}}, {READS}}}",), "do not fill the width"),
     ((f"student={{from_teacher: {{layers: 1, inner: 1000}}, {READS}}}",), "inner is larger"),
     ((f"student={{from_teacher: {{static: 8}}, {READS}}}",), "static takes its tokens"),
+    ((f"student={{from_teacher: {{layers: 1, importance: taylor}}, {READS}}}",), "importance chooses nothing"),
+    ((f"student={{from_teacher: {{layers: 1, width: 8, importance: loud}}, {READS}}}",), "importance"),
     ((WHOLE, "teacher={kind: local, model: {arch: bag}, rights: {terms: own}, train: {epochs: 1}}"), "one pretrained teacher"),
 ])
 def test_what_can_t_be_cut_is_refused_before_anything_is_trained(small, tmp_path, overrides, said):

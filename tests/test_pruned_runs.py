@@ -139,7 +139,7 @@ def test_the_recipe_that_is_written_down_is_the_same_recipe(toy):
 def test_the_same_student_every_time(toy):
     tree, data = settled(toy, pruned("{share: 0.4, importance: taylor}"))
     teacher = make_model(tree["teacher"][0]["model"], data, Given(), 7).eval()
-    which = prune._calibration("taylor", data)
+    which = prune.calibration("taylor", data)
     made = [prune._started(tree, data, teacher, which).state_dict() for _ in range(2)]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert made[0]["layers.0.weight"].shape == (10, 4), "of 16 units 6 went"
@@ -160,6 +160,7 @@ RESNET = "teacher.model={arch: resnet, depth: 14}"
     ((pruned("{share: 0.5, iterations: 0}"),), "iterations"),
     (("student={from_teacher: {prune: 0.5, layers: 1}}",), "says two things"), (("student={from_teacher: {}}",), "says two things"),
     (("student={from_teacher: {prune: 0.5, width: 8}}",), "says two things"),
+    (("student={from_teacher: {prune: 0.5, importance: taylor}}",), "or name it in prune"),
     (("student={from_teacher: {prune: 0.5}, model: {arch: linear}}",), "two models"),
     ((pruned("0.01"),), "removes nothing: got a share of 0.01 of at most 16 channels"),
     ((pruned("{parameters: 0.999}"),), "prune.parameters can't be reached: got 0.999, expected at most"),

@@ -254,6 +254,8 @@ REFUSED = {
     "student={from_teacher: {static: 8}, tokenizer: {kind: bpe}}": "tokens",
     "student={from_teacher: {static: 8, layers: 1}}": "two things",
     "student={from_teacher: {width: 8}}": "two things",
+    "student={from_teacher: {layers: 2, width: 8, importance: taylor}}": "importance taylor needs labels",
+    "student={from_teacher: {static: 8, importance: magnitude}}": "importance chooses nothing",
 }
 
 

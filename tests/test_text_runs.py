@@ -31,6 +31,7 @@ STUDENTS = {
                            "num_attention_heads: 2, intermediate_size: 16}}, tokenizer: {kind: pruned}}",
     "one layer": "student={from_teacher: {layers: 1}}",
     "a narrow layer": "student={from_teacher: {layers: [1], width: 8, inner: 8}, tokenizer: {kind: pruned}}",
+    "a narrow layer by its slopes": "student={from_teacher: {layers: [1], width: 8, inner: 8, importance: taylor}}",
 }
 
 

@@ -237,8 +237,9 @@ class FromTeacher(Part):
 
     layers: of a pretrained model or a decoder, how many, at equal distances, the first and last among them; or their numbers from 0.
     width: of the residual stream, a multiple of the teacher's head size; of `causal` any. heads: of attention; by default as many as fill
-    the width, of `causal` all. inner: units of each feed-forward layer. Where these are smaller than the teacher's, the parts that say most
-    on training texts are kept. Embeddings are those of the student's tokens.
+    the width, of `causal` all. inner: units of each feed-forward layer. importance: which parts are kept where these are smaller than the
+    teacher's: those that are loudest on training texts ("activation"), have most weight ("magnitude"), or whose weights the loss of the
+    labels would miss most ("taylor"). Embeddings are those of the student's tokens.
     static: in place of layers, of a teacher of sentence vectors: a table of so many numbers a token, from what it says of each token alone.
     prune: in place of layers, of a teacher of pictures or numbers that is a net of this package: it, with fewer channels and hidden units.
     """
@@ -247,6 +248,7 @@ class FromTeacher(Part):
     width: int | None = Field(default=None, ge=1)
     heads: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
+    importance: Literal["activation", "magnitude", "taylor"] = "activation"
     static: int | None = Field(default=None, ge=2)
     prune: Annotated[Prune | None, BeforeValidator(_share, json_schema_input_type=Prune | float | None)] = None
 
@@ -255,9 +257,15 @@ class FromTeacher(Part):
         ways = [way for way in (self.layers, self.static, self.prune) if way is not None]
         if len(ways) != 1 or (self.layers is None and (self.width or self.heads or self.inner)):
             raise RecipeError(four_parts(
-                "student.from_teacher says two things, or nothing", got=", ".join(name for name, value in self if value) or "neither",
+                "student.from_teacher says two things, or nothing",
+                got=", ".join(name for name, value in self if value and name != "importance") or "neither",
                 expected="layers, with width, heads and inner where it shall be narrower; or static alone; or prune alone",
                 otherwise="It would not be known what is cut out", do="Use {layers: 3}, {static: 256} or {prune: 0.5}"))
+        if self.importance != "activation" and not (self.width or self.heads or self.inner):
+            raise RecipeError(four_parts(
+                "student.from_teacher.importance chooses nothing", got=self.importance, expected="width, heads or inner beside it",
+                otherwise="It would be ignored: layers go by their places",
+                do="Leave it out" + (", or name it in prune" if self.prune else ", or make a width smaller")))
         return self
 
 

@@ -10,7 +10,8 @@ import torch
 from understudy import kinds
 from understudy.errors import RecipeError
 from understudy.students import cut_bert
-from understudy.students.from_teacher import Cut, Sizes
+from understudy.students.from_teacher import Cut, Sizes, cut
+from understudy.students.part_importance import activation
 
 CONFIG = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
           "intermediate_size": 24, "max_position_embeddings": 20}  # fmt: skip
@@ -26,7 +27,7 @@ def build(config, seed=0, classes=3):
 def student(teacher, kept, **sizes):
     config = cut_bert.configured(CONFIG, kept.layers, **sizes)
     made = build(config, seed=9)
-    made.load_state_dict(cut_bert.cut(teacher.state_dict(), kept, HAD))
+    made.load_state_dict(cut(cut_bert, teacher.state_dict(), kept, HAD))
     return made
 
 
@@ -41,7 +42,7 @@ def close(one, other):
 
 def test_with_all_kept_it_is_the_teacher(teacher):
     everything = Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4, torch.arange(40))
-    found = cut_bert.cut(teacher.state_dict(), everything, HAD)
+    found = cut(cut_bert, teacher.state_dict(), everything, HAD)
     assert found.keys() == teacher.state_dict().keys()
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in found.items())
 
@@ -62,7 +63,7 @@ def test_heads_and_units_are_the_teacher_s_with_the_others_silent(teacher):
             layer.output.dense.weight[:, [unit for unit in range(24) if unit not in (0, 5, 23)]] = 0
             layer.attention.output.dense.weight[:, :4] = 0
             layer.attention.output.dense.weight[:, 12:] = 0
-    state = cut_bert.cut(teacher.state_dict(), Cut((0, 1, 2, 3), None, heads, inner), HAD)
+    state = cut(cut_bert, teacher.state_dict(), Cut((0, 1, 2, 3), None, heads, inner), HAD)
     for at, layer in enumerate(silent.model.bert.encoder.layer):
         x = torch.randn(1, 5, 16)
         value = torch.nn.functional.linear(x, state[f"bert.encoder.layer.{at}.intermediate.dense.weight"],
@@ -107,10 +108,10 @@ def test_what_says_nothing_is_the_least_important(teacher):
         for part in teacher.modules():
             if isinstance(part, torch.nn.LayerNorm):
                 part.weight[9] = part.bias[9] = 0
-    found = cut_bert.importance(teacher, [(TEXTS, TEXTS != 3)], HAD)
+    found = activation(cut_bert, teacher, [(TEXTS, TEXTS != 3)], HAD)
     assert found.hidden.argmin() == 9 and found.heads[1].argmin() == 1 and found.inner[1].argmin() == 6
     longer = torch.nn.functional.pad(TEXTS, (0, 6), value=3)
-    again = cut_bert.importance(teacher, [(longer, longer != 3)], HAD)
+    again = activation(cut_bert, teacher, [(longer, longer != 3)], HAD)
     for mine, theirs in zip([found.hidden, *found.heads, *found.inner], [again.hidden, *again.heads, *again.inner], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
@@ -130,13 +131,13 @@ def test_a_masked_model_s_layers_widths_and_head_are_cut_too():
     """With all kept it is the teacher; with half of the width the head still has a row for every token, and its own weights."""
     torch.manual_seed(0)
     teacher = kinds.configure("models", "masked", {"config": CONFIG}).build((5,), 40).eval()
-    whole = cut_bert.cut(teacher.state_dict(), Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4), HAD)
+    whole = cut(cut_bert, teacher.state_dict(), Cut((0, 1, 2, 3), torch.arange(16), (torch.arange(4),) * 4, (torch.arange(24),) * 4), HAD)
     assert whole.keys() == teacher.state_dict().keys()
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in whole.items())
     places, heads = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11]), (torch.tensor([0, 2]),) * 2
     config = cut_bert.configured(CONFIG, (1, 3), width=8)
     made = kinds.configure("models", "masked", {"config": config}).build((5,), 40).eval()
-    made.load_state_dict(cut_bert.cut(teacher.state_dict(), Cut((1, 3), places, heads), HAD))
+    made.load_state_dict(cut(cut_bert, teacher.state_dict(), Cut((1, 3), places, heads), HAD))
     assert made(TEXTS).shape == (3, 5, 40)
     there = teacher.model.cls.predictions.transform.dense
     assert torch.equal(made.model.cls.predictions.transform.dense.weight, there.weight[places][:, places])

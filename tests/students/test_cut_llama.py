@@ -11,7 +11,8 @@ from torch import nn
 from understudy import kinds
 from understudy.errors import RecipeError
 from understudy.students import cut_llama, from_teacher
-from understudy.students.from_teacher import Cut, Sizes
+from understudy.students.from_teacher import Cut, Sizes, cut
+from understudy.students.part_importance import Importance, activation, chosen, magnitude, taylor
 from understudy.students.weights import fill
 
 START = 2
@@ -40,7 +41,7 @@ def sizes(module):
 def student(teacher, kept, now, **options):
     """A decoder of these sizes with what is cut out of the teacher."""
     made = build(9, **options | {"width": now.width, "layers": now.layers, "heads": now.heads, "kv_heads": now.groups, "inner": now.inner})
-    state = cut_llama.cut(teacher.state_dict(), kept, sizes(teacher))
+    state = cut(cut_llama, teacher.state_dict(), kept, sizes(teacher))
     assert state.keys() == made.state_dict().keys()
     fill(made, state)
     return made
@@ -82,8 +83,8 @@ def test_heads_and_units_are_the_teacher_s_with_the_others_silent(options):
     teacher = library(transformers, config)
     for count in (count for count in had.possible if 16 % count == 0):
         now = from_teacher.smaller(had, (0, 1, 2), heads=count, inner=6, filled=False)
-        scores = from_teacher.Importance(torch.ones(16), [torch.rand(4) for _ in range(3)], [torch.rand(20) for _ in range(3)])
-        kept = from_teacher.chosen(scores, (0, 1, 2), had, now)
+        scores = Importance(torch.ones(16), [torch.rand(4) for _ in range(3)], [torch.rand(20) for _ in range(3)])
+        kept = chosen(scores, (0, 1, 2), had, now)
         silent = copy.deepcopy(teacher)
         with torch.no_grad():
             for layer, heads, units in zip(silent.model.model.layers, kept.heads, kept.inner, strict=True):
@@ -91,7 +92,7 @@ def test_heads_and_units_are_the_teacher_s_with_the_others_silent(options):
                     layer.self_attn.o_proj.weight[:, 4 * head : 4 * head + 4] = 0
                 layer.mlp.down_proj.weight[:, sorted(set(range(20)) - set(units.tolist()))] = 0
         made = library(transformers, cut_llama.configured(config, (0, 1, 2), heads=count, inner=6), seed=5)
-        fill(made, cut_llama.cut(teacher.state_dict(), kept, had))
+        fill(made, cut(cut_llama, teacher.state_dict(), kept, had))
         close(made(TOKENS % 29), silent(TOKENS % 29))
 
 
@@ -117,8 +118,8 @@ def test_every_kind_of_folder_that_is_named_can_be_cut(kind, wanted):
     layers = (0, 1, 2) if not wanted else (0, 2)
     made_config = cut_llama.configured(config, layers, **wanted)
     made, now = library(transformers, made_config, seed=5), Sizes.of(made_config)
-    found = cut_llama.importance(teacher, [(TOKENS % 29, THERE)], had)
-    state = cut_llama.cut(teacher.state_dict(), from_teacher.chosen(found, layers, had, now), had)
+    found = activation(cut_llama, teacher, [(TOKENS % 29, THERE)], had)
+    state = cut(cut_llama, teacher.state_dict(), chosen(found, layers, had, now), had)
     assert {name: value.shape for name, value in state.items()} == {name: value.shape for name, value in made.state_dict().items()}
     fill(made, state)
     if wanted:
@@ -155,10 +156,18 @@ def shuffled(teacher, seed=3):
     return made, orders
 
 
+MEASURES = {
+    "activation": lambda module, had: activation(cut_llama, module, [(TOKENS, THERE)], had),
+    "magnitude": lambda module, had: magnitude(cut_llama, module, had),
+    "taylor": lambda module, had: taylor(cut_llama, module, [(TOKENS, TOKENS.roll(-1, 1))], had)}  # fmt: skip
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(("options", "width"), [
     (options, width) for options in SHAPES for width in (6, 12, 24) if width > 6 or options.get("kv_heads", 2) != 2])
-def test_the_order_of_places_heads_and_units_does_not_matter(options, width):
+def test_the_order_of_places_heads_and_units_does_not_matter(options, width, measure):
     """The same function written in another order is cut to the same smaller function."""
+    important = MEASURES[measure]
     teacher = build(**options)
     had = sizes(teacher)
     other, orders = shuffled(teacher)
@@ -166,10 +175,10 @@ def test_the_order_of_places_heads_and_units_does_not_matter(options, width):
     now = from_teacher.smaller(had, (0, 2), width=width, inner=9, filled=True)
     made = []
     for module in (teacher, other):
-        found = cut_llama.importance(module, [(TOKENS, THERE)], had)
-        made.append(student(module, from_teacher.chosen(found, (0, 2), had, now), now, **options))
+        found = important(module, had)
+        made.append(student(module, chosen(found, (0, 2), had, now), now, **options))
     close(made[1](TOKENS), made[0](TOKENS))
-    found, moved = (cut_llama.importance(module, [(TOKENS, THERE)], had) for module in (teacher, other))
+    found, moved = (important(module, had) for module in (teacher, other))
     close(moved.hidden, found.hidden[orders.hidden])
     for at in range(3):
         close(moved.heads[at], found.heads[at][orders.heads[at]])
@@ -182,7 +191,7 @@ def test_importance_is_its_formula(options):
     teacher = build(**options).double()
     had, there = sizes(teacher), THERE.clone()
     there[1, 5:] = False
-    found = cut_llama.importance(teacher, [(TOKENS[:1], there[:1]), (TOKENS[1:], there[1:])], had)
+    found = activation(cut_llama, teacher, [(TOKENS[:1], there[:1]), (TOKENS[1:], there[1:])], had)
     hidden = torch.zeros(had.width, dtype=torch.float64)
     heads, inner = (torch.zeros(3, count, dtype=torch.float64) for count in (had.heads, had.inner))
     said: dict[str, list[torch.Tensor]] = {}
@@ -248,10 +257,10 @@ def test_what_says_nothing_is_the_least_important():
         for part in teacher.modules():
             if isinstance(part, nn.RMSNorm):
                 part.weight[9] = 0
-    found = cut_llama.importance(teacher, [(TOKENS, THERE)], had)
+    found = activation(cut_llama, teacher, [(TOKENS, THERE)], had)
     assert found.hidden.argmin() == 9 and found.inner[1].argmin() == 6 and found.heads[1].argsort()[:2].sort().values.tolist() == [0, 1]
     longer, there = nn.functional.pad(TOKENS, (0, 4), value=1), nn.functional.pad(THERE, (0, 4))
-    again = cut_llama.importance(teacher, [(longer, there)], had)
+    again = activation(cut_llama, teacher, [(longer, there)], had)
     close(again.hidden, found.hidden)
     close(torch.stack(again.inner), torch.stack(found.inner))
 

@@ -6,7 +6,7 @@ Only the order within a group counts, since every group loses the same share: no
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from understudy.compress.channels import Group, Member, parts
+from understudy.divergence import widened
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """((B, ...) inputs, (B,) labels)."""
@@ -25,7 +26,13 @@ def magnitude(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
     Needs no data. Hurts where batch norm scales weights up again: their size is then no measure of what they do.
     Reference: Li et al. 2017, arXiv 1608.08710, over groups as in Fang et al. 2023, arXiv 2301.12900, equation 4.
     """
-    return {group.name: summed(module, group, lambda weight: weight.square()).sqrt() for group in groups}
+    weights = squares(module)
+    return {group.name: summed(module, group, weights).sqrt() for group in groups}
+
+
+def squares(module: nn.Module) -> dict[str, Tensor]:
+    """Of every weight its square, by the names of its tensor."""
+    return {name: widened(weight.detach()).square() for name, weight in module.named_parameters(remove_duplicate=False)}
 
 
 def taylor(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict[str, Tensor]:
@@ -36,22 +43,28 @@ def taylor(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict
     is zero in every row, and so is every gradient. Batch norm uses its running statistics. Needs labelled rows; hurts with very few.
     Reference: Molchanov et al. 2019, arXiv 1906.10771, equation 8, with absolute values in place of squares and summed over a group.
     """
+    weights = effects(module, batches)
+    return {group.name: summed(module, group, weights) for group in groups}
+
+
+def effects(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
+    """Of every weight |w · dL/dw|, mean over batches, by the names of its tensor.
+
+    L is the mean over labels that are not -1: (B,) of (B, C) logits, or (B, L) of (B, L, C). What L does not ask for has no effect.
+    """
     module = copy.deepcopy(module).eval().requires_grad_()  # a teacher's weights are frozen
     weights = list(module.parameters())
-    found = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
+    found = {id(weight): torch.zeros_like(widened(weight.detach())) for weight in weights}
     count = 0
     for inputs, labels in batches:
         with torch.enable_grad():
-            loss = F.cross_entropy(module(inputs).float(), labels)
-        slopes = {id(weight): slope for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True)}
-        for group in groups:
-            found[group.name] += summed(module, group, _effect(slopes))
+            logits = widened(module(inputs)).flatten(0, -2)
+            loss = F.cross_entropy(logits, labels.flatten(), ignore_index=-1, reduction="sum") / (labels >= 0).sum().clamp(min=1)
+        slopes = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        for weight, slope in zip(weights, slopes, strict=True):
+            found[id(weight)] += (weight.detach() * slope).abs()
         count += 1
-    return {name: total / max(count, 1) for name, total in found.items()}
-
-
-def _effect(slopes: Mapping[int, Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda weight: (weight * slopes[id(weight)]).abs()
+    return {name: found[id(weight)] / max(count, 1) for name, weight in module.named_parameters(remove_duplicate=False)}
 
 
 @torch.no_grad()
@@ -93,13 +106,16 @@ def _read(group: Group, totals: dict[str, Tensor], count: int) -> Tensor:
     return torch.stack(heard).mean(0)
 
 
-def summed(module: nn.Module, group: Group, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """(n,) float64: something of every weight, summed over a channel's weights in all layers of its group; buffers are no weights."""
+def summed(module: nn.Module, group: Group, of: Mapping[str, Tensor]) -> Tensor:
+    """(n,) float64: something of every weight, summed over a channel's weights in all layers of its group; buffers are no weights.
+
+    of: by the names of the module's tensors.
+    """
     total = torch.zeros(group.channels, dtype=torch.float64)
     for member in group.members:
-        for _, tensor, dimension in parts(module, member):
+        for name, tensor, dimension in parts(module, member):
             if isinstance(tensor, nn.Parameter):
-                each = of(tensor).detach().double().movedim(dimension, 0).reshape(tensor.shape[dimension], -1).sum(1)
+                each = of[name].movedim(dimension, 0).reshape(tensor.shape[dimension], -1).sum(1, dtype=torch.float64)
                 total += gathered(each, member, group.channels)
     return total
 

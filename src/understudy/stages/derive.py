@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,16 +21,16 @@ from understudy.stages import prune, reading
 from understudy.stages.common import complete, digest
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
-from understudy.students import cut_bert, cut_llama, from_teacher, static
-from understudy.students.from_teacher import Cut, Importance, Sizes
+from understudy.students import cut_bert, cut_llama, from_teacher, part_importance, static
+from understudy.students.from_teacher import Cut, Layout, Sizes
+from understudy.students.part_importance import Importance
 from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
 VERSION = 2
-LAYOUTS = {"bert": cut_bert, "llama": cut_llama}
-CALIBRATION, AT_ONCE = 512, 64
+LAYOUTS: dict[str, Layout] = {"bert": cut_bert, "llama": cut_llama}
+CALIBRATION, AT_ONCE, AT_ONCE_WITH_SLOPES = 512, 64, 8
 """Training texts on which the importance of the teacher's parts is measured, and how many of them at once."""
-Measure = Callable[[nn.Module, Iterable[tuple[Tensor, Tensor]], Sizes], Importance]
 UNSAID = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype", "torch_dtype")
 """What of a folder's configuration does not hold of the student's."""
 
@@ -61,7 +61,9 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
         )
     if wanted["static"]:
         _static(tree, model["arch"], prepared.outputs)
-    elif known.layout == "llama":
+        return
+    prune.refuse_unlabelled("student.from_teacher", wanted["importance"], prepared)
+    if known.layout == "llama":
         tree["student"]["model"] = _decoder(wanted, entry, prepared)
     else:
         tree["student"]["model"] = _encoder(wanted, model, prepared)
@@ -168,7 +170,7 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
             else:
                 layout, had = LAYOUTS[str(kinds.architecture(entry["model"]).layout)], _measures(entry["model"])
                 teacher = taught.modules[0]
-                state = layout.cut(teacher.state_dict(), _chosen(tree, prepared, teacher, layout.importance, had), had)
+                state = from_teacher.cut(layout, teacher.state_dict(), _chosen(tree, prepared, teacher, layout, had), had)
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
@@ -180,18 +182,28 @@ def _table(folder: str, width: int) -> dict[str, Tensor]:
     return {"embeddings": torch.from_numpy(static.scaled(vectors).astype(np.float32))}
 
 
-def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, importance: Measure, had: Sizes) -> Cut:
-    """What is kept: the layers as asked, and of every width what says most on training texts."""
-    entry, now = tree["teacher"][0], _measures(tree["student"]["model"])
+def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, layout: Layout, had: Sizes) -> Cut:
+    """What is kept: the layers as asked, and of every width the most important parts."""
+    entry, wanted, now = tree["teacher"][0], tree["student"]["from_teacher"], _measures(tree["student"]["model"])
     theirs = prepared.read_by_teacher(entry)
-    layers = from_teacher.numbered(tree["student"]["from_teacher"]["layers"], had.layers)
+    layers = from_teacher.numbered(wanted["layers"], had.layers)
     assert isinstance(prepared.preprocess, Text | Passages) and isinstance(theirs.preprocess, Text | Passages)
     rows = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
     if not _narrower(had, now):
         return Cut(layers, tokens=rows)
-    which = prepared.distilled[torch.linspace(0, len(prepared.distilled) - 1, min(CALIBRATION, len(prepared.distilled))).long()]
-    found = importance(teacher, _texts(theirs.rows.batches(which, AT_ONCE)), had)
-    return replace(from_teacher.chosen(found, layers, had, now), tokens=rows)
+    found = _importance(wanted["importance"], layout, theirs, teacher, had)
+    return replace(part_importance.chosen(found, layers, had, now), tokens=rows)
+
+
+def _importance(kind: str, layout: Layout, theirs: Prepared, teacher: nn.Module, had: Sizes) -> Importance:
+    """How important each part of the teacher is, on training texts as it reads them."""
+    which = prune.calibration(kind, theirs, CALIBRATION)
+    if kind == "activation":
+        return part_importance.activation(layout, teacher, _texts(theirs.rows.batches(which, AT_ONCE)), had)
+    if kind == "magnitude":
+        return part_importance.magnitude(layout, teacher, had)
+    labelled = ((batch.inputs, batch.labels) for batch in theirs.rows.batches(which, AT_ONCE_WITH_SLOPES))
+    return part_importance.taylor(layout, teacher, labelled, had)
 
 
 def _texts(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:

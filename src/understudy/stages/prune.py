@@ -40,16 +40,7 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
     base = _shallower(_base(tree), wanted["depth"])
     if _target(wanted) is None:
         return {"arch": "pruned", "base": base, "sizes": {}}
-    if wanted["importance"] == "taylor" and not len(prepared.control):
-        raise RecipeError(
-            four_parts(
-                "student.from_teacher.prune: importance taylor needs labels",
-                got="no labelled training row",
-                expected="rows with a label, or another importance",
-                otherwise="Every gradient would be zero, and the first channels would go",
-                do="Use importance: activation",
-            )
-        )
+    refuse_unlabelled("student.from_teacher.prune", wanted["importance"], prepared)
     module = _built(base, prepared)
     groups = groups_of(module, prepared.shape, wanted["keep"])
     share = _share(wanted, module, groups, _built(_base(tree), prepared), prepared)
@@ -65,6 +56,20 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
             )
         )
     return {"arch": "pruned", "base": base, "sizes": {path: list(size) for path, size in sizes.items()}}
+
+
+def refuse_unlabelled(field: str, kind: str, prepared: Prepared) -> None:
+    """RecipeError for an importance that asks for labels where no training row has a class, or the token that comes next."""
+    if kind == "taylor" and (prepared.task == "embedding" or not len(prepared.control)):
+        raise RecipeError(
+            four_parts(
+                f"{field}: importance taylor needs labels",
+                got="sentence vectors, which have no class" if prepared.task == "embedding" else "no labelled training row",
+                expected="rows with a label, or another importance",
+                otherwise="Every gradient would be zero, and the first parts would go",
+                do="Use importance: activation",
+            )
+        )
 
 
 def _base(tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -132,7 +137,7 @@ def _share(wanted: Mapping[str, Any], module: nn.Module, groups: tuple[Group, ..
 def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: Cache) -> dict[str, Any]:
     """The recipe with a file of start weights: the teacher's, of the channels that stay."""
     wanted, (teacher,) = tree["student"]["from_teacher"]["prune"], taught.modules
-    which = _calibration(wanted["importance"], prepared)
+    which = calibration(wanted["importance"], prepared)
     made: dict[str, Any] = {
         "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"],
         "data": prepared.examples.fingerprint, "rows": digest(which.tolist()), "read": prepared.transform}  # fmt: skip
@@ -164,10 +169,10 @@ def _started(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, wh
     return module
 
 
-def _calibration(kind: str, prepared: Prepared) -> Tensor:
+def calibration(kind: str, prepared: Prepared, most: int = CALIBRATION) -> Tensor:
     """Training rows at equal distances, labelled ones where labels are asked for."""
     rows = prepared.control if kind == "taylor" else prepared.distilled
-    return rows[torch.linspace(0, len(rows) - 1, min(CALIBRATION, len(rows))).long()]
+    return rows[torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()]
 
 
 def _batches(prepared: Prepared, which: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from understudy.students.from_teacher import (
-    Cut,
-    Importance,
-    Sizes,
-    foreign,
-    lengths_of,
-    measured,
-    output_of,
-    places,
-    smaller,
-    taken,
-)
+from understudy.students.from_teacher import Axis, Said, Sizes, foreign, smaller
+from understudy.students.part_importance import lengths_of, output_of
 
 LAYER = re.compile(r"^(?P<before>.*encoder\.layer\.)(?P<number>\d+)\.(?P<after>.*)$")
 TOKENS = "embeddings.word_embeddings.weight"
@@ -46,51 +35,38 @@ def configured(
     return {**config, **sizes, **({} if vocabulary is None else {"vocab_size": vocabulary, "pad_token_id": pad})}
 
 
-def cut(state: Mapping[str, Tensor], kept: Cut, had: Sizes) -> dict[str, Tensor]:
-    """The student's tensors by name, copied from the teacher's; those of the head keep all classes."""
-    found: dict[str, Tensor] = {}
-    order = {number: at for at, number in enumerate(kept.layers)}
-    for name, tensor in state.items():
-        match = LAYER.match(name)
-        if match is None:
-            found[name] = _outside(name, tensor, kept).clone()
-        elif int(match["number"]) in order:
-            at = order[int(match["number"])]
-            found[f"{match['before']}{at}.{match['after']}"] = _inside(match["after"], tensor, kept, at, had.head).clone()
-    return found
+def axes(name: str, dimensions: int) -> tuple[Axis, ...]:
+    """What each dimension of the tensor of this name counts."""
+    match = LAYER.match(name)
+    found = _outside(name, dimensions) if match is None else _inside(match["after"])
+    return found[:dimensions]
 
 
-def _outside(name: str, tensor: Tensor, kept: Cut) -> Tensor:
-    """A tensor that belongs to no layer: rows of embeddings, norms and the head read the residual stream in their last dimension."""
-    if name.endswith(TOKENS) and kept.tokens is not None:
-        tensor = tensor[kept.tokens]
-    if kept.hidden is None:
-        return tensor
+def _outside(name: str, dimensions: int) -> tuple[Axis, ...]:
+    """Of a tensor that belongs to no layer: embeddings, norms and the head read the residual stream in their last dimension."""
+    if name.endswith(TOKENS):
+        return ("tokens", "hidden")
     if name.endswith(tuple(f"{part}.{kind}" for part in SQUARE for kind in ("weight", "bias"))):
-        tensor = tensor[kept.hidden]
-    if name.endswith(("classifier.bias", "out_proj.bias", "dense.bias", "predictions.bias", "lm_head.bias", "decoder.bias")) or (
-            tensor.ndim == 0):  # fmt: skip
-        return tensor
-    return tensor[..., kept.hidden]
+        return ("hidden", "hidden")
+    if name.endswith(("classifier.bias", "out_proj.bias", "dense.bias", "predictions.bias", "lm_head.bias", "decoder.bias")):
+        return (None,)
+    return (*(None,) * (dimensions - 1), "hidden")
 
 
-def _inside(name: str, tensor: Tensor, kept: Cut, at: int, size: int) -> Tensor:
-    """A tensor of a layer: projections of the heads, the feed-forward layer's units, what reads and writes the residual stream."""
-    heads = None if kept.heads is None else places(kept.heads[at], size)
-    inner = None if kept.inner is None else kept.inner[at]
+def _inside(name: str) -> tuple[Axis, ...]:
+    """Of a tensor of a layer: projections of the heads, the feed-forward layer's units, what reads and writes the residual stream."""
     if name.startswith("attention.self."):
-        return taken(tensor, heads, kept.hidden)
+        return ("heads", "hidden")
     if name.startswith("attention.output.dense"):
-        return taken(tensor, kept.hidden, heads)
+        return ("hidden", "heads")
     if name.startswith("intermediate.dense"):
-        return taken(tensor, inner, kept.hidden)
-    return taken(tensor, kept.hidden, inner if name.startswith("output.dense") else None)  # else a norm
+        return ("inner", "hidden")
+    return ("hidden", "inner")  # the second is of output.dense; else a norm
 
 
-def importance(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], had: Sizes) -> Importance:
-    """What says most on these texts (`from_teacher.measured`): of a place the output of all layer norms together, of a head the length of
-    its output, of a unit its activation."""
-    parts: dict[str, Any] = {}
+def watched(module: nn.Module, had: Sizes) -> dict[str, tuple[nn.Module, Said]]:
+    """Every layer norm's output, what each head gives, what a unit says."""
+    parts: dict[str, tuple[nn.Module, Said]] = {}
     for name, part in module.named_modules():
         match = LAYER.match(name)
         if isinstance(part, nn.LayerNorm):
@@ -99,6 +75,4 @@ def importance(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], had:
             parts[f"heads {match['number']}"] = (part, lengths_of(had.head))
         elif match and match["after"] == "intermediate":
             parts[f"inner {match['number']}"] = (part, output_of)
-    found, layers = measured(module, parts, batches), range(had.layers)
-    hidden = sum((value for name, value in found.items() if name.startswith("norm ")), start=torch.zeros(had.width, dtype=torch.float64))
-    return Importance(hidden, [found[f"heads {at}"] for at in layers], [found[f"inner {at}"] for at in layers])
+    return parts

@@ -4,28 +4,14 @@ grouped queries, a gated feed-forward net, an output layer of its own or the emb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy.errors import RecipeError, four_parts
-from understudy.students.from_teacher import (
-    Cut,
-    Importance,
-    Sizes,
-    foreign,
-    input_of,
-    lengths_of,
-    measured,
-    numbered,
-    output_of,
-    places,
-    require,
-    smaller,
-    taken,
-)
+from understudy.students.from_teacher import Axis, Said, Sizes, foreign, numbered, require, smaller
+from understudy.students.part_importance import input_of, lengths_of, output_of
 
 LAYER = re.compile(r"^(?P<before>(?:.*\.)?model\.layers\.)(?P<number>\d+)\.(?P<after>.*)$")
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -75,44 +61,31 @@ def refuse_window(config: Mapping[str, Any], length: int) -> None:
             do=f"Set student.tokenizer.length: {window}, or keep all widths"))
 
 
-def cut(state: Mapping[str, Tensor], kept: Cut, had: Sizes) -> dict[str, Tensor]:
-    """The student's tensors by name, copied from the teacher's: all rows of the embedding and of the output layer."""
-    found: dict[str, Tensor] = {}
-    order = {number: at for at, number in enumerate(kept.layers)}
-    for name, tensor in state.items():
-        match = LAYER.match(name)
-        if match is None:  # embedding, last norm and output layer end in the residual stream
-            found[name] = (tensor if kept.hidden is None else tensor[..., kept.hidden]).clone()
-        elif int(match["number"]) in order:
-            at = order[int(match["number"])]
-            found[f"{match['before']}{at}.{match['after']}"] = _inside(match["after"], tensor, kept, at, had).clone()
-    return found
+def axes(name: str, dimensions: int) -> tuple[Axis, ...]:
+    """What each dimension of the tensor of this name counts; norms of a head's numbers stay as they are."""
+    match = LAYER.match(name)
+    if match is None:  # embedding, last norm and output layer end in the residual stream
+        return (*(None,) * (dimensions - 1), "hidden")
+    return _inside(match["after"])[:dimensions]
 
 
-def _inside(name: str, tensor: Tensor, kept: Cut, at: int, had: Sizes) -> Tensor:
-    """A tensor of a layer. Keys and values are kept of the groups that a kept head reads; norms of a head's numbers stay as they are."""
-    inner = None if kept.inner is None else kept.inner[at]
-    heads = groups = None
-    if kept.heads is not None:
-        heads = places(kept.heads[at], had.head)
-        groups = places(torch.unique(kept.heads[at] // had.shared), had.head)
+def _inside(name: str) -> tuple[Axis, ...]:
     if name.startswith("self_attn.q_proj."):
-        return taken(tensor, heads, kept.hidden)
+        return ("heads", "hidden")
     if name.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
-        return taken(tensor, groups, kept.hidden)
+        return ("groups", "hidden")
     if name.startswith("self_attn.o_proj."):
-        return taken(tensor, kept.hidden, heads)
+        return ("hidden", "heads")
     if name.startswith(("mlp.gate_proj.", "mlp.up_proj.")):
-        return taken(tensor, inner, kept.hidden)
+        return ("inner", "hidden")
     if name.startswith("mlp.down_proj."):
-        return taken(tensor, kept.hidden, inner)
-    return tensor if name.startswith("self_attn.") else taken(tensor, kept.hidden, None)
+        return ("hidden", "inner")
+    return (None,) if name.startswith("self_attn.") else ("hidden",)
 
 
-def importance(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], had: Sizes) -> Importance:
-    """What says most on these texts (`from_teacher.measured`): of a place the output of all norms together, of a head the length of its
-    output, of a unit its gated activation."""
-    parts: dict[str, Any] = {}
+def watched(module: nn.Module, had: Sizes) -> dict[str, tuple[nn.Module, Said]]:
+    """Every norm's output of the residual stream, what each head gives, a unit's gated activation."""
+    parts: dict[str, tuple[nn.Module, Said]] = {}
     for name, part in module.named_modules():
         match = LAYER.match(name)
         after = match["after"] if match else ""
@@ -122,6 +95,4 @@ def importance(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], had:
             parts[f"heads {match['number']}"] = (part, lengths_of(had.head))
         elif match and after == "mlp.down_proj":
             parts[f"inner {match['number']}"] = (part, input_of)
-    found, layers = measured(module, parts, batches), range(had.layers)
-    hidden = sum((value for name, value in found.items() if name.startswith("norm ")), start=torch.zeros(had.width, dtype=torch.float64))
-    return Importance(hidden, [found[f"heads {at}"] for at in layers], [found[f"inner {at}"] for at in layers])
+    return parts

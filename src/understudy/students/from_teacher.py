@@ -1,22 +1,39 @@
 """A student's start weights cut out of its teacher: some of its layers, some of its widths, the rows of some of its tokens.
 
-What every layout shares: which sizes a teacher can be cut to, and which of its parts say most. `cut_bert.py` and `cut_llama.py` know what
-the tensors of a layout are called, and which of them read and write what.
+What every layout shares: which sizes a teacher can be cut to, and the cut. `cut_bert.py` and `cut_llama.py` know what the tensors of a
+layout are called, and which of them read and write what; `part_importance.py` says which parts are kept.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from understudy.errors import RecipeError, four_parts
 
+Axis = Literal["hidden", "heads", "groups", "inner", "tokens"] | None
+"""What a dimension of a tensor counts: places of the residual stream, numbers of all heads side by side, the same of the keys and values
+that groups of heads share, units of a feed-forward layer, tokens; None for anything else, which is never cut."""
 Said = Callable[[tuple[Any, ...], Any], Tensor]
 """(inputs of a layer, its output) -> (B, L, n), what each of its n parts says at each position."""
+
+
+class Layout(Protocol):
+    """What a module such as `cut_bert` knows of the tensors of a family of models."""
+
+    LAYER: re.Pattern[str]
+    """Of names in a layer: the groups `before`, `number` and `after`."""
+
+    def axes(self, name: str, dimensions: int) -> tuple[Axis, ...]:
+        """What each dimension of the tensor of this name counts."""
+
+    def watched(self, module: nn.Module, had: Sizes) -> dict[str, tuple[nn.Module, Said]]:
+        """Layers whose activations say how important parts are: `norm NAME` places, `heads NUMBER` heads, `inner NUMBER` units."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +80,6 @@ class Cut:
     heads: tuple[Tensor, ...] | None = None
     inner: tuple[Tensor, ...] | None = None
     tokens: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much each part says: (D,) places of the residual stream, and of each layer (H,) attention heads and (F,) feed-forward units."""
-
-    hidden: Tensor
-    heads: list[Tensor]
-    inner: list[Tensor]
 
 
 def evenly(count: int, wanted: int) -> tuple[int, ...]:
@@ -131,78 +139,36 @@ def foreign(got: Any, known: Iterable[str]) -> RecipeError:
         otherwise="Its layers could not be told apart", do="Give the student a model of its own"))
 
 
-def chosen(found: Importance, layers: Sequence[int], had: Sizes, now: Sizes) -> Cut:
-    """The parts that say most, as many as the student has of each."""
-    heads = tuple(_heads(found.heads[at], had, now) for at in layers)
-    return Cut(tuple(layers), largest(found.hidden, now.width), heads, tuple(largest(found.inner[at], now.inner) for at in layers))
+def cut(layout: Layout, state: Mapping[str, Tensor], kept: Cut, had: Sizes) -> dict[str, Tensor]:
+    """The student's tensors by name, copied from the teacher's; those of an output layer keep all classes, or all tokens.
 
-
-def _heads(values: Tensor, had: Sizes, now: Sizes) -> Tensor:
-    """(H',) the heads that are kept of one layer: of the groups that say most all heads, or of every group those that say most."""
-    grouped = values.view(had.groups, had.shared)
-    each = now.heads // now.groups
-    groups = largest(grouped.sum(1), now.groups)
-    return torch.cat([group * had.shared + largest(grouped[group], each) for group in groups])
-
-
-def largest(values: Tensor, count: int) -> Tensor:
-    """The places of the largest values, in ascending order; the first of equal ones."""
-    return values.argsort(descending=True, stable=True)[:count].sort().values
-
-
-@torch.no_grad()
-def measured(module: nn.Module, parts: Mapping[str, tuple[nn.Module, Said]], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """How much each of a layer's n parts says on texts, (n,) float64, by the layers' names.
-
-    |activation|, averaged over the tokens of a text, and of that the Euclidean norm over texts: by activations alone, without a gradient
-    (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2; this aggregation is its best one: section 4.1, practice 2, and table 11).
-    batches: (B, L) tokens, and (B, L) bool, where there are some.
+    Keys and values that heads share are kept of the groups that a kept head reads.
     """
-    squares: dict[str, Tensor] = {}
-    there = torch.zeros(0, 0)
-
-    def watched(name: str, said: Said) -> Callable[..., None]:
-        def hook(layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            values = said(given, output).double().abs() * there[:, :, None]
-            means = values.sum(1) / there.sum(1, keepdim=True).clamp(min=1)
-            squares[name] = squares.get(name, torch.zeros(())) + means.square().sum(0)
-
-        return hook
-
-    handles = [layer.register_forward_hook(watched(name, said)) for name, (layer, said) in parts.items()]
-    try:
-        module.eval()
-        for tokens, real in batches:
-            there = real.double()
-            module(tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: value.sqrt() for name, value in squares.items()}
+    found: dict[str, Tensor] = {}
+    order = {number: at for at, number in enumerate(kept.layers)}
+    for name, tensor in state.items():
+        match = layout.LAYER.match(name)
+        at = order.get(int(match["number"])) if match else None
+        if match is None or at is not None:
+            renamed = f"{match['before']}{at}.{match['after']}" if match else name
+            stay = _stay(kept, at, had)
+            for dimension, axis in enumerate(layout.axes(name, tensor.ndim)):
+                which = stay.get(axis)
+                tensor = tensor if which is None else tensor.index_select(dimension, which.to(tensor.device))
+            found[renamed] = tensor.clone()
+    return found
 
 
-def output_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
-    """What a layer says is its output."""
-    return output
-
-
-def input_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
-    """What the parts before a layer say is its input."""
-    return given[0]
-
-
-def lengths_of(size: int) -> Said:
-    """Of heads of this size, side by side in a layer's input, how long the vector of each is."""
-    return lambda given, output: given[0].unflatten(-1, (-1, size)).norm(dim=-1)
+def _stay(kept: Cut, at: int | None, had: Sizes) -> dict[Axis, Tensor | None]:
+    """What is kept along each axis; at: which of the student's layers, None outside of them."""
+    found: dict[Axis, Tensor | None] = {"hidden": kept.hidden, "tokens": kept.tokens}
+    if at is not None and kept.heads is not None:
+        found |= {"heads": places(kept.heads[at], had.head), "groups": places(torch.unique(kept.heads[at] // had.shared), had.head)}
+    if at is not None and kept.inner is not None:
+        found["inner"] = kept.inner[at]
+    return found
 
 
 def places(heads: Tensor, size: int) -> Tensor:
     """Where the numbers of these heads stand, side by side."""
     return (heads[:, None] * size + torch.arange(size)).flatten()
-
-
-def taken(tensor: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Some rows and, of a matrix, some columns; None for all."""
-    if rows is not None:
-        tensor = tensor[rows]
-    return tensor[:, columns] if columns is not None and tensor.ndim == 2 else tensor
