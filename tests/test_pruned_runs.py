@@ -160,7 +160,7 @@ RESNET = "teacher.model={arch: resnet, depth: 14}"
     ((pruned("{share: 0.5, iterations: 0}"),), "iterations"),
     (("student={from_teacher: {prune: 0.5, layers: 1}}",), "says two things"), (("student={from_teacher: {}}",), "says two things"),
     (("student={from_teacher: {prune: 0.5, width: 8}}",), "says two things"),
-    (("student={from_teacher: {prune: 0.5, importance: taylor}}",), "or name it in prune"),
+    (("student={from_teacher: {prune: 0.5, importance: activation}}",), "or name it in prune"),
     (("student={from_teacher: {prune: 0.5}, model: {arch: linear}}",), "two models"),
     ((pruned("0.01"),), "removes nothing: got a share of 0.01 of at most 16 channels"),
     ((pruned("{parameters: 0.999}"),), "prune.parameters can't be reached: got 0.999, expected at most"),

@@ -175,6 +175,21 @@ def test_what_can_t_be_is_refused_before_a_teacher_is_trained(toy, small, given,
     assert "teacher" not in toy.trained()
 
 
+@pytest.mark.slow
+def test_slopes_are_taken_of_labels_that_the_recipe_shows_alone(toy, small, given):
+    """Prevents: with few labels a start is taken from the cache that was chosen with all of them."""
+    narrow = "student={from_teacher: {layers: [1], width: 8, inner: 8, importance: %s}}"
+    for kind, starts in (("taylor", 2), ("activation", 3)):
+        for labels in (1.0, 0.1):
+            toy.run(*small(narrow % kind, f"data.transfer.labels={labels}", f"name={kind}{labels}"), given=given)
+        assert len(list((toy.runs / "_cache").glob("start-*"))) == starts
+
+
+def test_an_importance_that_chooses_nothing_is_refused(toy, small, given):
+    with pytest.raises(RecipeError, match="importance chooses nothing: got taylor, and the teacher's own width, heads and inner"):
+        toy.run(*small("student={from_teacher: {layers: 1, width: 16, importance: taylor}}"), given=given)
+
+
 def test_from_teacher_needs_a_pretrained_teacher(toy, given):
     other = "teacher={kind: local, model: {arch: bag}, train: {epochs: 1}, rights: {terms: own}}"
     with pytest.raises(RecipeError, match="one pretrained teacher"):

@@ -239,7 +239,7 @@ class FromTeacher(Part):
     width: of the residual stream, a multiple of the teacher's head size; of `causal` any. heads: of attention; by default as many as fill
     the width, of `causal` all. inner: units of each feed-forward layer. importance: which parts are kept where these are smaller than the
     teacher's: those that are loudest on training texts ("activation"), have most weight ("magnitude"), or whose weights the loss of the
-    labels would miss most ("taylor"). Embeddings are those of the student's tokens.
+    labels would miss most ("taylor"); by default the loudest. Embeddings are those of the student's tokens.
     static: in place of layers, of a teacher of sentence vectors: a table of so many numbers a token, from what it says of each token alone.
     prune: in place of layers, of a teacher of pictures or numbers that is a net of this package: it, with fewer channels and hidden units.
     """
@@ -248,7 +248,7 @@ class FromTeacher(Part):
     width: int | None = Field(default=None, ge=1)
     heads: int | None = Field(default=None, ge=1)
     inner: int | None = Field(default=None, ge=1)
-    importance: Literal["activation", "magnitude", "taylor"] = "activation"
+    importance: Literal["activation", "magnitude", "taylor"] | None = None
     static: int | None = Field(default=None, ge=2)
     prune: Annotated[Prune | None, BeforeValidator(_share, json_schema_input_type=Prune | float | None)] = None
 
@@ -261,7 +261,7 @@ class FromTeacher(Part):
                 got=", ".join(name for name, value in self if value and name != "importance") or "neither",
                 expected="layers, with width, heads and inner where it shall be narrower; or static alone; or prune alone",
                 otherwise="It would not be known what is cut out", do="Use {layers: 3}, {static: 256} or {prune: 0.5}"))
-        if self.importance != "activation" and not (self.width or self.heads or self.inner):
+        if self.importance and not (self.width or self.heads or self.inner):
             raise RecipeError(four_parts(
                 "student.from_teacher.importance chooses nothing", got=self.importance, expected="width, heads or inner beside it",
                 otherwise="It would be ignored: layers go by their places",

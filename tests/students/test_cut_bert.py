@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from understudy import kinds
+from understudy.compress.part_importance import activation
 from understudy.errors import RecipeError
 from understudy.students import cut_bert
 from understudy.students.from_teacher import Cut, Sizes, cut
-from understudy.students.part_importance import activation
 
 CONFIG = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
           "intermediate_size": 24, "max_position_embeddings": 20}  # fmt: skip
@@ -125,6 +125,15 @@ def test_sizes_that_the_teacher_does_not_have_are_refused(sizes, word):
         cut_bert.configured(CONFIG, **sizes)
     with pytest.raises(RecipeError, match="can't cut"):
         cut_bert.configured(CONFIG | {"model_type": "gpt2"}, (0,))
+
+
+def test_an_embedding_that_is_not_as_wide_as_the_layers_is_cut_with_all_widths_alone():
+    """As small ELECTRA has: places of the embedding are not those of the residual stream."""
+    small = CONFIG | {"model_type": "electra", "embedding_size": 8}
+    assert cut_bert.configured(small, (0, 3))["num_hidden_layers"] == 2
+    for sizes in ({"width": 8}, {"inner": 12}):
+        with pytest.raises(RecipeError, match="the embedding is not as wide as the layers: got 8 numbers a token, layers of 16"):
+            cut_bert.configured(small, (0, 3), **sizes)
 
 
 def test_a_masked_model_s_layers_widths_and_head_are_cut_too():

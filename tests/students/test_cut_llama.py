@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from understudy import kinds
+from understudy.compress.part_importance import Importance, activation, chosen, magnitude, taylor
 from understudy.errors import RecipeError
 from understudy.students import cut_llama, from_teacher
 from understudy.students.from_teacher import Cut, Sizes, cut
-from understudy.students.part_importance import Importance, activation, chosen, magnitude, taylor
 from understudy.students.weights import fill
 
 START = 2

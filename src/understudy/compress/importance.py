@@ -17,7 +17,7 @@ from understudy.compress.channels import Group, Member, parts
 from understudy.divergence import widened
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""((B, ...) inputs, (B,) labels)."""
+"""((B, ...) inputs, (B,) labels); of running text (B, L) tokens and labels. -1 is no label."""
 
 
 def magnitude(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -31,8 +31,13 @@ def magnitude(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
 
 
 def squares(module: nn.Module) -> dict[str, Tensor]:
-    """Of every weight its square, by the names of its tensor."""
-    return {name: widened(weight.detach()).square() for name, weight in module.named_parameters(remove_duplicate=False)}
+    """Of every weight its square, by the names in `state_dict`."""
+    return _named(module, {id(weight): widened(weight.detach()).square() for weight in module.parameters()})
+
+
+def _named(module: nn.Module, found: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """What was found of each parameter, by its names in `state_dict`; the same tensor under both where it has two."""
+    return {name: found[id(weight)] for name, weight in module.state_dict(keep_vars=True).items() if id(weight) in found}
 
 
 def taylor(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict[str, Tensor]:
@@ -48,9 +53,9 @@ def taylor(module: nn.Module, groups: Sequence[Group], batches: Batches) -> dict
 
 
 def effects(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """Of every weight |w · dL/dw|, mean over batches, by the names of its tensor.
+    """Of every weight |w · dL/dw|, mean over batches, by the names in `state_dict`; 0 of one that the loss does not reach.
 
-    L is the mean over labels that are not -1: (B,) of (B, C) logits, or (B, L) of (B, L, C). What L does not ask for has no effect.
+    L is the mean over labels that are not -1: (B,) of (B, C) logits, or (B, L) of (B, L, C).
     """
     module = copy.deepcopy(module).eval().requires_grad_()  # a teacher's weights are frozen
     weights = list(module.parameters())
@@ -64,7 +69,7 @@ def effects(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
         for weight, slope in zip(weights, slopes, strict=True):
             found[id(weight)] += (weight.detach() * slope).abs()
         count += 1
-    return {name: found[id(weight)] / max(count, 1) for name, weight in module.named_parameters(remove_duplicate=False)}
+    return _named(module, {key: total / max(count, 1) for key, total in found.items()})
 
 
 @torch.no_grad()
@@ -109,15 +114,19 @@ def _read(group: Group, totals: dict[str, Tensor], count: int) -> Tensor:
 def summed(module: nn.Module, group: Group, of: Mapping[str, Tensor]) -> Tensor:
     """(n,) float64: something of every weight, summed over a channel's weights in all layers of its group; buffers are no weights.
 
-    of: by the names of the module's tensors.
+    of: by the names in the module's `state_dict`.
     """
     total = torch.zeros(group.channels, dtype=torch.float64)
     for member in group.members:
         for name, tensor, dimension in parts(module, member):
             if isinstance(tensor, nn.Parameter):
-                each = of[name].movedim(dimension, 0).reshape(tensor.shape[dimension], -1).sum(1, dtype=torch.float64)
-                total += gathered(each, member, group.channels)
+                total += gathered(along(of[name], dimension), member, group.channels)
     return total
+
+
+def along(values: Tensor, dimension: int) -> Tensor:
+    """(n,) float64: the sum over everything but one dimension."""
+    return values.movedim(dimension, 0).reshape(values.shape[dimension], -1).sum(1, dtype=torch.float64)
 
 
 def gathered(values: Tensor, member: Member, channels: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from understudy import atomic, kinds, model_folder, tokens
 from understudy.cache import Cache
+from understudy.compress import part_importance
 from understudy.errors import RecipeError, four_parts
 from understudy.preprocess.passages import Passages
 from understudy.preprocess.text import Text
@@ -21,16 +22,18 @@ from understudy.stages import prune, reading
 from understudy.stages.common import complete, digest
 from understudy.stages.prepare import Prepared
 from understudy.stages.taught import Taught
-from understudy.students import cut_bert, cut_llama, from_teacher, part_importance, static
+from understudy.students import cut_bert, cut_llama, from_teacher, static
 from understudy.students.from_teacher import Cut, Layout, Sizes
-from understudy.students.part_importance import Importance
 from understudy.students.weights import FILE
 from understudy.tokens import Tokenizer
 
 VERSION = 2
 LAYOUTS: dict[str, Layout] = {"bert": cut_bert, "llama": cut_llama}
-CALIBRATION, AT_ONCE, AT_ONCE_WITH_SLOPES = 512, 64, 8
-"""Training texts on which the importance of the teacher's parts is measured, and how many of them at once."""
+CALIBRATION, AT_ONCE, AT_ONCE_WITH_SLOPES, BYTES = 512, 64, 8, 1 << 28
+"""Training texts on which the importance of the teacher's parts is measured; how many of them at once, where slopes are kept as well; and
+how much the logits of so many may take."""
+LOUDEST = "activation"
+"""The importance of a recipe that names none."""
 UNSAID = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype", "torch_dtype")
 """What of a folder's configuration does not hold of the student's."""
 
@@ -38,6 +41,16 @@ UNSAID = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtyp
 def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
     """Fill in the student's model in place, where it comes from its teacher. RecipeError where nothing could be copied."""
     wanted = tree["student"]["from_teacher"]
+    if wanted is not None and wanted["importance"] == "taylor" and prepared.task == "embedding":
+        raise RecipeError(
+            four_parts(
+                "student.from_teacher: importance taylor needs labels",
+                got="sentence vectors, which have no class",
+                expected="classes, or running text",
+                otherwise="There would be no loss that could miss a part",
+                do="Use importance: activation",
+            )
+        )
     if wanted is None or tree["student"]["model"] != "auto":
         return
     if wanted["prune"]:
@@ -62,11 +75,18 @@ def settle_student(tree: dict[str, Any], prepared: Prepared) -> None:
     if wanted["static"]:
         _static(tree, model["arch"], prepared.outputs)
         return
-    prune.refuse_unlabelled("student.from_teacher", wanted["importance"], prepared)
-    if known.layout == "llama":
-        tree["student"]["model"] = _decoder(wanted, entry, prepared)
-    else:
-        tree["student"]["model"] = _encoder(wanted, model, prepared)
+    made = _decoder(wanted, entry, prepared) if known.layout == "llama" else _encoder(wanted, model, prepared)
+    if wanted["importance"] and not _narrower(_measures(model), _measures(made)):
+        raise RecipeError(
+            four_parts(
+                "student.from_teacher.importance chooses nothing",
+                got=f"{wanted['importance']}, and the teacher's own width, heads and inner",
+                expected="one of them smaller",
+                otherwise="It would be ignored",
+                do="Leave it out, or make a width smaller",
+            )
+        )
+    tree["student"]["model"] = made
 
 
 def _encoder(wanted: Mapping[str, Any], model: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
@@ -160,8 +180,9 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     made: dict[str, Any] = {
         "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"],
         "tokens": prepared.preprocess.fingerprint}  # fmt: skip
+    which = prune.calibration(wanted["importance"] or LOUDEST, prepared, CALIBRATION)
     if not wanted["static"]:  # texts to measure on, and how they are read
-        made |= {"data": prepared.examples.fingerprint, "rows": digest(prepared.distilled.tolist()), "read": prepared.transform}
+        made |= {"data": prepared.examples.fingerprint, "rows": digest(which.tolist()), "read": prepared.transform}
     folder = cache.folder("start", made, VERSION)
     with cache.claim(folder):
         if not cache.done(folder):
@@ -170,7 +191,7 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
             else:
                 layout, had = LAYOUTS[str(kinds.architecture(entry["model"]).layout)], _measures(entry["model"])
                 teacher = taught.modules[0]
-                state = from_teacher.cut(layout, teacher.state_dict(), _chosen(tree, prepared, teacher, layout, had), had)
+                state = from_teacher.cut(layout, teacher.state_dict(), _chosen(tree, prepared, teacher, layout, had, which), had)
             atomic.write_bytes(folder / FILE, save({name: value.contiguous() for name, value in state.items()}))
             cache.finish(folder, {"tensors": len(state)})
     return {**tree, "student": {**tree["student"], "weights": str(folder / FILE)}}
@@ -182,28 +203,24 @@ def _table(folder: str, width: int) -> dict[str, Tensor]:
     return {"embeddings": torch.from_numpy(static.scaled(vectors).astype(np.float32))}
 
 
-def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, layout: Layout, had: Sizes) -> Cut:
-    """What is kept: the layers as asked, and of every width the most important parts."""
+def _chosen(tree: Mapping[str, Any], prepared: Prepared, teacher: nn.Module, layout: Layout, had: Sizes, which: Tensor) -> Cut:
+    """What is kept: the layers as asked, and of every width the most important parts. which: training rows to measure on."""
     entry, wanted, now = tree["teacher"][0], tree["student"]["from_teacher"], _measures(tree["student"]["model"])
     theirs = prepared.read_by_teacher(entry)
     layers = from_teacher.numbered(wanted["layers"], had.layers)
     assert isinstance(prepared.preprocess, Text | Passages) and isinstance(theirs.preprocess, Text | Passages)
-    rows = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
+    tokens = rows_of(theirs.preprocess.tokenizer, prepared.preprocess.tokenizer)
     if not _narrower(had, now):
-        return Cut(layers, tokens=rows)
-    found = _importance(wanted["importance"], layout, theirs, teacher, had)
-    return replace(part_importance.chosen(found, layers, had, now), tokens=rows)
-
-
-def _importance(kind: str, layout: Layout, theirs: Prepared, teacher: nn.Module, had: Sizes) -> Importance:
-    """How important each part of the teacher is, on training texts as it reads them."""
-    which = prune.calibration(kind, theirs, CALIBRATION)
-    if kind == "activation":
-        return part_importance.activation(layout, teacher, _texts(theirs.rows.batches(which, AT_ONCE)), had)
+        return Cut(layers, tokens=tokens)
+    kind, most = wanted["importance"] or LOUDEST, max(1, BYTES // (4 * theirs.outputs * theirs.shape[0]))
     if kind == "magnitude":
-        return part_importance.magnitude(layout, teacher, had)
-    labelled = ((batch.inputs, batch.labels) for batch in theirs.rows.batches(which, AT_ONCE_WITH_SLOPES))
-    return part_importance.taylor(layout, teacher, labelled, had)
+        found = part_importance.magnitude(layout, teacher, had, tokens)
+    elif kind == "taylor":
+        batches = theirs.rows.batches(which, min(AT_ONCE_WITH_SLOPES, most))
+        found = part_importance.taylor(layout, teacher, ((batch.inputs, batch.labels) for batch in batches), had, tokens)
+    else:
+        found = part_importance.activation(layout, teacher, _texts(theirs.rows.batches(which, min(AT_ONCE, most))), had)
+    return replace(part_importance.chosen(found, layers, had, now), tokens=tokens)
 
 
 def _texts(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:

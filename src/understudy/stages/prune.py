@@ -40,7 +40,6 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
     base = _shallower(_base(tree), wanted["depth"])
     if _target(wanted) is None:
         return {"arch": "pruned", "base": base, "sizes": {}}
-    refuse_unlabelled("student.from_teacher.prune", wanted["importance"], prepared)
     module = _built(base, prepared)
     groups = groups_of(module, prepared.shape, wanted["keep"])
     share = _share(wanted, module, groups, _built(_base(tree), prepared), prepared)
@@ -56,20 +55,6 @@ def model_of(tree: Mapping[str, Any], prepared: Prepared) -> dict[str, Any]:
             )
         )
     return {"arch": "pruned", "base": base, "sizes": {path: list(size) for path, size in sizes.items()}}
-
-
-def refuse_unlabelled(field: str, kind: str, prepared: Prepared) -> None:
-    """RecipeError for an importance that asks for labels where no training row has a class, or the token that comes next."""
-    if kind == "taylor" and (prepared.task == "embedding" or not len(prepared.control)):
-        raise RecipeError(
-            four_parts(
-                f"{field}: importance taylor needs labels",
-                got="sentence vectors, which have no class" if prepared.task == "embedding" else "no labelled training row",
-                expected="rows with a label, or another importance",
-                otherwise="Every gradient would be zero, and the first parts would go",
-                do="Use importance: activation",
-            )
-        )
 
 
 def _base(tree: Mapping[str, Any]) -> Mapping[str, Any]:

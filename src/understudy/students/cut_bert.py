@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from understudy.students.from_teacher import Axis, Said, Sizes, foreign, smaller
-from understudy.students.part_importance import lengths_of, output_of
+from understudy.students.from_teacher import Axis, Said, Sizes, foreign, lengths_of, output_of, require, smaller
 
 LAYER = re.compile(r"^(?P<before>.*encoder\.layer\.)(?P<number>\d+)\.(?P<after>.*)$")
 TOKENS = "embeddings.word_embeddings.weight"
@@ -30,13 +30,17 @@ def configured(
     """The student's config.json, from the teacher's. RecipeError for sizes that the teacher does not have, and another architecture."""
     if config.get("model_type") not in KINDS:
         raise foreign(config.get("model_type"), KINDS)
-    now = smaller(Sizes.of(config), layers, width, heads, inner, filled=True)
+    had = Sizes.of(config)
+    now = smaller(had, layers, width, heads, inner, filled=True)
+    embedded = config.get("embedding_size") or had.width
+    require(embedded == had.width or now == replace(had, layers=now.layers), "the embedding is not as wide as the layers",
+            f"{embedded} numbers a token, layers of {had.width}", "one width, or layers alone")
     sizes = {"num_hidden_layers": now.layers, "hidden_size": now.width, "intermediate_size": now.inner, "num_attention_heads": now.heads}
     return {**config, **sizes, **({} if vocabulary is None else {"vocab_size": vocabulary, "pad_token_id": pad})}
 
 
 def axes(name: str, dimensions: int) -> tuple[Axis, ...]:
-    """What each dimension of the tensor of this name counts."""
+    """What each dimension of the tensor of this name in `state_dict` counts."""
     match = LAYER.match(name)
     found = _outside(name, dimensions) if match is None else _inside(match["after"])
     return found[:dimensions]

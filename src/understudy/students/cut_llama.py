@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from understudy.errors import RecipeError, four_parts
-from understudy.students.from_teacher import Axis, Said, Sizes, foreign, numbered, require, smaller
-from understudy.students.part_importance import input_of, lengths_of, output_of
+from understudy.students.from_teacher import Axis, Said, Sizes, foreign, input_of, lengths_of, numbered, output_of, require, smaller
 
 LAYER = re.compile(r"^(?P<before>(?:.*\.)?model\.layers\.)(?P<number>\d+)\.(?P<after>.*)$")
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -62,7 +61,7 @@ def refuse_window(config: Mapping[str, Any], length: int) -> None:
 
 
 def axes(name: str, dimensions: int) -> tuple[Axis, ...]:
-    """What each dimension of the tensor of this name counts; norms of a head's numbers stay as they are."""
+    """What each dimension of the tensor of this name in `state_dict` counts; norms of a head's numbers stay as they are."""
     match = LAYER.match(name)
     if match is None:  # embedding, last norm and output layer end in the residual stream
         return (*(None,) * (dimensions - 1), "hidden")

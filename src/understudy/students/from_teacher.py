@@ -1,7 +1,7 @@
 """A student's start weights cut out of its teacher: some of its layers, some of its widths, the rows of some of its tokens.
 
 What every layout shares: which sizes a teacher can be cut to, and the cut. `cut_bert.py` and `cut_llama.py` know what the tensors of a
-layout are called, and which of them read and write what; `part_importance.py` says which parts are kept.
+layout are called, and which of them read and write what; `compress/part_importance.py` says which parts are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Layout(Protocol):
     """Of names in a layer: the groups `before`, `number` and `after`."""
 
     def axes(self, name: str, dimensions: int) -> tuple[Axis, ...]:
-        """What each dimension of the tensor of this name counts."""
+        """What each dimension of a tensor counts. name: as in the model's `state_dict`."""
 
     def watched(self, module: nn.Module, had: Sizes) -> dict[str, tuple[nn.Module, Said]]:
         """Layers whose activations say how important parts are: `norm NAME` places, `heads NUMBER` heads, `inner NUMBER` units."""
@@ -172,3 +172,18 @@ def _stay(kept: Cut, at: int | None, had: Sizes) -> dict[Axis, Tensor | None]:
 def places(heads: Tensor, size: int) -> Tensor:
     """Where the numbers of these heads stand, side by side."""
     return (heads[:, None] * size + torch.arange(size)).flatten()
+
+
+def output_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What a layer says is its output."""
+    return output
+
+
+def input_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
+    """What the parts before a layer say is its input."""
+    return given[0]
+
+
+def lengths_of(size: int) -> Said:
+    """Of heads of this size, side by side in a layer's input, how long the vector of each is."""
+    return lambda given, output: given[0].unflatten(-1, (-1, size)).norm(dim=-1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.compress import importance
+from understudy.compress.importance import Batches, along
 from understudy.students.from_teacher import Cut, Layout, Said, Sizes
 
 
@@ -55,44 +56,45 @@ def activation(layout: Layout, module: nn.Module, batches: Iterable[tuple[Tensor
     return Importance(hidden, [found[f"heads {at}"] for at in layers], [found[f"inner {at}"] for at in layers])
 
 
-def magnitude(layout: Layout, module: nn.Module, had: Sizes) -> Importance:
-    """The Euclidean norm of all weights that a part reads or writes with. Needs no data.
+def magnitude(layout: Layout, module: nn.Module, had: Sizes, tokens: Tensor | None = None) -> Importance:
+    """The sum of the squares of all weights that a part reads or writes with: the order of their Euclidean norms. Needs no data.
 
-    Hurts where norms scale weights up again, as of channels (`compress.importance.magnitude`, whose formula it is).
+    Hurts where norms scale weights up again, as of channels (`importance.magnitude`, whose square it is). tokens: as of `weighed`.
     """
-    found = weighed(layout, module, importance.squares(module), had)
-    return Importance(found.hidden.sqrt(), [one.sqrt() for one in found.heads], [one.sqrt() for one in found.inner])
+    return weighed(layout, importance.squares(module), had, tokens)
 
 
-def taylor(layout: Layout, module: nn.Module, batches: importance.Batches, had: Sizes) -> Importance:
+def taylor(layout: Layout, module: nn.Module, batches: Batches, had: Sizes, tokens: Tensor | None = None) -> Importance:
     """The sum over a part's weights of |w · dL/dw|, mean over batches: what the loss of the labels would miss without them, to first order.
 
-    `compress.importance.taylor` is the same of channels, with its reference. Needs labels: (B,) classes, or (B, L) tokens, -1 for none.
+    `importance.taylor` is the same of channels, with its reference. Needs labels: (B,) classes, or (B, L) tokens, -1 for none. tokens: as
+    of `weighed`.
     """
-    return weighed(layout, module, importance.effects(module, batches), had)
+    return weighed(layout, importance.effects(module, batches), had, tokens)
 
 
-def weighed(layout: Layout, module: nn.Module, values: Mapping[str, Tensor], had: Sizes) -> Importance:
+def weighed(layout: Layout, values: Mapping[str, Tensor], had: Sizes, tokens: Tensor | None = None) -> Importance:
     """The sum of something of every weight over all weights that a part reads or writes with.
 
-    values: by the names of the module's tensors, of each in its shape. What has two names counts once. Heads that share keys and values
-    have all of them.
+    Args:
+        values: by the names in `state_dict`, of each weight; one tensor under two names counts once. Keys and values that heads share
+            count for each of them by its share.
+        tokens: rows of the embedding that count, those of the student's tokens; None for all.
     """
     hidden = torch.zeros(had.width, dtype=torch.float64)
     heads, inner = ([torch.zeros(count, dtype=torch.float64) for _ in range(had.layers)] for count in (had.heads, had.inner))
-    for name, parameter in module.named_parameters():
-        match, tensor = layout.LAYER.match(name), values[name]
-        for dimension, axis in enumerate(layout.axes(name, parameter.ndim)):
-            if axis not in ("hidden", "heads", "groups", "inner"):
-                continue
-            sums = tensor.movedim(dimension, 0).reshape(tensor.shape[dimension], -1).sum(1, dtype=torch.float64)
+    for name, tensor in {id(tensor): (name, tensor) for name, tensor in values.items()}.values():
+        match, axes = layout.LAYER.match(name), layout.axes(name, tensor.ndim)
+        if "tokens" in axes and tokens is not None:
+            tensor = tensor.index_select(axes.index("tokens"), tokens)
+        for dimension, axis in enumerate(axes):
             if axis == "hidden":
-                hidden += sums
+                hidden += along(tensor, dimension)
             elif match is not None and axis == "inner":
-                inner[int(match["number"])] += sums
-            elif match is not None:
-                each = sums.view(-1, had.head).sum(1)
-                heads[int(match["number"])] += each.repeat_interleave(had.shared) if axis == "groups" else each
+                inner[int(match["number"])] += along(tensor, dimension)
+            elif match is not None and axis in ("heads", "groups"):
+                each = along(tensor, dimension).view(-1, had.head).sum(1)
+                heads[int(match["number"])] += each if axis == "heads" else (each / had.shared).repeat_interleave(had.shared)
     return Importance(hidden, heads, inner)
 
 
@@ -125,18 +127,3 @@ def measured(module: nn.Module, parts: Mapping[str, tuple[nn.Module, Said]], bat
         for handle in handles:
             handle.remove()
     return {name: value.sqrt() for name, value in squares.items()}
-
-
-def output_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
-    """What a layer says is its output."""
-    return output
-
-
-def input_of(given: tuple[Any, ...], output: Tensor) -> Tensor:
-    """What the parts before a layer say is its input."""
-    return given[0]
-
-
-def lengths_of(size: int) -> Said:
-    """Of heads of this size, side by side in a layer's input, how long the vector of each is."""
-    return lambda given, output: given[0].unflatten(-1, (-1, size)).norm(dim=-1)

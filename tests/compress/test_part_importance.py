@@ -1,4 +1,4 @@
-"""students/part_importance.py: which parts of a teacher are kept, by closed forms and slow twins."""
+"""compress/part_importance.py: which parts of a teacher are kept, by closed forms and slow twins."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from understudy import kinds
-from understudy.students import cut_bert, cut_llama, from_teacher, part_importance
+from understudy.compress.part_importance import Importance, activation, chosen, largest, magnitude, measured, taylor, weighed
+from understudy.students import cut_bert, cut_llama, from_teacher
 from understudy.students.from_teacher import Sizes
-from understudy.students.part_importance import Importance, chosen, largest, magnitude, measured, taylor, weighed
 
 HAD = Sizes(layers=4, width=48, heads=12, groups=4, head=4, inner=20)
 BERT = {"model_type": "bert", "vocab_size": 40, "pad_token_id": 3, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -21,6 +21,16 @@ TEXTS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 3, 3], [39, 5, 3, 3, 3], [7,
 DECODER = {"width": 24, "layers": 2, "heads": 4, "kv_heads": 2, "inner": 10, "vocabulary": 30, "pad": 1, "start": 2}
 WRITTEN = ("output.dense.weight", "output.dense.bias", "LayerNorm.weight", "LayerNorm.bias", "pooler.dense.weight", "pooler.dense.bias")
 ROWS = torch.tensor([[2, 5, 6, 7, 8, 9], [2, 11, 12, 2, 13, 29], [2, 9, 8, 7, 6, 5]])
+
+
+def squared(*weights):
+    """The sum of the squares of all of these."""
+    return sum(float(weight.double().square().sum()) for weight in weights)
+
+
+def every(found):
+    """All scores, as a list of tensors."""
+    return [found.hidden, *found.heads, *found.inner]
 
 
 def encoder():
@@ -74,8 +84,8 @@ def test_what_is_measured_is_the_mean_over_tokens_and_the_norm_over_texts():
     module = Table()
     tokens, there = torch.randint(0, 9, (5, 7)), torch.rand(5, 7) < 0.6
     there[3] = False
-    parts = {"out": (module.layer, part_importance.output_of), "in": (module.layer, part_importance.input_of),
-             "heads": (module.layer, part_importance.lengths_of(3))}  # fmt: skip
+    parts = {"out": (module.layer, from_teacher.output_of), "in": (module.layer, from_teacher.input_of),
+             "heads": (module.layer, from_teacher.lengths_of(3))}  # fmt: skip
     found = measured(module, parts, [(tokens[:2], there[:2]), (tokens[2:], there[2:])])
     read, said = module.embed(tokens).detach().double(), module(tokens).detach().double()
     for name, values in (("out", said), ("in", read), ("heads", torch.stack([read[..., :3].norm(dim=-1), read[..., 3:].norm(dim=-1)], -1))):
@@ -90,12 +100,11 @@ def test_what_is_measured_is_the_mean_over_tokens_and_the_norm_over_texts():
 
 @pytest.mark.parametrize("of", [torch.square, torch.abs])
 def test_of_an_encoder_the_weights_that_a_part_reads_or_writes_with(of):
-    """Named by hand, as an encoder of the library calls them; cross-checked by the parts together having all weights."""
-    module = encoder()
-    state = {name: of(weight.detach().double()) for name, weight in module.named_parameters()}
-    found = weighed(cut_bert, module, state, Sizes.of(BERT))
+    """Named by hand, as an encoder of the library calls them."""
+    state = {name: of(weight.double()) for name, weight in encoder().state_dict().items()}
+    found = weighed(cut_bert, state, Sizes.of(BERT))
     for at in range(2):
-        layer = f"model.bert.encoder.layer.{at}"
+        layer = f"bert.encoder.layer.{at}"
         for head in range(2):
             own = slice(4 * head, 4 * head + 4)
             names = [f"{layer}.attention.self.{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias")]
@@ -116,7 +125,8 @@ def test_of_an_encoder_the_weights_that_a_part_reads_or_writes_with(of):
 
 
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 4}, {"kv_heads": 1, "tied": False}])
-def test_of_a_decoder_heads_have_all_of_the_keys_and_values_that_they_share(options):
+def test_of_a_decoder_keys_and_values_are_shared_among_the_heads_that_read_them(options):
+    """So that the heads of a group together have all of its weights, once."""
     module = decoder(**options).requires_grad_(False)
     model = module.sizes
     had = Sizes(model.layers, model.width, model.heads, model.groups, model.width // model.heads, model.units)
@@ -125,17 +135,15 @@ def test_of_a_decoder_heads_have_all_of_the_keys_and_values_that_they_share(opti
     for head in range(4):
         own, group = slice(6 * head, 6 * head + 6), head // had.shared
         theirs = slice(6 * group, 6 * group + 6)
-        weights = [attention.q_proj.weight[own], attention.k_proj.weight[theirs], attention.v_proj.weight[theirs],
-                   attention.o_proj.weight[:, own]]  # fmt: skip
-        assert float(found.heads[1][head]) == pytest.approx(math.sqrt(sum(float(one.double().square().sum()) for one in weights)))
-    weights = [net.gate_proj.weight[3], net.up_proj.weight[3], net.down_proj.weight[:, 3]]
-    assert float(found.inner[1][3]) == pytest.approx(math.sqrt(sum(float(one.double().square().sum()) for one in weights)))
-    ends = sum(float(weight.double()[..., 5].square().sum()) for name, weight in module.named_parameters()
+        shared = [attention.k_proj.weight[theirs], attention.v_proj.weight[theirs]]
+        total = squared(attention.q_proj.weight[own], attention.o_proj.weight[:, own]) + squared(*shared) / had.shared
+        assert float(found.heads[1][head]) == pytest.approx(total)
+    assert float(found.inner[1][3]) == pytest.approx(squared(net.gate_proj.weight[3], net.up_proj.weight[3], net.down_proj.weight[:, 3]))
+    ends = squared(*(weight[..., 5] for name, weight in module.named_parameters()
                if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight", "norm.weight",
-                                 "embed_tokens.weight", "lm_head.weight", "input_layernorm.weight", "post_attention_layernorm.weight")))
-    begins = sum(float(weight.double()[5].square().sum()) for name, weight in module.named_parameters()
-                 if name.endswith(("o_proj.weight", "down_proj.weight")))
-    assert float(found.hidden[5]) == pytest.approx(math.sqrt(ends + begins)), "a tied output layer counts once"
+                                 "embed_tokens.weight", "lm_head.weight", "input_layernorm.weight", "post_attention_layernorm.weight"))))
+    begins = squared(*(weight[5] for name, weight in module.named_parameters() if name.endswith(("o_proj.weight", "down_proj.weight"))))
+    assert float(found.hidden[5]) == pytest.approx(ends + begins), "a tied output layer counts once"
 
 
 def test_taylor_is_what_the_loss_would_miss():
@@ -152,12 +160,47 @@ def test_taylor_is_what_the_loss_would_miss():
     effects: dict[str, torch.Tensor] = {}
     for tokens, wanted in ((TEXTS[:2], labels[:2]), (TEXTS[3:], labels[3:])):  # the third has no label
         F.cross_entropy(module(tokens), wanted).backward()
-        for name, weight in module.named_parameters():
+        for name, weight in module.state_dict(keep_vars=True).items():
             effects[name] = effects.get(name, 0) + (weight * weight.grad).abs().detach() / 2
-            weight.grad = None
-    for mine, theirs in zip((found.hidden, *found.heads, *found.inner), (lambda one: (one.hidden, *one.heads, *one.inner))(
-            weighed(cut_bert, module, effects, had)), strict=True):
+        module.zero_grad()
+    for mine, theirs in zip(every(found), every(weighed(cut_bert, effects, had)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": False}, {"model_type": "electra", "embedding_size": 8}])
+def test_of_a_masked_model_the_output_layer_s_bias_belongs_to_no_place(options):
+    """Prevents: its numbers, one a token, are taken for places, or end the run once the teacher is trained."""
+    torch.manual_seed(0)
+    module = kinds.configure("models", "masked", {"config": BERT | options}).build((5,), 40).eval()
+    had, labels = Sizes.of(BERT), TEXTS.where(torch.rand(TEXTS.shape) < 0.5, -1)
+    slopes = taylor(cut_bert, module, [(TEXTS, labels)], had)
+    assert all(one.isfinite().all() and (one > 0).all() for one in every(slopes))
+    before = magnitude(cut_bert, module, had)
+    with torch.no_grad():
+        module.head.bias += 9
+    for mine, theirs in zip(every(before), every(magnitude(cut_bert, module, had)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_tokens_that_the_student_does_not_have_do_not_count():
+    module, had, tokens = encoder(), Sizes.of(BERT), torch.tensor([3, 5, 9])
+    before = magnitude(cut_bert, module, had, tokens)
+    with torch.no_grad():
+        module.model.bert.embeddings.word_embeddings.weight[[0, 4, 39]] *= 100
+    assert torch.equal(magnitude(cut_bert, module, had, tokens).hidden, before.hidden)
+    assert (magnitude(cut_bert, module, had).hidden > before.hidden).all()
+
+
+@pytest.mark.parametrize("way", ["magnitude", "taylor", "activation"])
+def test_the_teacher_is_left_as_it_is(way):
+    module, had = encoder().requires_grad_(False), Sizes.of(BERT)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    ways = {"magnitude": lambda: magnitude(cut_bert, module, had),
+            "taylor": lambda: taylor(cut_bert, module, [(TEXTS, torch.tensor([0, 1, 2, 0]))], had),
+            "activation": lambda: activation(cut_bert, module, [(TEXTS, TEXTS != 3)], had)}  # fmt: skip
+    ways[way]()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items()) and not module.training
+    assert not any(weight.requires_grad or weight.grad is not None for weight in module.parameters())
 
 
 def test_of_running_text_the_loss_is_that_of_the_next_tokens():
