@@ -49,6 +49,25 @@ def test_an_export_that_failed_or_is_another_now_is_not_called_proved(understudy
     assert understudy("export", "toy", "onnx").code == 4 and notes() == []
 
 
+def test_options_that_are_tried_in_vain_leave_the_proven_file_where_it_is(understudy, there, monkeypatch):
+    """Prevents: the file that ships is gone because another way of making it was tried."""
+    assert understudy("export", "toy", "onnx").code == 0
+    place = there.path / "exports/onnx"
+    files = {file.name: file.read_bytes() for file in place.iterdir()}
+    details = (there.path / "details.json").read_text()
+    answers = onnx_format.run
+    monkeypatch.setattr(onnx_format, "run", lambda *given: answers(*given) + 1.0)
+    done = understudy("export", "toy", "onnx", "opset=19")
+    assert done.code == 4 and "does not agree" in done.err and "What was proved before stays in runs/toy/exports/onnx." in done.err, done
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == files and (there.path / "exports/onnx.failed/reason.txt").is_file()
+    assert (there.path / "details.json").read_text() == details
+    assert sorted(path.name for path in place.parent.iterdir()) == ["onnx", "onnx.failed"], "nothing is left over"
+    done = understudy("bench", "toy", "--repeats", "2", "--starts", "1", "--batch", "4")
+    [row] = [row for row in json.loads((there.path / "bench.json").read_text())["measured"]["models"] if row["name"] == "onnx"]
+    assert done.code == 0 and row["batches"] and "kept aside" not in done.out + done.err, done
+    assert understudy("export", "toy", "onnx").code == 4 and not place.exists(), "without options it is the recipe's own that fails"
+
+
 def test_a_format_s_options_are_those_of_its_class(understudy, there):
     done = understudy("export", "toy", "onnx", "opset=19")
     assert done.code == 0, done
@@ -210,6 +229,9 @@ def test_a_format_of_the_recipe_has_its_options_and_what_was_measured_of_the_old
     answers = onnx_format.run
     monkeypatch.setattr(onnx_format, "run", lambda *given: answers(*given) + 1e-6)  # on some CPUs both runtimes give the same bits
     assert understudy("export", "toy", "onnx", "tolerance=1e-12").code == 4
+    assert "failed" not in told() and len(json.loads((run / "bench.json").read_text())["measured"]["models"]) == 3
+    monkeypatch.setattr(onnx_format, "run", lambda *given: answers(*given) + 1.0)
+    assert understudy("export", "toy", "onnx").code == 4
     assert "does not agree" in told()["failed"] and told()["path"] == "exports/onnx.failed"
     assert [row["name"] for row in json.loads((run / "bench.json").read_text())["measured"]["models"]] == ["student", "safetensors"]
 

@@ -159,7 +159,7 @@ def recorded(out: Path, key: str, made: Sequence[Candidate]) -> Choice | None:
     A clock would choose anew each time, and a resumed run might end with another file than the one that its report was begun with. None
     where nothing, or something else, is there.
     """
-    for folder in (out, out.with_name(f"{out.name}.failed")):
+    for folder in (out, out.with_name(out.name + _parity.FAILED)):
         try:
             found = json.loads((folder / artefact.CONFIG).read_text(encoding="utf-8"))["quantised"]
             [kept] = [one for one in made if one.name == found["kept"] and one.data is not None]

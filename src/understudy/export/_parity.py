@@ -34,6 +34,8 @@ CONTRACT = 256
 """Rows on which an artefact is to be proved."""
 SAME, SAME_ROUNDED = 0.999, 0.99
 """The share of rows that must have the student's first class: of formats in float32, and of those that round (int8)."""
+FAILED = ".failed"
+"""What an artefact's folder is called besides, where it did not agree and was laid aside."""
 DROP = 0.005
 """What a format that rounds may cost, by the upper end of the interval, in the metric's unit: half a point of one that is a share, and of
 log-loss 0.005 nats, with which the right class keeps 99.5 % of its probability (the geometric mean)."""
@@ -179,7 +181,7 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
     Only one of the two is there afterwards: an artefact that failed would else lie beside an older one, which is not this student's either.
     names: the older one's files that are removed beside those that the block wrote. Other people's files in `out` stay.
     """
-    aside = out.with_name(f"{out.name}.failed")
+    aside = out.with_name(out.name + FAILED)
     with artefact.whole(out) as made:
         try:
             yield made
@@ -198,6 +200,23 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
             error.folder = aside
             raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def spared(out: Path) -> Iterator[None]:
+    """What lies in `out` lies there again where the block raises Mismatch, which lays its own aside (`kept`)."""
+    before = out.with_name(f".{out.name}.{os.getpid()}.before")
+    try:
+        if out.is_dir():
+            shutil.copytree(out, before)
+        yield
+    except Mismatch:
+        if before.is_dir():
+            shutil.rmtree(out, ignore_errors=True)
+            os.rename(before, out)
+        raise
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def alike(parity: Parity) -> float:

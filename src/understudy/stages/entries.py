@@ -16,6 +16,7 @@ from understudy.cache import Cache
 from understudy.errors import DataError, UnderstudyError
 from understudy.evaluation.processes import Entry
 from understudy.export import litert
+from understudy.export._parity import FAILED
 from understudy.run_folder import RunFolder
 from understudy.runtimes import FILES
 from understudy.stages import teach
@@ -65,7 +66,10 @@ def models_of(
     student = folder.path / "student"
     found.append(_checked(student, Named("student", "student", Entry("student", "torch_eager", str(student), **beside),
                                          (student / WEIGHTS,))))
-    found += [_artefact(path, beside) for path in sorted((folder.path / "exports").glob("*/")) if not path.name.startswith(".")]
+    for path in sorted((folder.path / "exports").glob("*/")):
+        outlived = path.suffix == FAILED and path.with_suffix("").is_dir()  # other options were tried in vain
+        if not path.name.startswith(".") and not outlived:
+            found.append(_artefact(path, beside))
     return found
 
 
@@ -87,9 +91,8 @@ def _checked(folder: Path, named: Named) -> Named:
 
 def _artefact(path: Path, beside: Mapping[str, Any]) -> Named:
     """The line of a folder under `exports/`, by the files in it."""
-    if path.name.endswith(".failed"):
-        kind = path.name.removesuffix(".failed")
-        return Named(kind, "artefact", None, missing="it was kept aside, as it does not agree with the student")
+    if path.suffix == FAILED:
+        return Named(path.stem, "artefact", None, missing="it was kept aside, as it does not agree with the student")
     if (path / PAGE).is_file():
         return Named(path.name, "artefact", None, tuple(file for file in path.rglob("*") if file.is_file()), "a browser runs it")
     return of_folder(path, path.name, "artefact", beside)

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from understudy.errors import DataError, four_parts
 from understudy.evaluation import calibration, metrics, slices
 from understudy.evaluation.compare import drawn, mean_interval
 from understudy.export._format import Rounding
-from understudy.export._parity import Mismatch
+from understudy.export._parity import Mismatch, spared
 from understudy.run_folder import RunFolder
 from understudy.stages import speed
 from understudy.stages.common import class_counts, together
@@ -69,8 +70,9 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
 def export_again(run: Path, format: str, options: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data.
 
-    options: beside those that the run's recipe names for the format, or in their place. What was measured of an older file of this format
-    goes (`speed.forget`); "forgotten" says that some did.
+    options: beside those that the run's recipe names for the format, or in their place. Where a file made with them fails its proof, an
+    older one stays; without options it goes, as the recipe's own is no longer proved. What was measured of an older file that is gone or
+    replaced goes too (`speed.forget`); "forgotten" says that some did.
     """
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None or not (run / "student").is_dir():
@@ -89,13 +91,19 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
     folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
+    place = run / "exports" / format
+    older = bool(options) and place.is_dir()
     try:
-        if isinstance(exporter, Rounding) and (run / "aware").is_dir():
-            trained = artefact.load(run / "aware", copy.deepcopy(module)).module
-            found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
-        else:
-            found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
-    except Mismatch as error:  # it lies aside, and the older file is gone
+        with spared(place) if older else nullcontext():
+            if isinstance(exporter, Rounding) and (run / "aware").is_dir():
+                trained = artefact.load(run / "aware", copy.deepcopy(module)).module
+                found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
+            else:
+                found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
+    except Mismatch as error:  # it lies aside
+        if older:
+            error.args = (f"{error} What was proved before stays in {place}.",)
+            raise
         speed.forget(run, format)
         renew(run, {"format": format, "path": os.path.relpath(error.folder or run, run), "failed": str(error), "parity": error.parity,
                     **error.about})
