@@ -99,8 +99,15 @@ def test_the_page_of_methods_on_cifar10_is_that_of_its_result():
 def test_the_figures_on_the_page_of_language_are_those_of_their_runs():
     """Prevents: a figure on the page that no run gave."""
     made = module_at(ROOT / "benchmarks" / "language.py")
-    page = made.PAGE.read_text(encoding="utf-8")
+    page, readme = made.PAGE.read_text(encoding="utf-8"), made.README.read_text(encoding="utf-8")
     assert page == made.put(page, made.blocks(made.results())), "run: python benchmarks/language.py"
+    assert readme == made.put(readme, {"labels": made.labels(made.results())}), "run: python benchmarks/language.py"
+
+
+def test_the_figures_of_importance_are_those_of_their_run():
+    made = module_at(ROOT / "benchmarks" / "importance.py")
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert page == made.put(page, {"importance": made.table(made.newest("importance"))}), "run: python benchmarks/importance.py"
 
 
 def test_the_figures_on_the_page_of_shipping_are_those_of_their_runs():
