@@ -3,7 +3,7 @@
     python benchmarks/language.py RUNS --machine "WORDS"
 
 The runs are made before, by `understudy run RECIPE ... --runs RUNS`; only their folders are read. Writes
-benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page. A run that is not in
+benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page and in the README. A run that is not in
 RUNS keeps what was written down before. Without RUNS only the page is made.
 """
 
@@ -19,10 +19,11 @@ from typing import Any
 import yaml
 from pages import ROOT, keep, newest, placeless, put
 
-PAGE = ROOT / "docs" / "language.md"
+PAGE, README = ROOT / "docs" / "language.md", ROOT / "README.md"
 TABLES = {
     "intents": ["intent_textcnn", "intent_bag", "intent_wide", "intent_layer", "intent_textcnn_more", "intent_wide_more",
                 "intent_tenth_more", "intent_bpe_more", "intent_bpe_wide_more"],
+    "few": ["intent_few_alone", "intent_few"],
     "sentiment": ["sst2_more"],
     "masked": ["distil_bert"],
     "sentences": ["static_embedding", "sentence_embedding"],
@@ -39,10 +40,16 @@ NAMES = {
     "intent_tenth_more": "width 96 and 256 filters, with unlabelled texts",
     "intent_bpe_wide_more": "width 192 and 320 filters, 8,000 byte pairs, with unlabelled texts",
     "intent_layer": "2 layers of the teacher, width 192",
+    "intent_few_alone": "`textcnn`, the recipe's, the 1,500 labelled texts alone",
+    "intent_few": "`textcnn`, the recipe's, with the 13,500 unlabelled texts",
     "intent_textcnn_more": "`textcnn`, with unlabelled texts", "sst2_more": "`textcnn`, the recipe's",
     "distil_bert": "3 of 6 layers", "static_embedding": "a table, 256 numbers",
     "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
     "off_policy": "the same loss on the rows alone", "draft_model": "`draft_model`"}
+HAVE = {
+    "intent_textcnn": "15,000 sentences, all labelled", "intent_few_alone": "1,500 of them, ten an intent",
+    "intent_few": "these 1,500, and the other 13,500 without labels"}
+"""Runs of the README's table -> the texts that there are."""
 LABELS = {"accuracy": "accuracy", "spearman": "Spearman", "masked_token": "hidden tokens right", "bits_per_byte": "bits per byte"}
 SHARES = ("accuracy", "masked_token", "next_token", "next_word", "next_word_of_three", "outside_noticed", "inside_passed")
 MODELS = ("teacher", "control", "distilled")
@@ -69,6 +76,7 @@ def collected(run: Path) -> dict[str, Any]:
         "draft": details.get("draft"), "stages": {name: round(value, 1) for name, value in stages.items()},
         "training": {key: tree["training"][key] for key in ("epochs", "steps", "batch_size", "lr")},
         "recipe": placeless({key: value for key, value in tree.items() if key not in SKIPPED}),
+        "machine": json.loads((run / "provenance.json").read_text(encoding="utf-8"))["hardware"]["words"],
     }
     return found
 
@@ -135,6 +143,7 @@ def beside(name: str, found: Mapping[str, Any]) -> str:
         said.append(f"KL from the teacher on test rows {fidelity['kl_nats']:.3f} nats")
     budget = {key: value for key, value in found["training"].items() if value is not None}
     said += [f"{found['seeds']} seeds, {found['examples']:,} test items", ", ".join(f"{key} {value}" for key, value in budget.items())]
+    said += [found["machine"]] if "machine" in found else []
     return f"- {NAMES[name]}: " + "; ".join(said) + ".\n"
 
 
@@ -142,6 +151,16 @@ def block(runs: Mapping[str, Any], names: Sequence[str]) -> str:
     """The table of these runs, and what else each found."""
     lines = "".join(beside(name, runs[name]) for name in names if name in runs)
     return table(runs, names) + ("\n" + lines if lines else "")
+
+
+def labels(runs: Mapping[str, Any]) -> str:
+    """What the teacher is worth with many labels and with few."""
+    lines = ["| to learn from | the teacher | the student without it | with it | verdict |", "|---|---|---|---|---|"]
+    for name in (name for name in HAVE if name in runs):
+        one = runs[name]
+        values = [one["teacher"]["value"], one["control"]["mean"], one["distilled"]["mean"]]
+        lines.append(f"| {HAVE[name]} | {' | '.join(figure(value, one['metric']) for value in values)} | {difference(one)} |")
+    return "\n".join(lines) + "\n"
 
 
 def static() -> str:
@@ -201,6 +220,7 @@ def main() -> None:
         runs = {name: collected(options.runs / name) for name in names if (options.runs / name / "summary.json").is_file()}
         print(keep("language", options.machine, {"runs": {**results(), **runs}}).relative_to(ROOT))
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), blocks(results())), encoding="utf-8")
+    README.write_text(put(README.read_text(encoding="utf-8"), {"labels": labels(results())}), encoding="utf-8")
     for mark, block in blocks(results()).items():
         print(f"\n{mark}\n{block}")
 
