@@ -265,7 +265,7 @@ class FromTeacher(Part):
             raise RecipeError(four_parts(
                 "student.from_teacher.importance chooses nothing", got=self.importance, expected="width, heads or inner beside it",
                 otherwise="It would be ignored: layers go by their places",
-                do="Leave it out" + (", or name it in prune" if self.prune else ", or make a width smaller")))
+                do="Leave it out" + (", or name it in prune" if self.prune else ", or make a width smaller" if self.layers else "")))
         return self
 
 

@@ -182,8 +182,12 @@ def test_of_a_masked_model_the_output_layer_s_bias_belongs_to_no_place(options):
         assert torch.equal(mine, theirs)
 
 
-def test_tokens_that_the_student_does_not_have_do_not_count():
-    module, had, tokens = encoder(), Sizes.of(BERT), torch.tensor([3, 5, 9])
+@pytest.mark.parametrize("arch", ["pretrained", "masked"])
+def test_tokens_that_the_student_does_not_have_do_not_count(arch):
+    """Also where the embedding is the output layer's weight."""
+    torch.manual_seed(0)
+    module = kinds.configure("models", arch, {"config": BERT}).build((5,), 40).eval()
+    had, tokens = Sizes.of(BERT), torch.tensor([3, 5, 9])
     before = magnitude(cut_bert, module, had, tokens)
     with torch.no_grad():
         module.model.bert.embeddings.word_embeddings.weight[[0, 4, 39]] *= 100

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+
 import numpy as np
 import pytest
 
@@ -136,6 +139,44 @@ def test_rows_that_belong_together_count_as_one():
     with pytest.raises(Mismatch, match="over 40 groups.*which takes 57 groups of 100 rows or more"):
         _parity.prove(together)
     assert _parity.measured(a, b, Probe(a, labels, clusters=np.ones(4000, int))) == alone, "of one speaker alone rows are all there is"
+
+
+def failing(out, monkeypatch=None):
+    """An artefact that does not agree."""
+    with pytest.raises(OSError if monkeypatch else Mismatch), kept(out) as made:
+        made.mkdir()
+        (made / "file").write_text("new")
+        if monkeypatch:
+            monkeypatch.setattr(_parity.atomic, "write_text", full)
+        raise _parity.mismatch({"max_abs": 9.0, "argmax_agreement": 0.5, "rows": 2}, "better")
+
+
+def full(*given):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("spares", [False, True])
+def test_an_older_artefact_goes_but_where_it_is_spared(tmp_path, spares):
+    out = tmp_path / "x"
+    with kept(out) as made:
+        made.mkdir()
+        (made / "file").write_text("old")
+    with _parity.spared() if spares else contextlib.nullcontext():
+        failing(out)
+    assert (tmp_path / "x.failed" / "file").read_text() == "new"
+    assert [file.read_text() for file in tmp_path.glob("x/file")] == (["old"] if spares else [])
+    failing(out)
+    assert not out.exists(), "whoever does not ask for it again has not got it"
+
+
+def test_an_older_artefact_is_there_until_the_reason_is_written(tmp_path, monkeypatch):
+    """Prevents: a full disk takes the proven file too."""
+    out = tmp_path / "x"
+    with kept(out) as made:
+        made.mkdir()
+        (made / "file").write_text("old")
+    failing(out, monkeypatch)
+    assert (out / "file").read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["x"]
 
 
 def test_only_one_of_the_artefact_and_the_failed_one_is_there(tmp_path):

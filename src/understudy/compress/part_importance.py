@@ -73,17 +73,17 @@ def taylor(layout: Layout, module: nn.Module, batches: Batches, had: Sizes, toke
     return weighed(layout, importance.effects(module, batches), had, tokens)
 
 
-def weighed(layout: Layout, values: Mapping[str, Tensor], had: Sizes, tokens: Tensor | None = None) -> Importance:
+def weighed(layout: Layout, values: dict[str, Tensor], had: Sizes, tokens: Tensor | None = None) -> Importance:
     """The sum of something of every weight over all weights that a part reads or writes with.
 
     Args:
-        values: by the names in `state_dict`, of each weight; one tensor under two names counts once. Keys and values that heads share
-            count for each of them by its share.
+        values: by the names in `state_dict`, of each weight; one tensor under two names counts once, by its first. Keys and values that
+            heads share count for each of them by its share.
         tokens: rows of the embedding that count, those of the student's tokens; None for all.
     """
     hidden = torch.zeros(had.width, dtype=torch.float64)
     heads, inner = ([torch.zeros(count, dtype=torch.float64) for _ in range(had.layers)] for count in (had.heads, had.inner))
-    for name, tensor in {id(tensor): (name, tensor) for name, tensor in values.items()}.values():
+    for name, tensor in {id(tensor): (name, tensor) for name, tensor in reversed(values.items())}.values():
         match, axes = layout.LAYER.match(name), layout.axes(name, tensor.ndim)
         if "tokens" in axes and tokens is not None:
             tensor = tensor.index_select(axes.index("tokens"), tokens)

@@ -46,7 +46,7 @@ class Format(ABC):
             {"path", "bytes", "parity"}; parity as `_parity` describes it. bytes are those of the file or files that a device needs.
 
         Raises Mismatch, a GateError, where the artefact answers differently: it is kept aside, in `out_folder`/<kind>.failed, and an older
-        one of this kind is gone. DataError for a folder that is no student.
+        one of this kind is gone, but within `_parity.spared`. DataError for a folder that is no student.
         """
 
     def refuse(self, task: str, model: Mapping[str, Any], read: Preprocess | None = None) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ FAILED = ".failed"
 DROP = 0.005
 """What a format that rounds may cost, by the upper end of the interval, in the metric's unit: half a point of one that is a share, and of
 log-loss 0.005 nats, with which the right class keeps 99.5 % of its probability (the geometric mean)."""
+
+
+_sparing: ContextVar[bool] = ContextVar("_sparing", default=False)
 
 
 class Mismatch(GateError):
@@ -178,7 +182,7 @@ def mismatch(parity: Parity, wanted: str) -> Mismatch:
 def kept(out: Path, *names: str) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends, and `out`.failed where it raises Mismatch; else it vanishes.
 
-    Only one of the two is there afterwards: an artefact that failed would else lie beside an older one, which is not this student's either.
+    An artefact that failed would else lie beside an older one, which may be another student's: that one goes, but where it is `spared`.
     names: the older one's files that are removed beside those that the block wrote. Other people's files in `out` stay.
     """
     aside = out.with_name(out.name + FAILED)
@@ -188,14 +192,14 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
             seals.seal(made)
         except Mismatch as error:
             written = [str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()]
-            older = [out / name for name in (*names, *written)]
+            atomic.write_text(made / "reason.txt", f"{error}\n")
+            older = [] if _sparing.get() else [out / name for name in (*names, *written)]
             for file in older:
                 file.unlink(missing_ok=True)
             for folder in sorted({file.parent for file in older}, reverse=True):  # what lies within comes first
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
             shutil.rmtree(aside, ignore_errors=True)
-            atomic.write_text(made / "reason.txt", f"{error}\n")
             os.rename(made, aside)
             error.folder = aside
             raise
@@ -203,20 +207,13 @@ def kept(out: Path, *names: str) -> Iterator[Path]:
 
 
 @contextmanager
-def spared(out: Path) -> Iterator[None]:
-    """What lies in `out` lies there again where the block raises Mismatch, which lays its own aside (`kept`)."""
-    before = out.with_name(f".{out.name}.{os.getpid()}.before")
+def spared() -> Iterator[None]:
+    """Within it an artefact that fails leaves an older one of its kind where it is: for whoever knows that it is the same student's."""
+    token = _sparing.set(True)
     try:
-        if out.is_dir():
-            shutil.copytree(out, before)
         yield
-    except Mismatch:
-        if before.is_dir():
-            shutil.rmtree(out, ignore_errors=True)
-            os.rename(before, out)
-        raise
     finally:
-        shutil.rmtree(before, ignore_errors=True)
+        _sparing.reset(token)
 
 
 def alike(parity: Parity) -> float:

@@ -130,7 +130,7 @@ def _decoder(wanted: Mapping[str, Any], entry: Mapping[str, Any], prepared: Prep
         return complete(model | sizes, prepared)
     config = known.configuration().to_dict()
     made = cut_llama.configured(config, wanted["layers"], wanted["width"], wanted["heads"], wanted["inner"], prepared.outputs)
-    if _narrower(Sizes.of(config), Sizes.of(made)):
+    if _narrower(Sizes.of(config), Sizes.of(made)) and wanted["importance"] != "magnitude":
         cut_llama.refuse_window(config, prepared.shape[0])
     return complete({"arch": model["arch"], "path": "", "config": _said(made)}, prepared)
 
@@ -180,8 +180,10 @@ def started(tree: Mapping[str, Any], prepared: Prepared, taught: Taught, cache: 
     made: dict[str, Any] = {
         "teacher": taught.fixed.fingerprint, "wanted": wanted, "student": tree["student"]["model"],
         "tokens": prepared.preprocess.fingerprint}  # fmt: skip
-    which = prune.calibration(wanted["importance"] or LOUDEST, prepared, CALIBRATION)
+    kind = wanted["importance"] or LOUDEST
+    which = prune.calibration(kind, prepared, CALIBRATION)
     if not wanted["static"]:  # texts to measure on, and how they are read
+        made["wanted"] = {**wanted, "importance": kind}
         made |= {"data": prepared.examples.fingerprint, "rows": digest(which.tolist()), "read": prepared.transform}
     folder = cache.folder("start", made, VERSION)
     with cache.claim(folder):

@@ -22,6 +22,7 @@ from understudy.runtimes import FILES
 from understudy.stages import teach
 from understudy.stages.common import complete
 from understudy.stages.finish import best_of, shuffled, trained_module
+from understudy.stages.page import proved
 from understudy.stages.prepare import Given, Prepared
 from understudy.stages.taught import NotTrained, Taught
 from understudy.students import artefact, seals
@@ -67,8 +68,8 @@ def models_of(
     found.append(_checked(student, Named("student", "student", Entry("student", "torch_eager", str(student), **beside),
                                          (student / WEIGHTS,))))
     for path in sorted((folder.path / "exports").glob("*/")):
-        outlived = path.suffix == FAILED and path.with_suffix("").is_dir()  # other options were tried in vain
-        if not path.name.startswith(".") and not outlived:
+        in_vain = path.suffix == FAILED and proved(folder.path, path.stem)  # other options than those of the file that is there
+        if not path.name.startswith(".") and not in_vain:
             found.append(_artefact(path, beside))
     return found
 

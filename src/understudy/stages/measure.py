@@ -21,7 +21,7 @@ from understudy.stages import speed
 from understudy.stages.common import class_counts, together
 from understudy.stages.finish import noted, probe_of, shipped_module
 from understudy.stages.modes_of_tasks import refuse_unclassed
-from understudy.stages.page import renew
+from understudy.stages.page import proved, renew
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.stages.tasks.classification import class_weights
 from understudy.students import artefact
@@ -70,9 +70,9 @@ def measure(student: Path, wanted: recipe.Recipe, given: Given | None = None) ->
 def export_again(run: Path, format: str, options: Mapping[str, Any], given: Given) -> dict[str, Any]:
     """One more artefact of a finished run's shipped student, compared with it on held-out rows of its data.
 
-    options: beside those that the run's recipe names for the format, or in their place. Where a file made with them fails its proof, an
-    older one stays; without options it goes, as the recipe's own is no longer proved. What was measured of an older file that is gone or
-    replaced goes too (`speed.forget`); "forgotten" says that some did.
+    options: beside those that the run's recipe names for the format, or in their place. Where they are others and the file fails its proof,
+    a proven one stays; else it goes, as the recipe's own is no longer proved. What was measured of a file that is gone or replaced goes
+    too (`speed.forget`); "forgotten" says that some did.
     """
     tree = RunFolder(run.parent, run.name).resolved()
     if tree is None or not (run / "student").is_dir():
@@ -85,24 +85,24 @@ def export_again(run: Path, format: str, options: Mapping[str, Any], given: Give
                 do="Run its recipe to the end first",
             )
         )
-    exporter = kinds.configure("export", format, {**wanted_of(tree, format), **options})
+    own = wanted_of(tree, format)
+    exporter = kinds.configure("export", format, {**own, **options})
     exporter.installed()
     data: Prepared = prepare(recipe.load(tree), given)
     config = artefact.read_config(run / "student")
     exporter.refuse(data.task, config["model"], data.preprocess)
+    tried = exporter != kinds.configure("export", format, own) and proved(run, format)
     folder, module = run / "student", shipped_module(tree, data, given, RunFolder(run.parent, run.name), config["extra"]["seed"])
-    place = run / "exports" / format
-    older = bool(options) and place.is_dir()
     try:
-        with spared(place) if older else nullcontext():
+        with spared() if tried else nullcontext():
             if isinstance(exporter, Rounding) and (run / "aware").is_dir():
                 trained = artefact.load(run / "aware", copy.deepcopy(module)).module
                 found = exporter.export(folder, run / "exports", probe_of(tree, data), module, trained=(run / "aware", trained))
             else:
                 found = exporter.export(folder, run / "exports", probe_of(tree, data), module)
     except Mismatch as error:  # it lies aside
-        if older:
-            error.args = (f"{error} What was proved before stays in {place}.",)
+        if tried:
+            error.args = (f"{error} What was proved before stays in {run / 'exports' / format}.",)
             raise
         speed.forget(run, format)
         renew(run, {"format": format, "path": os.path.relpath(error.folder or run, run), "failed": str(error), "parity": error.parity,

@@ -59,6 +59,13 @@ def rerender(run: Path) -> Path:
     return run / "report.html"
 
 
+def proved(run: Path, format: str) -> bool:
+    """Whether an artefact of this format lies in a finished run that agreed with its student, by the report."""
+    file = run / "details.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["exports"] if file.is_file() else []
+    return (run / "exports" / format).is_dir() and any(row["format"] == format and "failed" not in row for row in rows)
+
+
 def renew(run: Path, row: Mapping[str, Any]) -> None:
     """Put another row of an artefact in place of the report's, which is of an older file, or behind the others."""
     file = run / "details.json"

@@ -34,7 +34,7 @@ def configured(
     now = smaller(had, layers, width, heads, inner, filled=True)
     embedded = config.get("embedding_size") or had.width
     require(embedded == had.width or now == replace(had, layers=now.layers), "the embedding is not as wide as the layers",
-            f"{embedded} numbers a token, layers of {had.width}", "one width, or layers alone")
+            f"{embedded} numbers a token, layers of {had.width}", "all of its width, heads and inner")
     sizes = {"num_hidden_layers": now.layers, "hidden_size": now.width, "intermediate_size": now.inner, "num_attention_heads": now.heads}
     return {**config, **sizes, **({} if vocabulary is None else {"vocab_size": vocabulary, "pad_token_id": pad})}
 
