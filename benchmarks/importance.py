@@ -1,19 +1,19 @@
 """What is left of an encoder right after a cut, by what its parts were chosen by: `python benchmarks/importance.py RUN --machine "WORDS"`.
 
-RUN is a finished run of `intent_classifier` whose cache still holds the teacher. All layers stay; heads (with the width), feed-forward
-units or both shrink, and nothing is trained: the accuracy on the run's test rows says what each `student.from_teacher.importance` keeps.
-Beside them parts that were drawn at random, three times. Writes results/<date>-<machine>-importance.json, and the table of
-docs/recipe.md; without RUN the table alone.
+RUN is a run of `intent_classifier` whose cache, the one beside it, still holds the teacher. All layers stay; heads (with the width),
+feed-forward units or both shrink, and nothing is trained: the accuracy on the run's test rows says what each
+`student.from_teacher.importance` keeps. Beside them parts that were drawn at random, three times. Writes
+results/<date>-<machine>-importance.json, and the table of docs/recipe.md; without RUN the table alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from pages import ROOT, keep, newest, put
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from understudy import recipe
 from understudy.cache import Cache, beside
 from understudy.compress import part_importance
-from understudy.stages import derive, teach
+from understudy.compress.part_importance import Importance
+from understudy.stages import derive, prune, teach
 from understudy.stages.common import fresh_student
 from understudy.stages.prepare import Given, Prepared, prepare
 from understudy.stages.tasks.classification import Task
-from understudy.stages.taught import Taught
-from understudy.students.from_teacher import Layout, Sizes
-from understudy.students.weights import load_weights
+from understudy.students import cut_bert, from_teacher
+from understudy.students.from_teacher import Sizes
+from understudy.students.weights import fill
 from understudy.training.numerics import Numerics
 
 PAGE = ROOT / "docs" / "recipe.md"
@@ -39,51 +40,54 @@ SHARES = {"3/4 of the units": (1.0, 0.75), "1/2 of the units": (1.0, 0.5), "1/4 
 DRAWS = 3
 
 
-def drawn(seed: int) -> Callable[..., part_importance.Importance]:
-    """Importance by chance, in the place of that by weight."""
-    def call(layout: Layout, module: nn.Module, had: Sizes, tokens: Tensor | None = None) -> part_importance.Importance:
-        draw = torch.Generator().manual_seed(seed)
-        hidden, *parts = (torch.rand(count, generator=draw) for count in (had.width, *[had.heads, had.inner] * had.layers))
-        return part_importance.Importance(hidden, parts[::2], parts[1::2])
-
-    return call
+def drawn(seed: int, had: Sizes) -> Importance:
+    """Importance by chance."""
+    draw = torch.Generator().manual_seed(seed)
+    hidden, *parts = (torch.rand(count, generator=draw) for count in (had.width, *[had.heads, had.inner] * had.layers))
+    return Importance(hidden, parts[::2], parts[1::2])
 
 
-def left(tree: dict[str, Any], data: Prepared, taught: Taught, cache: Path) -> float:
-    """The accuracy of the student on test rows before its first step."""
-    begun = derive.started(tree, data, taught, Cache(cache))
-    module = fresh_student(begun, data, Given(), 0)
-    load_weights(module, begun["student"]["weights"])
+def scored(kind: str, teacher: nn.Module, theirs: Prepared, had: Sizes, tokens: Tensor | None) -> Importance:
+    """Importance as a run measures it."""
+    batches = theirs.rows.batches(prune.calibration(kind, theirs, derive.CALIBRATION), derive.AT_ONCE_WITH_SLOPES)
+    if kind == "activation":
+        return part_importance.activation(cut_bert, teacher, ((one.inputs, one.documents >= 0) for one in batches), had)
+    if kind == "taylor":
+        return part_importance.taylor(cut_bert, teacher, ((one.inputs, one.labels) for one in batches), had, tokens)
+    return part_importance.magnitude(cut_bert, teacher, had, tokens)
+
+
+def right(module: nn.Module, data: Prepared) -> float:
+    """The share of test rows that a model gets right."""
     said = Task().answers(module.eval(), data, data.test, Numerics("float32", "contiguous"))
     return float((said.argmax(1) == data.rows.labels[data.test]).float().mean())
 
 
-def measured(run: Path) -> dict[str, Any]:
-    """Accuracy by what stays and by kind."""
-    def wanted(sizes: str) -> recipe.Recipe:
-        return recipe.load(run / "recipe.yaml", [f"student={{from_teacher: {{{sizes}}}, tokenizer: {{length: 64}}}}"])
+def student_of(run: Path, wanted: Mapping[str, Any]) -> recipe.Recipe:
+    """The run's recipe with another student."""
+    return recipe.load(run / "recipe.yaml", ["student=" + json.dumps({"from_teacher": wanted, "tokenizer": {"length": 64}})])
 
-    whole = wanted("layers: 1")
-    data, tree = prepare(whole, Given()), recipe.resolved(whole)
+
+def measured(run: Path) -> dict[str, Any]:
+    """Accuracy by what stays and by kind; each row has draws of its own."""
+    wanted = student_of(run, {"layers": 1})
+    data, tree = prepare(wanted, Given()), recipe.resolved(wanted)
     taught = teach.obtain(tree, data, Given(), Cache(beside(run)), lambda event: None, lambda: False, may_train=False)
-    config = taught.modules[0].model.config.to_dict()
-    had = Sizes.of(config)
-    theirs = data.read_by_teacher(tree["teacher"][0])
-    answers = Task().answers(taught.modules[0].eval(), theirs, theirs.test, Numerics("float32", "contiguous"))
-    right = answers.argmax(1) == data.rows.labels[data.test]
-    found: dict[str, Any] = {"teacher": float(right.float().mean()), "examples": len(data.test), "sizes": vars(had), "rows": {}}
-    for name, (heads, units) in SHARES.items():
-        sizes = f"layers: {had.layers}, width: {round(heads * had.heads) * had.head}, inner: {round(units * had.inner)}"
-        row: dict[str, Any] = {}
-        for kind in (*KINDS, *range(DRAWS)):
-            asked = recipe.resolved(wanted(f"{sizes}, importance: {'magnitude' if isinstance(kind, int) else kind}"))
-            derive.settle_student(asked, data)
-            with tempfile.TemporaryDirectory() as cache:
-                if isinstance(kind, int):
-                    with mock.patch.object(part_importance, "magnitude", drawn(kind)):
-                        row.setdefault("chance", []).append(left(asked, data, taught, Path(cache)))
-                else:
-                    row[kind] = left(asked, data, taught, Path(cache))
+    teacher, theirs = taught.modules[0], data.read_by_teacher(tree["teacher"][0])
+    had, state = Sizes.of(teacher.model.config.to_dict()), teacher.state_dict()
+    tokens = derive.rows_of(theirs.preprocess.tokenizer, data.preprocess.tokenizer)
+    scores = {kind: scored(kind, teacher, theirs, had, tokens) for kind in KINDS}
+    found: dict[str, Any] = {"teacher": right(teacher, theirs), "examples": len(data.test), "sizes": vars(had), "rows": {}}
+    for place, (name, (heads, units)) in enumerate(SHARES.items()):
+        sizes = {"layers": had.layers, "width": round(heads * had.heads) * had.head, "inner": round(units * had.inner)}
+        asked = recipe.resolved(student_of(run, sizes))
+        derive.settle_student(asked, data)
+        now, row = Sizes.of(asked["student"]["model"]["config"]), {}
+        for kind, importance in [*scores.items(), *(("chance", drawn(DRAWS * place + at, had)) for at in range(DRAWS))]:
+            kept = replace(part_importance.chosen(importance, range(had.layers), had, now), tokens=tokens)
+            module = fresh_student(asked, data, Given(), 0)
+            fill(module, from_teacher.cut(cut_bert, state, kept, had))
+            row.setdefault(kind, []).append(round(right(module, data), 4))
         found["rows"][name] = row
         print(name, row, flush=True)
     return found
@@ -96,7 +100,7 @@ def table(found: Mapping[str, Any]) -> str:
              "|---|" + "---|" * (len(KINDS) + 1)]
     for name, row in found["rows"].items():
         chance = ", ".join(f"{100 * value:.1f}" for value in row["chance"])
-        lines.append(f"| {name} | {' | '.join(f'{100 * row[kind]:.1f} %' for kind in KINDS)} | {chance} % |")
+        lines.append(f"| {name} | {' | '.join(f'{100 * row[kind][0]:.1f} %' for kind in KINDS)} | {chance} % |")
     under = f"The teacher: {100 * found['teacher']:.1f} %. {found['examples']:,} test sentences; {found['machine']}."
     return "\n".join(lines) + f"\n\n{under}\n"
 

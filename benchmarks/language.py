@@ -4,7 +4,7 @@
 
 The runs are made before, by `understudy run RECIPE ... --runs RUNS`; only their folders are read. Writes
 benchmarks/results/<date>-<machine>-language.json, and puts the tables between the marks in the page and in the README. A run that is not in
-RUNS keeps what was written down before. Without RUNS only the page is made.
+RUNS keeps what was written down before. Without RUNS only the page and the README are made.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ NAMES = {
     "sentence_embedding": "3 of 6 layers", "next_word": "`next_word`", "cross_tokenizer": "`cross_tokenizer`", "on_policy": "`on_policy`",
     "off_policy": "the same loss on the rows alone", "draft_model": "`draft_model`"}
 HAVE = {
-    "intent_textcnn": "15,000 sentences, all labelled", "intent_few_alone": "1,500 of them, ten an intent",
-    "intent_few": "these 1,500, and the other 13,500 without labels"}
-"""Runs of the README's table -> the texts that there are."""
+    "intent_textcnn": ("15,000 labelled sentences", "all"), "intent_few_alone": ("1,500 of them, ten an intent", "few"),
+    "intent_few": ("these 1,500, and the other 13,500 without labels", "few, self-trained")}
+"""Runs of the README's table -> the texts that there are, and the way of `few_labels.py` that has the same."""
 LABELS = {"accuracy": "accuracy", "spearman": "Spearman", "masked_token": "hidden tokens right", "bits_per_byte": "bits per byte"}
 SHARES = ("accuracy", "masked_token", "next_token", "next_word", "next_word_of_three", "outside_noticed", "inside_passed")
 MODELS = ("teacher", "control", "distilled")
@@ -94,9 +94,14 @@ def difference(found: Mapping[str, Any]) -> str:
     """The verdict, and the difference to the control."""
     metric, change = found["metric"], found["distilled"]["difference"]
     share = metric in SHARES
-    one, low, high = ((100 * part if share else part) for part in (change["value"], *change["ci95"]))
     digits = 1 if share else 3
-    return f"**{found['distilled']['verdict']}**, {one:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    one, low, high = (signed(100 * part if share else part, digits) for part in (change["value"], *change["ci95"]))
+    return f"**{found['distilled']['verdict']}**, {one} [{low}, {high}]"
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference; one that rounds to zero has no sign."""
+    return f"{value:+.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
 
 
 def table(runs: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -154,12 +159,15 @@ def block(runs: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def labels(runs: Mapping[str, Any]) -> str:
-    """What the teacher is worth with many labels and with few."""
-    lines = ["| to learn from | the teacher | the student without it | with it | verdict |", "|---|---|---|---|---|"]
-    for name in (name for name in HAVE if name in runs):
-        one = runs[name]
-        values = [one["teacher"]["value"], one["control"]["mean"], one["distilled"]["mean"]]
-        lines.append(f"| {HAVE[name]} | {' | '.join(figure(value, one['metric']) for value in values)} | {difference(one)} |")
+    """What the teacher adds to a student with many labels and with few, beside a linear model of the same texts."""
+    linear = newest("few_labels").get("ways", {})
+    lines = ["| to learn from | the teacher | TF-IDF, linear SVM | the student without a teacher | with it | points, and verdict |",
+             "|---|---|---|---|---|---|"]
+    for name, (there, way) in HAVE.items():
+        if name in runs and way in linear:
+            one = runs[name]
+            values = [one["teacher"]["value"], linear[way]["value"], one["control"]["mean"], one["distilled"]["mean"]]
+            lines.append(f"| {there} | {' | '.join(figure(value, one['metric']) for value in values)} | {difference(one)} |")
     return "\n".join(lines) + "\n"
 
 
