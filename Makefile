@@ -9,10 +9,6 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check -qq
 
-# On Linux the registry's build of torch brings gigabytes of CUDA. This is PyTorch's own index of CPU builds; it is only asked
-# where pip, as it is configured, would take another build. With a GPU: make demo TORCH_INDEX=
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-
 .PHONY: help demo test check lint chromium clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -39,19 +35,15 @@ chromium:
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 
-# tests/test_package.py asks the same index as .torch-index says. The stamps stand for "installed from these two files"; set-up that was interrupted is done again, and what is there is kept.
+# The stamps stand for "installed from these two files"; set-up that was interrupted is done again, and what is there is kept. Packages
+# come from where pip is configured to look; on Linux that may bring gigabytes of CUDA with torch, and then it is said.
 $(VENV)/.core: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once; about two minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "understudy needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt setuptools
-	@cpu_build() { $(PIP) install --dry-run --ignore-installed --no-deps --report - -c constraints.txt "$$@" torch 2>/dev/null | grep -q '+cpu"'; }; \
-	index="$(TORCH_INDEX)"; \
-	if [ "$$(uname -s)" != Linux ] || [ -z "$$index" ] || cpu_build; then index=; \
-	elif ! cpu_build --timeout 5 --retries 1 --extra-index-url "$$index"; then \
-	  echo "$$index gives no CPU build of torch: it comes as pip is configured, perhaps with gigabytes of CUDA"; index=; \
-	fi; \
-	echo "$$index" > $(VENV)/.torch-index; set -x; $(PIP) install --no-deps -c constraints.txt $${index:+--extra-index-url "$$index"} torch
+	@[ "$$(uname -s)" != Linux ] || [ -e /dev/nvidia0 ] || $(PIP) install --dry-run --ignore-installed --no-deps --report - -c constraints.txt torch \
+	  2>/dev/null | grep -q '+cpu"' || echo "pip finds no CPU build of torch, and takes one with gigabytes of CUDA: README.md, Install, has the way around"
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[export]'
 	@touch $@
 

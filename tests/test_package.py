@@ -53,11 +53,8 @@ def test_installed_alone_it_runs_a_packaged_recipe(wheel, tmp_path):
     environment, work = tmp_path / "env", tmp_path / "work"
     work.mkdir()
     venv.create(environment, with_pip=False)
-    chosen = ROOT / ".venv" / ".torch-index"
-    index = chosen.read_text().strip() if chosen.is_file() else ""
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet", "--no-compile",
            "-c", str(ROOT / "constraints.txt")]
-    command([*pip, "--no-deps", *(["--extra-index-url", index] if index else []), "torch"], work)
     command([*pip, f"{wheel}[export]"], work)
     understudy = str(environment / "bin" / "understudy")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

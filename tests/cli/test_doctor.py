@@ -49,11 +49,14 @@ def test_a_missing_extra_is_no_fault(understudy, monkeypatch):
     assert "linter" not in done.out + done.err
 
 
-def test_torch_is_never_advised_without_the_index_of_cpu_builds(monkeypatch):
+def test_torch_is_never_advised_without_a_word_on_its_cpu_build(understudy, monkeypatch):
     """Prevents: the advice of `doctor` makes a user without a GPU download gigabytes of CUDA."""
     monkeypatch.setattr(sys, "platform", "linux")
-    assert doctor.TORCH_FOR_CPU in doctor.fix([{"name": "torch", "needs": ">=2.10", "missing": True}])
-    assert doctor.TORCH_FOR_CPU not in doctor.fix([{"name": "onnx", "needs": ">=1.21", "missing": True}])
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=999"])
+    said = understudy("doctor").err.splitlines()
+    at = next(place for place, line in enumerate(said) if 'pip install "torch>=999"' in line)
+    assert "PyTorch's own CPU build" in said[at - 1]
+    assert not doctor.caution([{"name": "onnx", "missing": True}, {"name": "torch", "missing": False}])
 
 
 @pytest.mark.parametrize(("found", "needs", "enough"), [

@@ -22,7 +22,6 @@ from understudy.extras import Requirement
 
 app = typer.Typer(rich_markup_mode=None)
 
-TORCH_FOR_CPU = "https://download.pytorch.org/whl/cpu"
 INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI (int8)", "avx512_bf16": "AVX-512 BF16",
                 "amx_bf16": "AMX (bf16)", "amx_int8": "AMX (int8)", "asimd": "NEON", "sve": "SVE", "bf16": "Arm BF16"}
 """Flags in /proc/cpuinfo that decide how fast a model runs, and their names."""
@@ -66,6 +65,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "disk": {"folder": str(folder.resolve()), "free": shutil.disk_usage(folder).free},
         "packages": packages,
         "fix": fix(packages),
+        "caution": caution(packages),
     }
 
 
@@ -87,9 +87,14 @@ def fix(packages: Iterable[dict[str, Any]]) -> str:
     missing = [package for package in packages if package["missing"] and package.get("extra") != ALONE]
     if not missing:
         return ""
-    for_cpu = sys.platform == "linux" and any(package["name"] == "torch" for package in missing)
-    wanted = " ".join(f"\"{package['name']}{package['needs']}\"" for package in missing)
-    return f"{sys.executable} -m pip install " + (f"--extra-index-url {TORCH_FOR_CPU} " if for_cpu else "") + wanted
+    return f"{sys.executable} -m pip install " + " ".join(f"\"{package['name']}{package['needs']}\"" for package in missing)
+
+
+def caution(packages: Iterable[dict[str, Any]]) -> str:
+    """What to know before that command is run: which build of torch pip takes; "" where there is nothing."""
+    torch = sys.platform == "linux" and any(package["name"] == "torch" and package["missing"] for package in packages)
+    said = "on Linux without a GPU install PyTorch's own CPU build of torch first, else pip may bring gigabytes of CUDA: README, Install"
+    return said if torch else ""
 
 
 def cpu_model(cpuinfo: str) -> str:
@@ -150,6 +155,8 @@ def _print(facts: dict[str, Any]) -> None:
             ("MISSING" if package["missing"] else "") + (f" (optional: {package['extra']})" if package["extra"] else "")]
            for package in facts["packages"]])
     if facts["fix"]:
+        if facts["caution"]:
+            note(facts["caution"])
         note(f"to install what is missing: {facts['fix']}")
     done(None, "understudy run digits")
 
