@@ -23,6 +23,11 @@ def test_five_seeded_kills_change_no_byte(tmp_path):
     assert len(facts) == 5 and any(fact["stage"] == "train" for fact in facts)
 
 
+def through(ended):
+    """Whether a run said its last word before the signal came, which may then meet an interpreter that is shutting down."""
+    return ended.code == 0 or "next: understudy predict" in ended.text
+
+
 @pytest.mark.slow
 def test_ctrl_c_and_sigterm_lose_nothing(tmp_path):
     """Prevents: Ctrl-C ends in a traceback, or the next start begins again."""
@@ -32,7 +37,7 @@ def test_ctrl_c_and_sigterm_lose_nothing(tmp_path):
     for send in (signal.SIGINT, signal.SIGTERM):
         for share in (0.4, 0.2, 0.1, 0.05):  # on a machine whose speed changes a run may end before its signal: then sooner, from the start
             stopped = run(tmp_path / "b" / "runs", share * whole.seconds, send)
-            if stopped.code != 0:
+            if not through(stopped):
                 break
             shutil.rmtree(tmp_path / "b")
         assert stopped.code == 130, stopped.text
@@ -42,7 +47,7 @@ def test_ctrl_c_and_sigterm_lose_nothing(tmp_path):
         assert not [name for name in killed_runs["leftovers"](tmp_path / "b" / "runs") if name.endswith(".tmp")]
     for share in (0.1, 0.05, 0.02):
         at_once = run(tmp_path / "b" / "runs", share * whole.seconds, signal.SIGINT, 2)
-        if at_once.code != 0:
+        if not through(at_once):
             break
         shutil.rmtree(tmp_path / "b")
     assert at_once.code == 130 and "Traceback" not in at_once.text
